@@ -1,0 +1,70 @@
+# Thaw's commands. Needed: Python 3.11 with venv, git, make. `make help` lists the targets.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo repro check test bench docs deps repository
+
+# DVC runs `python` as it finds it on PATH: every recipe below sees the environment's own.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+unexport PYTHONHOME PYTHONPATH
+
+help: ## list the targets
+	@echo "make TARGET, where TARGET is one of"
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  %-9s %s\n", $$1, $$2}'
+
+install: $(VENV)/.installed ## create .venv if there is none and install requirements.txt into it, if that changed
+
+demo: repository install ## install, run the whole pipeline on the sample images, print how well each step did
+	dvc repro
+	python -m thaw summary
+
+repro: repository install ## run what is out of date in the pipeline (ARGS="unfreeze@top" runs up to one stage)
+	dvc repro $(ARGS)
+
+check: $(VENV)/.installed-dev ## lint, spelling, types and params.yaml, without running a test
+	ruff check .
+	ruff format --check .
+	codespell
+	mypy
+	python -m thaw check
+
+test: repository check ## everything in check, then all tests (ARGS="tests/unit -x" narrows them)
+	pytest $(ARGS)
+
+bench: repository $(VENV)/.installed-dev ## measure every figure in docs/benchmarks.md anew; takes hours
+	@set -e; for file in bench/[a-z]*.py; do \
+	  name=$$(basename "$$file" .py); echo "python -m bench.$$name" >&2; python -m "bench.$$name"; done
+
+docs: $(VENV)/.installed ## write docs/guide/params.md anew from thaw/params.py and params.yaml
+	python -m tests.contract.params_page
+
+deps: $(VENV)/.installed ## write into dvc.yaml which source files each stage imports
+	python -m tests.contract.deps
+
+$(VENV)/.installed: requirements.txt | $(BIN)/python
+	python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt requirements.txt | $(BIN)/python
+	python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@ $(VENV)/.installed
+
+$(BIN)/python:
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
+	  echo "Thaw needs Python 3.11, and found '$(PYTHON)'; install it, or name it: make PYTHON=/path/to/python3.11" >&2; \
+	  exit 1; }
+	@"$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "$(PYTHON) could not create $(VENV); on Debian and Ubuntu the package python3.11-venv is missing" >&2; exit 1; }
+
+repository:
+	@git rev-parse --git-dir >/dev/null || { \
+	  echo "this folder is not a git repository, and DVC needs one; clone Thaw with git, or run" \
+	    "\`git init && git add --all && git commit -m start\` here" >&2; exit 1; }
+	@test -f .dvc/config || { \
+	  echo ".dvc/config is missing; restore it with \`git checkout -- .dvc\`" >&2; exit 1; }

@@ -1,0 +1,33 @@
+"""Bring the pretrained weights, check their hash, store them. Run by `dvc repro`, or `python -m stages.backbone`."""
+
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from thaw import files, run
+from thaw.network.backbone import assemble
+from thaw.network.source import fetch_tensors
+
+SECTIONS = ("backbone",)
+INPUTS = ()
+OUTS = ("models/backbone",)
+
+
+def main() -> None:
+    """Write models/backbone: weights.safetensors and model.json."""
+    with run.stage("backbone", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
+        source, sha256 = params.backbone.source, params.backbone.sha256
+        spec, tensors = fetch_tensors(source, sha256=sha256)
+        if params.backbone.input_px is not None:
+            spec = spec.model_copy(update={"input_px": params.backbone.input_px})
+        backbone = assemble(spec, tensors)
+        if sha256 is None:
+            print(f"{source} has SHA-256 {spec.sha256}; set backbone.sha256 to it, so that nothing else is ever accepted")
+        facts = {"backbone": spec.model_dump(mode="json"), "blocks": backbone.blocks, "features": backbone.num_features}
+        with files.new_folder(Path(OUTS[0])) as folder:
+            save_file({name: value.contiguous() for name, value in backbone.module.state_dict().items()}, folder / "weights.safetensors")
+            files.write_json(folder / "model.json", {"source": source, **facts})
+
+
+if __name__ == "__main__":
+    run.main(main)

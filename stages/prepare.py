@@ -1,0 +1,49 @@
+"""Check every image, reject what is broken, split, and pack. Run by `dvc repro`, or `python -m stages.prepare`."""
+
+from pathlib import Path
+from tempfile import TemporaryFile
+
+from thaw import files, run
+from thaw.images import audit, catalog, listing, pack, split
+from thaw.images.ingest import ingest
+from thaw.params import load_params
+from thaw.progress import progress
+
+SECTIONS = ("seed", "data", "prepare")
+INPUTS = ("${data.raw}",)  # known only once params.yaml is read
+OUTS = ("data/prepared",)
+
+
+def main() -> None:
+    """Write data/prepared: packed images, samples.csv, classes.json, rejected.csv and audit.json."""
+    raw = str(listing.locate(load_params().data.raw))
+    with run.stage("prepare", sections=SECTIONS, inputs=(raw,), outs=OUTS) as params:
+        listed = listing.read(Path(params.data.raw))
+        settings, paths = params.prepare, listed.table["path"].tolist()
+        with files.new_folder(Path(OUTS[0])) as folder, TemporaryFile(dir=folder) as file:
+            spool = pack.Spool(file, settings.size_px)
+            found = ingest(listed.root, paths, settings, workers=params.compute.workers)
+            items = progress(found, total=len(paths), label="prepare: images read")
+            cataloged = catalog.collect(listed, items, spool, max_rejected=settings.max_rejected)
+            splits, notes = split.assign(
+                cataloged.usable,
+                seed=params.seed,
+                val_fraction=settings.val_fraction,
+                test_fraction=settings.test_fraction,
+            )
+            samples = catalog.number(cataloged.usable, splits)
+            channels = pack.write(folder, samples, listed.classes, spool, samples["number"].tolist())
+            pack.write_table(folder / "rejected.csv", cataloged.rejected)
+            report = audit.summary(
+                samples,
+                rejected=cataloged.rejected,
+                conflicts=cataloged.conflicts,
+                split_notes=notes,
+                channels=channels,
+            )
+            files.write_json(folder / "audit.json", report)
+            files.write_json(folder / "settings.json", settings.model_dump())
+
+
+if __name__ == "__main__":
+    run.main(main)

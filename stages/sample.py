@@ -1,0 +1,18 @@
+"""Lay out the elpv-dataset package as a data set. Run by `dvc repro`, or `python -m stages.sample`."""
+
+from thaw import run
+from thaw.images import sample
+
+SECTIONS = ()
+INPUTS = ()
+OUTS = ("data/sample/images", "data/sample/manifest.csv", "data/sample/LICENSE.txt")
+
+
+def main() -> None:
+    """Write 2,624 images of solar cells, a folder a class, a manifest with soft labels, and their licence."""
+    with run.stage("sample", sections=SECTIONS, inputs=INPUTS, outs=OUTS):
+        sample.lay_out(*OUTS)
+
+
+if __name__ == "__main__":
+    run.main(main)

@@ -1,0 +1,42 @@
+"""Keep the phase that validation shows to be best. Run by `dvc repro`, or `python -m stages.select`."""
+
+from pathlib import Path
+
+from thaw import files, run
+from thaw.evidence import selection
+from thaw.evidence.compare import choose
+
+# `unfreeze` whole, although only names and starts are read: DVC cannot name one key of every phase. It costs nothing,
+# since whatever else changes there reruns its phase, and so this stage.
+SECTIONS = ("seed", "select", "unfreeze")
+INPUTS = ("data/prepared/samples.csv", "models/backbone", "models/phases")
+OUTS = ("models/final", "reports/selection.json")
+
+
+def main() -> None:
+    """Write models/final and reports/selection.json."""
+    with run.stage("select", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
+        confidence, draws = params.select.confidence, params.select.draws
+        starts = {name: phase.start for name, phase in params.unfreeze.phases.items()}
+        phases = selection.read_phases(Path("models/phases"), starts)
+        candidates = [phase.candidate for phase in phases]
+        verdicts = choose(
+            candidates,
+            phases[0].labels,
+            confidence=confidence,
+            draws=draws,
+            seed=params.seed,
+            groups=selection.read_groups(Path("data/prepared/samples.csv"), phases[0].rows),
+        )
+        report = selection.selection_report(phases, verdicts, confidence=confidence, draws=draws)
+        chosen = next(phase for phase in phases if phase.name == report["chosen"])
+        names = [phase.name for phase in phases]
+        selection.write_final(
+            Path("models/final"), Path("models/backbone"), chosen, selection.chosen_verdict(verdicts), names
+        )
+        files.write_json(Path("reports/selection.json"), report)
+        print(report["verdict"])
+
+
+if __name__ == "__main__":
+    run.main(main)

@@ -1,0 +1,52 @@
+"""Fixtures for all tests: the repository's root, and a folder of its own for each test that writes."""
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Two slow cores run the tests next to other work: a deadline would fail what is only slow. No database: a failing
+# example is printed and belongs into a test.
+settings.register_profile(
+    "thaw", deadline=None, database=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("thaw")
+
+# Tests must not share checkpoints and caches with the pipeline of this clone.
+os.environ.pop("THAW_SCRATCH", None)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository's root."""
+    return ROOT
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that is the current one and holds a copy of params.yaml."""
+    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def params_text(root: Path) -> str:
+    """A valid params.yaml: the shipped keys, and fixed values where tests edit them."""
+    tree = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+    top = next(iter(tree["unfreeze"]["phases"].values()))
+    tree["prepare"] |= {"size_px": 256, "fit": "crop", "test_fraction": 0.25, "val_fraction": 0.1}
+    tree["backbone"] |= {"source": "package:efficientnet_lite0", "sha256": None, "input_px": None}
+    tree["features"]["views"] = 4
+    tree["head"]["hidden"] = []
+    tree["unfreeze"]["phases"] = {
+        "top": {**top, "start": "head", "depth": 3, "lr": 0.0005, "weight_decay": 0.01},
+        "mid": {**top, "start": "top", "depth": 6, "lr": 0.001, "weight_decay": 0.01},
+    }
+    tree |= {"seed": 0, "data": {"raw": "data/sample/images"}}
+    tree["compute"] |= {"device": "auto", "cache_gib": 8.0}
+    return str(yaml.safe_dump(tree, sort_keys=False))

@@ -1,0 +1,162 @@
+"""What the source says about itself: imports, closures, the stages of every dvc.yaml. No test here."""
+
+import ast
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+OURS = ("thaw", "stages")
+
+
+@cache
+def sources() -> dict[str, Path]:
+    """Every module of ours by its dotted name, packages by the path of their __init__.py."""
+    found = {}
+    for path in sorted(path for folder in OURS for path in (ROOT / folder).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@cache
+def imports(name: str, *, typing_only: bool = False) -> frozenset[str]:
+    """Names of all modules that a module of ours imports, at any depth of its code, with the packages above them.
+
+    What stands under `if TYPE_CHECKING:` counts only with `typing_only`; what a package offers lazily through its own
+    `__getattr__` never does, since it is loaded only by who asks for it.
+    """
+    assert name in sources(), f"there is no file for {name}"
+    path = sources()[name]
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found: set[str] = set()
+    for node in _reached(tree, typing_only=typing_only):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            found |= {base, *(f"{base}.{alias.name}" for alias in node.names if f"{base}.{alias.name}" in sources())}
+    return frozenset(".".join(module.split(".")[:end]) for module in found for end in range(1, module.count(".") + 2))
+
+
+def _reached(tree: ast.Module, *, typing_only: bool) -> Iterator[ast.AST]:
+    pending: list[ast.AST] = [
+        node for node in tree.body if not (isinstance(node, ast.FunctionDef) and node.name == "__getattr__")
+    ]
+    while pending:
+        node = pending.pop()
+        yield node
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and not typing_only:
+            pending += node.orelse
+        else:
+            pending += ast.iter_child_nodes(node)
+
+
+def closure(name: str) -> set[str]:
+    """Paths from the root of every source file of ours that importing a module can bring in, itself included."""
+    seen: set[str] = set()
+    pending = {name, *(".".join(name.split(".")[:end]) for end in range(1, name.count(".") + 1))}
+    while pending:
+        module = pending.pop()
+        seen.add(module)
+        pending |= (imports(module) & sources().keys()) - seen
+    return {sources()[module].relative_to(ROOT).as_posix() for module in seen}
+
+
+@dataclass(frozen=True)
+class DvcStage:
+    """A stage as a dvc.yaml has it; paths count from the root."""
+
+    name: str
+    module: str
+    deps: frozenset[str]
+    sections: frozenset[str]
+    outs: frozenset[str]
+
+    @property
+    def code(self) -> set[str]:
+        """The deps that are source files of ours."""
+        return {dep for dep in self.deps if dep.startswith(tuple(f"{folder}/" for folder in OURS))}
+
+
+@cache
+def dvc_stages() -> dict[str, DvcStage]:
+    """Every stage of every dvc.yaml in the repository, by the name of its module in stages/."""
+    found = {}
+    for path in (ROOT / "dvc.yaml", *sorted((ROOT / "data").glob("*/dvc.yaml"))):
+        for name, entry in yaml.safe_load(path.read_text(encoding="utf-8"))["stages"].items():
+            body = entry.get("do", entry)
+            base = os.path.relpath((path.parent / body.get("wdir", ".")).resolve(), ROOT)
+            words = str(body["cmd"]).split()
+            module = next(word for word in words if word.startswith("stages."))
+            assert words[:3] == ["python", "-m", module], f"{name} runs {body['cmd']!r}, not python -m stages.NAME"
+            found[module.removeprefix("stages.")] = DvcStage(
+                name=name,
+                module=module,
+                deps=frozenset(_paths(body.get("deps", []), base)),
+                sections=frozenset(_sections(body.get("params", []))),
+                outs=frozenset(_paths([*body.get("outs", []), *body.get("metrics", []), *body.get("plots", [])], base)),
+            )
+    return found
+
+
+def _paths(entries: list[Any], base: str) -> list[str]:
+    names = [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
+    return [name if name.startswith("${") else os.path.normpath(Path(base, name)) for name in names]
+
+
+def _sections(entries: list[Any]) -> list[str]:
+    return [key for entry in entries for key in (next(iter(entry.values())) if isinstance(entry, dict) else [entry])]
+
+
+def declared(tree: ast.Module, constant: str) -> set[str]:
+    """The strings of a stage's SECTIONS, INPUTS or OUTS; what an f-string fills in stands as dvc.yaml writes it.
+
+    A stage without the constant, because its names hang on the phase, is taken at what it passes to `run.stage`.
+    """
+    values = {
+        ast.unparse(target): node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+    }
+    if constant in values:
+        return set(_strings(values[constant], values))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "run.stage":
+            for keyword in node.keywords:
+                if keyword.arg == constant.lower():
+                    return set(_strings(keyword.value, values))
+    raise AssertionError(f"neither {constant} nor {constant.lower()}= in run.stage(...) is there")
+
+
+def _strings(node: ast.expr, values: dict[str, ast.expr]) -> Iterator[str]:
+    if isinstance(node, ast.Tuple | ast.List):
+        for item in node.elts:
+            yield from _strings(item, values)
+    elif isinstance(node, ast.Starred):
+        yield from _strings(node.value, values)
+    elif isinstance(node, ast.BinOp):
+        yield from _strings(node.left, values)
+        yield from _strings(node.right, values)
+    elif isinstance(node, ast.Name) and node.id in values:
+        yield from _strings(values[node.id], values)
+    elif isinstance(node, ast.JoinedStr):
+        yield "".join(_filled(part) for part in node.values)
+    elif isinstance(node, ast.Constant):
+        yield str(node.value).replace("{phase}", "${key}").replace("{start}", "${item.start}").replace("$$", "$")
+    else:
+        raise AssertionError(f"cannot tell which names {ast.unparse(node)!r} stands for; write strings or f-strings")
+
+
+def _filled(part: ast.expr) -> str:
+    if isinstance(part, ast.FormattedValue):
+        return "${item.start}" if ast.unparse(part.value).endswith("start") else "${key}"
+    return str(part.value) if isinstance(part, ast.Constant) else ""

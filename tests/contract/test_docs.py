@@ -1,0 +1,97 @@
+"""What the documents say can be typed, and what they say of params.yaml is so."""
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from tests.contract import house, params_page
+
+PAGES = [house.ROOT / "README.md", *sorted((house.ROOT / "docs").rglob("*.md"))]
+GUIDE = [page for page in PAGES if page.name == "README.md" or page.parent.name == "guide"]
+_BLOCK = re.compile(r"^```(?:sh|shell|console|bash|yaml)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_COMMAND = re.compile(r"^\s*(?:[$] |- run: |run: |- )?((?:make|python -m|dvc)\s.*?)(?:\s+#.*)?$", re.MULTILINE)
+
+
+def _commands() -> list[tuple[str, str]]:
+    return [
+        (page.relative_to(house.ROOT).as_posix(), command)
+        for page in GUIDE
+        for block in _BLOCK.findall(page.read_text(encoding="utf-8"))
+        for command in _COMMAND.findall(block)
+    ]
+
+
+def test_the_documents_show_commands_at_all() -> None:
+    assert {command for page, command in _commands() if page == "README.md"} >= {"make demo", "make test"}
+
+
+def test_every_make_target_in_the_documents_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (house.ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for page, command in _commands():
+        words = shlex.split(command)
+        if words[0] == "make":
+            named = {word for word in words[1:] if "=" not in word}
+            assert named <= targets, f"{page}: {command}"
+
+
+def test_every_python_command_in_the_documents_exists() -> None:
+    for page, command in _commands():
+        words = shlex.split(command)
+        if words[0] == "python":
+            assert importlib.util.find_spec(words[2]) is not None, f"{page}: {command}"
+
+
+def test_every_subcommand_and_option_of_thaw_in_the_documents_exists() -> None:
+    from thaw.__main__ import app
+
+    group: Any = typer.main.get_command(app)
+    for page, command in _commands():
+        words = shlex.split(command)
+        if words[:3] != ["python", "-m", "thaw"]:
+            continue
+        assert words[3] in group.commands, f"{page}: {command}"
+        options = {option for parameter in group.commands[words[3]].params for option in parameter.opts}
+        used = {word.partition("=")[0] for word in words[4:] if word.startswith("-")}
+        assert used <= options | {"--help"}, f"{page}: {command}"
+
+
+def test_dvc_understands_every_dvc_command_in_the_documents() -> None:
+    from dvc.cli import parse_args
+
+    for page, command in _commands():
+        words = shlex.split(command.partition("&&")[0])
+        if words[0] == "dvc":
+            try:
+                parse_args(words[1:])
+            except Exception as error:
+                raise AssertionError(f"{page}: {command}: {error}") from error
+
+
+def test_every_target_of_the_makefile_explains_itself() -> None:
+    text = (house.ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in ("help", "demo", "test", "check", "bench", "install"):
+        assert re.search(rf"^{target}:[^#\n]*## \S", text, re.MULTILINE), target
+
+
+def test_the_page_on_params_is_what_the_model_and_the_shipped_file_say() -> None:
+    assert params_page.PAGE.read_text(encoding="utf-8") == params_page.render(), "run `make docs`"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(house.ROOT).as_posix())
+def test_every_link_between_documents_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_decision_is_in_the_index() -> None:
+    folder = house.ROOT / "docs" / "decisions"
+    index = (folder / "README.md").read_text(encoding="utf-8")
+    pages = sorted(path.name for path in folder.glob("[0-9]*.md"))
+    assert pages
+    assert [name for name in pages if f"]({name})" not in index] == []

@@ -1,0 +1,92 @@
+"""What a stage imports is what its deps list, and the wings stand in their order."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.contract import house
+
+STAGES = sorted(house.dvc_stages())
+WINGS = ("images", "network", "training", "evidence")
+GROUND = {f"thaw.{name}" for name in ("errors", "files", "mistakes", "params", "progress", "run", "yaml_tree")}
+ROOF = {"thaw.model", "thaw.__main__"}
+
+# Import every stage in a child of its own, and report what of ours was loaded. The slow libraries are loaded once.
+_LOADED = """
+import importlib, json, os, sys
+import torch, torchvision, timm, pandas, sklearn, pydantic
+for name in sys.argv[1:]:
+    if os.fork() == 0:
+        importlib.import_module(f"stages.{name}")
+        print(json.dumps([name, sorted(m for m in sys.modules if m.split(".")[0] in ("thaw", "stages"))]), flush=True)
+        os._exit(0)
+    if os.wait()[1]:
+        sys.exit(f"stages.{name} cannot be imported")
+"""
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_the_deps_of_a_stage_are_exactly_the_source_files_it_can_import(name: str) -> None:
+    stage = house.dvc_stages()[name]
+    expected = house.closure(stage.module)
+    missing, needless = sorted(expected - stage.code), sorted(stage.code - expected)
+    assert not missing, f"run `make deps`: {name} lacks {missing}"
+    assert not needless, f"run `make deps`: {name} does not import {needless}"
+
+
+def test_no_stage_loads_a_module_that_its_static_closure_lacks() -> None:
+    command = [sys.executable, "-W", "ignore", "-c", _LOADED, *STAGES]
+    done = subprocess.run(command, cwd=house.ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    loaded = dict(json.loads(line) for line in done.stdout.splitlines())
+    assert sorted(loaded) == STAGES
+    for name, modules in loaded.items():
+        paths = {house.sources()[module].relative_to(house.ROOT).as_posix() for module in modules}
+        assert paths <= house.closure(f"stages.{name}"), f"{name} loads more than its imports show"
+
+
+def test_every_stage_file_is_a_stage_of_some_dvc_yaml() -> None:
+    files = {path.stem for path in (house.ROOT / "stages").glob("*.py")} - {"__init__"}
+    assert files == set(STAGES)
+
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_a_wing_imports_only_from_wings_to_its_left_and_from_the_ground_floor(wing: str) -> None:
+    allowed = {"thaw", *GROUND, *(f"thaw.{left}" for left in WINGS[: WINGS.index(wing) + 1])}
+    for module in [name for name in house.sources() if name.split(".")[:2] == ["thaw", wing]]:
+        foreign = {
+            other
+            for other in house.imports(module, typing_only=True)
+            if other.split(".")[0] in house.OURS and ".".join(other.split(".")[:2]) not in allowed
+        }
+        assert not foreign, f"{module} may not import {sorted(foreign)}"
+
+
+def test_the_ground_floor_imports_nothing_above_itself() -> None:
+    for module in GROUND & house.sources().keys():
+        ours = {name for name in house.imports(module, typing_only=True) if name.split(".")[0] in house.OURS}
+        assert ours <= GROUND | {"thaw"}, f"{module} imports {sorted(ours - GROUND)}"
+
+
+def test_every_module_has_a_place_in_the_house() -> None:
+    placed = GROUND | ROOF | {"thaw"} | {f"thaw.{wing}" for wing in WINGS}
+    homeless = [name for name in house.sources() if name.startswith("thaw") and _floor(name) not in placed]
+    assert not homeless, f"say in tests/contract/test_imports.py and docs/design.md where these belong: {homeless}"
+
+
+def test_the_library_knows_nothing_of_stages_dvc_or_the_tests() -> None:
+    for module in [name for name in house.sources() if name.startswith("thaw")]:
+        roots = {name.split(".")[0] for name in house.imports(module, typing_only=True)}
+        assert not roots & {"stages", "dvc", "dvclive", "tests", "bench"}, module
+
+
+def test_the_init_file_of_a_wing_is_a_docstring_or_offers_names_lazily() -> None:
+    for wing in WINGS:
+        ours = house.imports(f"thaw.{wing}") & house.sources().keys()
+        assert not ours, f"thaw/{wing}/__init__.py imports {sorted(ours)} at once; every stage would depend on them"
+
+
+def _floor(name: str) -> str:
+    return ".".join(name.split(".")[:2])

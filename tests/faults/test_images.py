@@ -1,0 +1,319 @@
+"""Rows 1, 9 to 15 and 23 of the fault list, through the real stage: one clear line and no output, or a right result."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from stages import prepare as stage
+from thaw import files
+from thaw.errors import ThawError
+from thaw.images.pack import PackedImages
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """A folder with params.yaml and raw/: two classes of 20 noise images each."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["data"]["raw"] = "raw"
+    params["prepare"] |= {"size_px": 16, "max_rejected": 0.2}
+    params["compute"]["workers"] = 0
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    for number, label in enumerate(("cat", "dog")):
+        for index in range(20):
+            save(tmp_path / "raw" / label / f"{index:02d}.png", seed=100 * number + index)
+    return tmp_path
+
+
+def save(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (20, 24), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def prepare(workspace: Path, **environment: str) -> tuple[int, str]:
+    """Run the real stage and return its exit code and the last line of stderr; in this process where that is enough."""
+    if not environment:
+        with contextlib.chdir(workspace):
+            try:
+                stage.main()
+            except ThawError as error:
+                return 1, str(error)
+        return 0, ""
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.prepare"],
+        cwd=workspace,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stderr.strip().rpartition("\n")[2]
+
+
+def change(workspace: Path, section: str, **values: object) -> None:
+    params = yaml.safe_load((workspace / "params.yaml").read_text())
+    params[section] |= values
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+def samples(workspace: Path) -> pd.DataFrame:
+    return PackedImages.open(workspace / "data" / "prepared").samples
+
+
+def rejected(workspace: Path) -> dict[str, str]:
+    table = pd.read_csv(workspace / "data" / "prepared" / "rejected.csv")
+    return dict(zip(table["path"], table["reason"], strict=True))
+
+
+def refused(workspace: Path) -> str:
+    """Return the one line of a run that must fail and leave nothing behind."""
+    code, line = prepare(workspace)
+    assert code == 1, line
+    assert not list((workspace / "data").glob("*")) if (workspace / "data").exists() else True
+    return line
+
+
+def test_broken_files_are_listed_and_the_rest_is_used(workspace: Path) -> None:
+    raw = workspace / "raw" / "cat"
+    whole = (raw / "00.png").read_bytes()
+    (raw / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (raw / "empty.jpg").write_bytes(b"")
+    (raw / "page.png").write_text("<html></html>")
+    (raw / "outside.png").symlink_to("/etc/hostname")
+    (raw / "loop.png").symlink_to("loop.png")
+    (raw / "nothing.png").symlink_to("nowhere.png")
+    (raw / "folder").symlink_to("/etc")
+    os.mkfifo(raw / "pipe.png")
+    assert prepare(workspace)[0] == 0
+    assert len(samples(workspace)) == 40
+    reasons = rejected(workspace)
+    assert {Path(path).name: reason.split(";")[0].split(":")[0] for path, reason in reasons.items()} == {
+        "cut.png": "damaged or cut short",
+        "empty.jpg": "empty file",
+        "page.png": "not an image of a format that is read (JPEG, PNG, BMP, TIFF, WebP, GIF)",
+        "outside.png": "symbolic link to outside of the data folder",
+        "loop.png": "symbolic link that leads to itself",
+        "nothing.png": "symbolic link to nothing",
+        "folder": "symbolic link to a folder",
+        "pipe.png": "not a regular file (a folder, pipe, socket or device)",
+    }
+
+
+def test_the_exit_code_is_1_and_the_error_one_line(workspace: Path) -> None:
+    files.remove(workspace / "raw" / "dog")
+    code, line = prepare(workspace, LANG="C")
+    assert (code, line) == (1, "raw has one class only (cat); a classifier needs at least two")
+
+
+def test_too_many_broken_files_stop_the_stage_and_a_rerun_recovers(workspace: Path) -> None:
+    for index in range(15):
+        (workspace / "raw" / "cat" / f"bad{index}.png").write_bytes(b"")
+    line = refused(workspace)
+    assert line.startswith("15 of 55 files cannot be used, more than prepare.max_rejected (0.2) allows: cat/bad0.png: ")
+    for path in (workspace / "raw" / "cat").glob("bad*"):
+        path.unlink()
+    assert prepare(workspace)[0] == 0
+
+
+def test_hidden_files_and_folders_are_no_samples_and_no_classes(workspace: Path) -> None:
+    for name in (
+        ".hidden/x.png",
+        "__MACOSX/._x.png",
+        ".ipynb_checkpoints/x.png",
+        "cat/.x.png",
+        "cat/Thumbs.db",
+        "README",
+    ):
+        save(workspace / "raw" / "seed.png", 0)
+        (workspace / "raw" / name).parent.mkdir(exist_ok=True)
+        (workspace / "raw" / "seed.png").rename(workspace / "raw" / name)
+    assert prepare(workspace)[0] == 0
+    assert len(samples(workspace)) == 40
+    assert rejected(workspace) == {}
+
+
+def no_class(raw: Path) -> None:
+    for path in raw.rglob("*.png"):
+        path.unlink()
+    (raw / "cat").rmdir()
+    (raw / "dog").rmdir()
+
+
+def one_class(raw: Path) -> None:
+    (raw / "dog").rename(raw.parent / "elsewhere")
+
+
+def empty_class(raw: Path) -> None:
+    (raw / "bird").mkdir()
+
+
+def only_broken(raw: Path) -> None:
+    for path in raw.rglob("*.png"):
+        path.write_bytes(b"broken")
+
+
+def two_images(raw: Path) -> None:
+    save(raw / "bird" / "0.png", 900)
+    save(raw / "bird" / "1.png", 901)
+
+
+def case_only(raw: Path) -> None:
+    save(raw / "Cat" / "0.png", 900)
+
+
+def not_utf8(raw: Path) -> None:
+    Path(os.fsdecode(os.fsencode(raw / "cat") + b"/\xff\xfe.png")).write_bytes(b"")
+
+
+def missing(raw: Path) -> None:
+    raw.rename(raw.parent / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (no_class, "raw holds no class folders with files in them"),
+        (one_class, "raw has one class only (cat); a classifier needs at least two"),
+        (empty_class, "raw/bird holds no files; add images of this class or remove the folder"),
+        (only_broken, "none of the 40 files in raw can be used (cat/00.png: not an image"),
+        (two_images, "class 'bird' cannot be in train, val and test: it has 2 independent images"),
+        (case_only, "raw: the classes 'Cat' and 'cat' differ in case"),
+        (not_utf8, r"raw: the name cat/\xff\xfe.png is not valid UTF-8; rename it"),
+        (missing, "params.yaml: data.raw is raw, which does not exist"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_what_is_no_data_set_is_refused_in_one_line(workspace: Path, damage: Callable[[Path], None], line: str) -> None:
+    damage(workspace / "raw")
+    assert refused(workspace).startswith(line)
+
+
+def test_copies_share_a_split_and_contradicted_images_are_rejected(workspace: Path) -> None:
+    raw = workspace / "raw"
+    for index in range(3):
+        (raw / "cat" / f"copy{index}.png").write_bytes((raw / "cat" / "00.png").read_bytes())
+    (raw / "dog" / "contradiction.png").write_bytes((raw / "cat" / "01.png").read_bytes())
+    Image.open(raw / "dog" / "05.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(raw / "dog" / "mirrored.png")
+    assert prepare(workspace)[0] == 0
+    table = samples(workspace)
+    copies = table[table["sha256"].duplicated(keep=False)]
+    assert len(copies) == 4
+    assert copies["split"].nunique() == 1
+    assert copies["id"].str[16:].tolist() == ["", "-1", "-2", "-3"]
+    assert sorted(rejected(workspace)) == ["cat/01.png", "dog/contradiction.png"]
+    report = files.read_json(workspace / "data" / "prepared" / "audit.json")
+    assert report["exact_duplicates"]["count"] == 1
+    assert report["label_conflicts"]["first"][0]["labels"] == ["cat", "dog"]
+    assert report["near_duplicates"]["first"][0]["paths"] == ["dog/05.png", "dog/mirrored.png"]
+
+
+def test_strange_names_make_the_round_trip_in_any_locale(workspace: Path) -> None:
+    names = [
+        "a b.png",
+        "-rf.png",
+        "\"quoted'.png",
+        "emoji 🙂.png",
+        "é.png",
+        "e\u0301.png",
+        "x" * 251 + ".png",
+        "a,b\n.png",
+    ]
+    for seed, name in enumerate(names):
+        save(workspace / "raw" / "cat" / name, 500 + seed)
+    assert prepare(workspace, LC_ALL="C", LANG="C")[0] == 0
+    assert {f"cat/{name}" for name in names} <= set(samples(workspace)["path"])
+
+
+def test_workers_listing_order_and_hash_seed_change_no_byte(workspace: Path) -> None:
+    prints = []
+    for workers, hash_seed in ((0, "1"), (2, "2"), (3, "3")):
+        change(workspace, "compute", workers=workers)
+        assert prepare(workspace, PYTHONHASHSEED=hash_seed)[0] == 0
+        prints.append(files.verify(workspace / "data" / "prepared"))
+        for path in sorted(
+            (workspace / "raw" / "cat").iterdir(), reverse=True
+        ):  # new directory entries, in another order
+            data = path.read_bytes()
+            path.unlink()
+            path.write_bytes(data)
+    assert len(set(prints)) == 1
+
+
+def test_added_and_renamed_images_move_no_old_one(workspace: Path) -> None:
+    assert prepare(workspace)[0] == 0
+    before = samples(workspace).set_index("sha256")["split"]
+    for index in range(10):
+        save(workspace / "raw" / "dog" / f"added{index}.png", 700 + index)
+    (workspace / "raw" / "cat" / "00.png").rename(workspace / "raw" / "cat" / "zz.png")
+    assert prepare(workspace)[0] == 0
+    after = samples(workspace).set_index("sha256")["split"]
+    assert (after[before.index] == before).mean() > 0.94  # a repaired class may give one image back
+    assert len(after) == len(before) + 10
+
+
+def test_a_folder_with_splits_keeps_them(workspace: Path) -> None:
+    raw = workspace / "raw"
+    for label in ("cat", "dog"):
+        for split, first, last in (("train", 0, 12), ("validation", 12, 16), ("test", 16, 20)):
+            for index in range(first, last):
+                (raw / split / label).mkdir(parents=True, exist_ok=True)
+                (raw / label / f"{index:02d}.png").rename(raw / split / label / f"{index:02d}.png")
+        (raw / label).rmdir()
+    assert prepare(workspace)[0] == 0
+    table = samples(workspace)
+    assert table["split"].tolist() == [
+        {"validation": "val"}.get(top, top) for top in table["path"].str.split("/").str[0]
+    ]
+    assert table["label"].tolist() == table["path"].str.split("/").str[1].tolist()
+
+
+def test_a_manifest_gives_groups_and_confidence(workspace: Path) -> None:
+    rows = [
+        f"{label}/{i:02d}.png,{label},g{label}{i // 4},{0.5 + i / 40}" for label in ("cat", "dog") for i in range(20)
+    ]
+    (workspace / "raw" / "list.csv").write_text("\n".join(["path,label,group,confidence", *reversed(rows)]))
+    change(workspace, "data", raw="raw/list.csv")
+    assert prepare(workspace)[0] == 0
+    table = samples(workspace)
+    assert table["path"].is_monotonic_increasing
+    assert table.groupby("group")["split"].nunique().max() == 1
+    assert table["confidence"].tolist()[:2] == [0.5, 0.525]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("path,lable\na.png,cat\n", "raw/list.csv: column 'lable' looks like 'label'"),
+        ("path\na.png\n", "raw/list.csv has no column label"),
+        ("path,label\n", "raw/list.csv lists no images"),
+        ("path,label\n../params.yaml,cat\n", "raw/list.csv: path '../params.yaml' leads out of raw"),
+        ("path,label\n/etc/hostname,cat\n", "raw/list.csv: path '/etc/hostname' leads out of raw"),
+        ("path,label\na.png,cat\n./a.png,dog\n", "raw/list.csv lists 'a.png' more than once"),
+        ("path,label\na.png,\n", "raw/list.csv: label is empty in 1 rows"),
+        ("path,label,split\na.png,cat,trian\n", "raw/list.csv: split is 'trian'; it must be one of train"),
+        ("path,label,confidence\na.png,cat,0\n", "raw/list.csv: confidence is '0'; it must be a number above 0"),
+        ('path,label\n"a.png,cat\n', "raw/list.csv is neither a folder nor a CSV in UTF-8"),
+    ],
+)
+def test_a_manifest_that_cannot_be_used_is_refused_in_one_line(workspace: Path, text: str, line: str) -> None:
+    (workspace / "raw" / "list.csv").write_text(text)
+    change(workspace, "data", raw="raw/list.csv")
+    assert refused(workspace).startswith(line)
+
+
+def test_torch_is_never_imported_by_prepare() -> None:
+    code = "import sys, stages.prepare; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -1,0 +1,180 @@
+"""Every way to get params.yaml wrong: one line a mistake, all of them at once, and each says what is allowed."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from thaw.errors import ParamsError
+from thaw.params import load_params
+
+
+def _mistakes(folder: Path, text: str | bytes) -> list[str]:
+    path = folder / "params.yaml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(ParamsError) as caught:
+        load_params(path)
+    return str(caught.value).splitlines()
+
+
+def _edited(valid: str, pattern: str, replacement: str) -> str:
+    text, count = re.subn(pattern, replacement, valid, count=1)
+    assert count == 1, pattern
+    return text
+
+
+@pytest.mark.parametrize(
+    ("pattern", "replacement", "expected"),
+    [
+        (r"lr: 0\.0005", "lr: 0", "unfreeze.phases.top.lr is 0; it must be above 0"),
+        (r"lr: 0\.0005", "lr: -0.1", "unfreeze.phases.top.lr is -0.1; it must be above 0"),
+        (r"lr: 0\.0005", "lr: .nan", "unfreeze.phases.top.lr is NaN; it must be a finite number"),
+        (r"lr: 0\.0005", "lr: .inf", "unfreeze.phases.top.lr is Infinity; it must be a finite number"),
+        (r"lr: 0\.0005", "lr: fast", 'unfreeze.phases.top.lr is "fast"; it must be a number'),
+        (r"lr: 0\.0005", "lr: true", "unfreeze.phases.top.lr is true; it must be a number"),
+        (r"lr: 0\.0005", "lr: ", "unfreeze.phases.top.lr is null; it must be a number"),
+        (r"size_px: 256", "size_px: true", "prepare.size_px is true; it must be a whole number"),
+        (r"size_px: 256", "size_px: 256.0", "prepare.size_px is 256.0; it must be a whole number"),
+        (r"size_px: 256", "size_px: 8", "prepare.size_px is 8; it must be at least 16"),
+        (r"size_px: 256", "size_px: 4096", "prepare.size_px is 4096; it must be at most 2048"),
+        (r"fit: crop", "fit: kropp", 'prepare.fit is "kropp"; it must be crop, pad or squash'),
+        (r"seed: 0", "seed: -1", "seed is -1; it must be at least 0"),
+        (r"raw: \S+", "raw: 7", "data.raw is 7; it must be text; put it in quotes if it looks like a number"),
+        (r"raw: \S+", "raw: ''", 'data.raw is ""; it must be text of at least one character'),
+        (r"sha256: null", "sha256: abc", 'backbone.sha256 is "abc"; it must be null or the 64 small hex digits'),
+        (r"source: \S+", "source: resnet", "it must be package:NAME, timm:NAME[.TAG] or torchvision:NAME[/WEIGHTS]"),
+        (r"hidden: \[\]", "hidden: 512", "head.hidden is 512; it must be a list such as [512]"),
+        (r"hidden: \[\]", "hidden: [512, 0]", "head.hidden.1 is 0; it must be at least 1"),
+        (r"depth: 3", "depth: true", "depth is true; it must be a whole number from 1, all, or the name of a block"),
+        (r"depth: 3", "depth: 0", "unfreeze.phases.top.depth is 0; it must be a whole number from 1, all, or the name"),
+        (r"depth: 3", "depth: 2.5", "unfreeze.phases.top.depth is 2.5; it must be a whole number from 1, all, or"),
+        (r"depth: 3", "depth: [3]", "unfreeze.phases.top.depth is [3]; it must be a whole number from 1, all, or"),
+        (r"depth: 3", "depht: 3", "unfreeze.phases.top.depht is not a known key; did you mean depth?"),
+        (r"depth: 3", "zzz: 3\n      depth: 3", "unfreeze.phases.top.zzz is not a known key; remove it"),
+        (r"\n      depth: 3", "", "unfreeze.phases.top lacks depth; docs/guide/params.md lists every key"),
+        (r"\nevaluate:", "\nevalaute:", "evalaute is not a known key; did you mean evaluate?"),
+        (r"    top:", "    Top:", "unfreeze.phases.Top: the name must be a small letter followed by"),
+        (r"features:\n  views: 4", "features: null", "features is null; it must be a section with keys of its own"),
+        (r"device: auto", "device: gpu", 'compute.device is "gpu"; it must be auto, cpu, mps, cuda or cuda:NUMBER'),
+        (r"test_fraction: 0.25", "test_fraction: 0.95", "together they must stay below 1"),
+        (
+            r"input_px: null",
+            "input_px: 300",
+            "backbone.input_px is 300, more than the 256 px that prepare.size_px packs",
+        ),
+        (
+            r"start: top",
+            "start: topp",
+            'mid.start is "topp"; it must be head or the name of another phase; did you mean',
+        ),
+        (r"start: top", "start: mid", "unfreeze.phases.mid.start leads round in a circle: mid -> mid; start one from"),
+        (
+            r"start: head",
+            "start: mid",
+            "unfreeze.phases.mid.start leads round in a circle: mid -> top -> mid; start one",
+        ),
+        (
+            r"depth: 6",
+            "depth: 2",
+            "mid.depth is 2, less than that of top, from which it starts (3); unfreezing goes from",
+        ),
+        (
+            r"depth: 3",
+            "depth: all",
+            "mid.depth is 6, less than that of top, from which it starts (all); unfreezing goes",
+        ),
+        (r"    mid:", "    head:", "unfreeze.phases.head: the name head is taken by the stage before all phases"),
+    ],
+)
+def test_a_mistake_gets_one_line_with_path_value_and_what_is_allowed(
+    params_text: str, tmp_path: Path, pattern: str, replacement: str, expected: str
+) -> None:
+    lines = _mistakes(tmp_path, _edited(params_text, pattern, replacement))
+    assert [line for line in lines if expected in line] != [], lines
+    assert all(line.startswith("params.yaml: ") for line in lines)
+    assert len(lines) == 1 + (pattern == r"    top:"), lines  # a phase that starts from the renamed one is wrong too
+
+
+def test_mistakes_between_fields_are_told_together_with_those_in_fields(tmp_path: Path, params_text: str) -> None:
+    text = _edited(params_text, "seed: 0", "seed: minus")
+    text = text.replace("test_fraction: 0.25", "test_fraction: 0.95").replace("start: top", "start: nowhere")
+    text = text.replace("weight_decay: 0.01", "weight_decay: 3", 1).replace("cache_gib: 8.0", "cache_gb: 8.0")
+    lines = _mistakes(tmp_path, text.replace("input_px: null", "input_px: 999"))
+    for path in ("seed", "weight_decay", "cache_gb", "test_fraction", "mid.start", "input_px"):
+        assert len([line for line in lines if path in line]) == 1, path
+    assert len(lines) == 6
+
+
+def test_keys_that_a_section_lacks_are_told_in_one_line(tmp_path: Path) -> None:
+    lines = _mistakes(tmp_path, "seed: 0\nunfreeze: {phases: {top: {start: head}}}\n")
+    assert len(lines) == 2
+    assert "unfreeze.phases.top lacks depth, lr, " in lines[1]
+    assert "the file lacks data, prepare, " in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("1e-3", "write 0.001"),
+        ("1e-05", "write 1.0e-05"),
+        ("no", "write true or false, or put the text in quotes"),
+        ("Yes", "write true or false"),
+        ("0o17", "put it in quotes"),
+        ("017", "write 17.0"),
+        ("0x1F", "put it in quotes"),
+        ("1_000", "write 1000.0"),
+        ("1:30", "put it in quotes"),
+        ("2026-11-22", "put it in quotes"),
+        ("!!python/object/apply:os.system [touch canary]", "is not allowed; write a plain value"),
+        ("!!int '0o7'", "is not allowed on quoted text"),
+        ("!!binary aGk=", "is not allowed; write a plain value"),
+        ("!!map [1]", "is not valid YAML"),
+        ("!!set {a}", "is not allowed; write a plain value"),
+        ("&a 1", None),
+        ("*a", "is not valid YAML"),
+        ("[1", "is not valid YAML"),
+        ("{? [a, b] : c}", "is not text; keys are names"),
+        ("{1: a}", "is not text; keys are names"),
+        ("{a: 1, a: 2}", "the key 'a' stands twice; keep one of them"),
+        ("{<<: {a: 1}}", "<< is read differently"),
+        ("[&x [1], *x]", "anchors and aliases are not supported"),
+        ("1\n---\nother: 2", "is not valid YAML"),
+        ("\x00", "is not valid YAML"),
+        ("[" * 5000 + "]" * 5000, "is nested too deeply"),
+    ],
+)
+def test_yaml_that_parsers_disagree_about_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, expected: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = _mistakes(tmp_path, f"seed: {value}\n")
+    if expected is not None:
+        assert any(expected in line for line in lines), lines
+        assert all(line.startswith("params.yaml") and len(line) < 400 for line in lines)
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "must be a mapping of sections"),
+        (b"# nothing\n", "must be a mapping of sections"),
+        (b"- 1\n- 2\n", "must be a mapping of sections"),
+        (b"seed\n", "must be a mapping of sections"),
+        (b"\xff\xfe\x00", "is not UTF-8"),
+    ],
+)
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: bytes, expected: str) -> None:
+    (line,) = _mistakes(tmp_path, content)
+    assert expected in line
+
+
+def test_all_ambiguous_values_are_told_at_once_in_the_order_of_their_lines(tmp_path: Path) -> None:
+    lines = _mistakes(tmp_path, "a: 1e-3\nb: yes\nc: {d: 0o7}\nb: 1\n")
+    assert [line.split(":")[1].strip() for line in lines] == ["line 1", "line 2", "line 3", "line 4"]
+
+
+def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").mkdir()
+    with pytest.raises(ParamsError, match="cannot be read: Is a directory"):
+        load_params(tmp_path / "params.yaml")

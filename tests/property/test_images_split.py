@@ -1,0 +1,62 @@
+"""The split is a partition, stable under order and growth, closed under groups and copies, repaired by fewest moves."""
+
+from random import Random
+
+import pandas as pd
+from hypothesis import given
+from hypothesis import strategies as st
+
+from thaw.images.split import SPLITS, Unit, assign, place_of, repair
+
+BASE = [(f"{label}{index}", "", label) for label in "ab" for index in range(60)]
+
+# Contents and groups from small sets, so that copies and groups of several images are common.
+image = st.tuples(
+    st.integers(0, 30).map("h{}".format), st.sampled_from(["", "", "g1", "g2", "g3"]), st.sampled_from("ab")
+)
+
+
+def split(rows: list[tuple[str, str, str]], seed: int = 0) -> list[str]:
+    table = pd.DataFrame(rows, columns=["sha256", "group", "label"], dtype=object)
+    table = table.assign(split="", path=[str(row) for row in range(len(rows))])
+    return assign(table, seed=seed, val_fraction=0.1, test_fraction=0.25)[0]
+
+
+@given(st.lists(image, max_size=30), st.integers(0, 5))
+def test_every_image_is_in_one_split_and_what_belongs_together_stays_together(
+    rows: list[tuple[str, str, str]], seed: int
+) -> None:
+    found = split(BASE + rows, seed)
+    assert len(found) == len(BASE) + len(rows)
+    assert set(found) == set(SPLITS)
+    for column in (0, 1):
+        seen: dict[str, str] = {}
+        for row, where in zip(BASE + rows, found, strict=True):
+            if row[column]:
+                assert seen.setdefault(row[column], where) == where
+
+
+@given(st.lists(image, max_size=20), st.randoms(use_true_random=False))
+def test_the_order_of_the_listing_does_not_matter(rows: list[tuple[str, str, str]], random: Random) -> None:
+    every = list(enumerate(BASE + rows))
+    found = split([row for _, row in every])
+    random.shuffle(every)
+    shuffled = dict(zip([number for number, _ in every], split([row for _, row in every]), strict=True))
+    assert [shuffled[number] for number in range(len(found))] == found
+
+
+@given(st.lists(st.integers(0, 10_000).map("new{}".format), unique=True, max_size=40))
+def test_new_images_move_no_old_one(names: list[str]) -> None:
+    assert split(BASE + [(name, "", "a") for name in names])[: len(BASE)] == split(BASE)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(SPLITS)), min_size=1, max_size=25))
+def test_repair_fills_every_gap_with_one_move_each(cells: list[tuple[str, str]]) -> None:
+    cells = cells + [(label, "train") for label, _ in cells for _ in range(3)]
+    units = [
+        Unit(str(i), place_of(str(i), 0), frozenset(SPLITS), frozenset(label), [i], where)
+        for i, (label, where) in enumerate(cells)
+    ]
+    gaps = {(label, where) for label, _ in cells for where in SPLITS} - set(cells)
+    assert len(repair(units)) == len(gaps)
+    assert {(next(iter(unit.labels)), unit.split) for unit in units} == set(cells) | gaps

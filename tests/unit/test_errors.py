@@ -1,0 +1,20 @@
+import re
+
+from thaw import errors
+
+
+def test_the_tree_at_the_top_of_the_file_shows_every_error() -> None:
+    drawn = set(re.findall(r"\w+Error", errors.__doc__ or ""))
+    defined = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    assert drawn == defined
+
+
+def test_every_error_that_a_user_can_act_on_is_a_thaw_error_and_explains_itself() -> None:
+    for value in vars(errors).values():
+        if isinstance(value, type):
+            assert issubclass(value, errors.ThawError)
+            assert value.__doc__
+
+
+def test_a_thaw_error_prints_as_its_text() -> None:
+    assert str(errors.DataError("data/raw is empty; put images there")) == "data/raw is empty; put images there"

@@ -1,0 +1,147 @@
+"""The tables behind `dvc plots`, and the summary."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from rich.console import Console
+from sklearn import metrics as oracle
+
+from thaw.errors import ArtifactError, DataError
+from thaw.evidence.metrics import classification_metrics
+from thaw.evidence.plots import MAX_POINTS, precision_recall_points, roc_points, write_plots
+from thaw.evidence.summary import summary_rows, summary_table
+
+ROOT = Path(__file__).parents[2]
+CURVES = {
+    "top": pd.DataFrame(
+        {
+            "epoch": [0, 1, 2],
+            "train_loss": [None, 0.5, 0.4],
+            "val_loss": [0.7, 0.6, 0.5],
+            "val_accuracy": [0.6, 0.7, 0.8],
+            "lr:head": [None, 1e-3, 5e-4],
+            "lr:blocks.6": [None, 1e-4, 5e-5],
+        }
+    )
+}
+
+
+def test_the_roc_is_that_of_scikit_learn_ties_included() -> None:
+    random = np.random.default_rng(0)
+    scores, positive = random.integers(0, 12, size=80) / 12, random.random(80) < 0.4
+    found = roc_points(scores, positive)
+    false_positive_rate, true_positive_rate, _ = oracle.roc_curve(positive, scores, drop_intermediate=False)
+    np.testing.assert_allclose(found["false_positive_rate"], false_positive_rate)
+    np.testing.assert_allclose(found["true_positive_rate"], true_positive_rate)
+
+
+def test_precision_and_recall_are_those_of_scikit_learn() -> None:
+    random = np.random.default_rng(1)
+    scores, positive = random.integers(0, 12, size=80) / 12, random.random(80) < 0.4
+    found = precision_recall_points(scores, positive)
+    precision, recall, _ = oracle.precision_recall_curve(positive, scores)
+    np.testing.assert_allclose(found["precision"], precision[::-1])
+    np.testing.assert_allclose(found["recall"], recall[::-1])
+
+
+def test_every_table_holds_the_columns_that_dvc_yaml_draws(tmp_path: Path) -> None:
+    labels = np.array([0, 1, 2, 1, 0])
+    chances = np.full((5, 3), 0.2) + np.eye(3)[[0, 1, 1, 1, 2]] * 0.4
+    write_plots(tmp_path, labels, chances, ["a", "b", "c, d"], CURVES)
+    drawn: dict[str, dict[str, str]] = {}
+    for entry in yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["plots"]:
+        drawn |= entry
+    assert {Path(path).name for path in drawn} == {path.name for path in tmp_path.iterdir()}
+    for path, settings in drawn.items():
+        table = pd.read_csv(tmp_path / Path(path).name)
+        assert len(table)
+        assert {settings["x"], settings["y"]} <= set(table.columns)
+        assert settings["template"] == "confusion" or "series" in table.columns
+    confusion = pd.read_csv(tmp_path / "confusion.csv")
+    assert confusion["actual"].tolist() == ["a", "b", "c, d", "b", "a"]
+    assert confusion["predicted"].tolist() == ["a", "b", "b", "b", "c, d"]
+
+
+def test_learning_rates_are_listed_block_by_block(tmp_path: Path) -> None:
+    write_plots(tmp_path, np.array([0, 1]), np.array([[0.6, 0.4], [0.3, 0.7]]), ["a", "b"], CURVES)
+    rates = pd.read_csv(tmp_path / "learning_rates.csv")
+    assert rates.to_dict("records")[3] == {
+        "epoch": 2,
+        "series": "top: blocks.6",
+        "phase": "top",
+        "block": "blocks.6",
+        "learning_rate": 5e-5,
+    }
+    losses = pd.read_csv(tmp_path / "losses.csv")
+    assert losses.groupby("series").size().to_dict() == {"top, training": 2, "top, validation": 3}
+
+
+def test_two_classes_give_one_curve_and_none_gives_only_a_header(tmp_path: Path) -> None:
+    write_plots(tmp_path, np.array([0, 1]), np.array([[0.6, 0.4], [0.3, 0.7]]), ["a", "b"], {})
+    assert set(pd.read_csv(tmp_path / "roc.csv")["series"]) == {"b"}
+    assert (tmp_path / "losses.csv").read_text(encoding="utf-8") == "epoch,series,phase,loss\n"
+    write_plots(tmp_path, np.array([1, 1]), np.array([[0.6, 0.4], [0.3, 0.7]]), ["a", "b"], {})
+    assert (tmp_path / "roc.csv").read_text(encoding="utf-8") == "series,false_positive_rate,true_positive_rate\n"
+
+
+def test_long_curves_are_thinned_and_keep_their_ends(tmp_path: Path) -> None:
+    random = np.random.default_rng(2)
+    score = random.random(5000)
+    labels = (random.random(5000) < score).astype(np.int64)
+    write_plots(tmp_path, labels, np.column_stack([1 - score, score]), ["a", "b"], {})
+    roc = pd.read_csv(tmp_path / "roc.csv")
+    assert len(roc) == MAX_POINTS
+    assert roc.iloc[0].tolist()[1:] == [0, 0]
+    assert roc.iloc[-1].tolist()[1:] == [1, 1]
+    area = float(np.trapezoid(roc["true_positive_rate"], roc["false_positive_rate"]))
+    expected = classification_metrics(labels, np.column_stack([1 - score, score]))["roc_auc"]
+    assert area == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_wrong_number_of_class_names_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="3 class names for 2"):
+        write_plots(tmp_path, np.array([0]), np.array([[0.6, 0.4]]), ["a", "b", "c"], {})
+
+
+def test_the_template_is_json_with_every_anchor_that_dvc_fills() -> None:
+    text = (ROOT / ".dvc/plots/series.json").read_text(encoding="utf-8")
+    assert json.loads(text)["data"] == {"values": "<DVC_METRIC_DATA>"}
+    for anchor in ("TITLE", "X", "Y", "X_LABEL", "Y_LABEL"):
+        assert f'"<DVC_METRIC_{anchor}>"' in text
+
+
+METRICS = {
+    "test": {"n": 656, "accuracy": 0.871, "accuracy_low": 0.845, "accuracy_high": 0.896},
+    "majority": {"accuracy": 0.68},
+    "head": {"accuracy": 0.84},
+    "phases": {"top": {"accuracy": 0.871}},
+    "final": {"phase": "top"},
+}
+SELECTION = {"verdict": "Unfreezing helped.", "candidates": {"head": {"accuracy": 0.83}, "top": {"accuracy": 0.88}}}
+
+
+def test_the_summary_holds_majority_head_and_phases_and_marks_the_winner() -> None:
+    assert summary_rows(METRICS, SELECTION) == [
+        ("majority class", "", "0.680", ""),
+        ("head", "0.830", "0.840", ""),
+        ("top", "0.880", "0.871 (0.845 to 0.896)", "chosen"),
+    ]
+
+
+def test_the_summary_prints_the_verdict_and_where_to_look_next() -> None:
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(summary_table(METRICS, SELECTION))
+    text = console.export_text()
+    assert "0.871 (0.845 to 0.896)" in text
+    assert "Unfreezing helped." in " ".join(text.split())
+    assert "dvc plots show" in " ".join(text.split())
+
+
+def test_a_summary_without_its_numbers_says_what_to_run() -> None:
+    with pytest.raises(ArtifactError, match="has no 'top'; run `dvc repro`"):
+        summary_rows(METRICS | {"phases": {}}, SELECTION)

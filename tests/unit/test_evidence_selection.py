@@ -1,0 +1,179 @@
+"""The stage `select` on small folders of the real format."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from stages import select
+from thaw import files
+from thaw.errors import ArtifactError
+from thaw.evidence.selection import read_groups, read_phases
+
+ROOT = Path(__file__).parents[2]
+LABELS = np.arange(120, dtype=np.int64) % 2
+
+
+def phase_folder(
+    name: str,
+    start: str | None,
+    *,
+    accuracy: float,
+    tensors: dict[str, NDArray[np.float32]],
+    depth: int = 0,
+    rows: NDArray[np.int64] | None = None,
+    classes: tuple[str, ...] = ("a", "b"),
+) -> None:
+    wrong = np.arange(len(LABELS)) >= accuracy * len(LABELS)
+    logits = np.eye(2, dtype=np.float32)[np.where(wrong, 1 - LABELS, LABELS)] * 3
+    answers: dict[str, NDArray[Any]] = {
+        "logits": logits,
+        "labels": LABELS,
+        "rows": np.arange(120) if rows is None else rows,
+    }
+    model = {"phase": name, "start": start, "depth_blocks": depth, "classes": list(classes), "lineage": {"data": "x"}}
+    with files.new_folder(Path("models/phases") / name) as folder:
+        save_file(tensors, folder / "weights.safetensors")
+        save_file(answers, folder / "validation.safetensors")
+        files.write_json(folder / "model.json", model)
+        if start:
+            curves = {"epoch": [0, 1, 2], "train_loss": [None, 0.4, 0.1], "val_loss": [0.6, 0.3, 0.5]}
+            pd.DataFrame(curves).to_csv(folder / "curves.csv", index=False)
+
+
+def filled(value: float, *shape: int) -> NDArray[np.float32]:
+    return np.full(shape, value, dtype=np.float32)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the shipped params, a backbone of two tensors, a head, `top` (better) and `mid` (worse)."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    Path("data/prepared").mkdir(parents=True)
+    pd.DataFrame({"row": range(150), "group": None}).to_csv("data/prepared/samples.csv", index=False)
+    with files.new_folder(Path("models/backbone")) as folder:
+        save_file({"stem.weight": filled(1, 3), "last.weight": filled(2, 2, 2)}, folder / "weights.safetensors")
+    phase_folder("head", None, accuracy=0.7, tensors={"head.weight": filled(3, 2)})
+    trained = {"backbone.last.weight": filled(5, 2, 2), "head.weight": filled(6, 2)}
+    phase_folder("top", "head", accuracy=0.95, tensors=trained, depth=1)
+    phase_folder("mid", "top", accuracy=0.6, tensors=trained | {"backbone.stem.weight": filled(9, 3)}, depth=2)
+    return tmp_path
+
+
+def test_the_better_phase_is_laid_over_the_backbone(workspace: Path) -> None:
+    select.main()
+    files.verify(workspace / "models/final")
+    found = load_file(workspace / "models/final/weights.safetensors")
+    assert {name: float(tensor.flat[0]) for name, tensor in found.items()} == {
+        "backbone.stem.weight": 1,
+        "backbone.last.weight": 5,
+        "head.weight": 6,
+    }
+    model = files.read_json(workspace / "models/final/model.json")
+    assert model["phase"] == "top"
+    assert model["selected_from"] == ["head", "top", "mid"]
+    assert model["lineage"]["data"] == "x"
+    assert model["lineage"]["phase_manifest"] == files.verify(workspace / "models/phases/top")
+
+
+def test_the_report_tells_the_evidence_for_every_candidate(workspace: Path) -> None:
+    select.main()
+    report = files.read_json(workspace / "reports/selection.json")
+    assert report["chosen"] == "top"
+    assert report["verdict"].startswith("Unfreezing helped: top lowers")
+    assert [name for name, entry in report["candidates"].items() if entry["chosen"]] == ["top"]
+    mid = report["candidates"]["mid"]
+    assert mid["accuracy"] == pytest.approx(0.6)
+    assert mid["against_best"]["reference"] == "top"
+    assert mid["against_head"]["reference"] == "head"
+    assert mid["best_epoch"] == 1
+    assert mid["train_validation_gap"] == pytest.approx(-0.1)
+    assert "train_validation_gap" not in report["candidates"]["head"]
+
+
+def test_running_twice_gives_the_same_files(workspace: Path) -> None:
+    select.main()
+    first = (files.verify(workspace / "models/final"), (workspace / "reports/selection.json").read_bytes())
+    select.main()
+    assert first == (files.verify(workspace / "models/final"), (workspace / "reports/selection.json").read_bytes())
+
+
+@pytest.mark.usefixtures("workspace")
+def test_a_folder_of_a_removed_phase_is_ignored_aloud(capsys: pytest.CaptureFixture[str]) -> None:
+    phase_folder("old", "head", accuracy=1.0, tensors={"head.weight": filled(1, 2)}, depth=1)
+    select.main()
+    assert "old" not in files.read_json(Path("reports/selection.json"))["candidates"]
+    assert "models/phases/old belongs to no phase" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("workspace")
+def test_phases_come_after_their_start_whatever_the_order_of_the_params() -> None:
+    for starts in ({"mid": "top", "top": "head"}, {"top": "head", "mid": "top"}):
+        assert [phase.name for phase in read_phases(Path("models/phases"), starts)] == ["head", "top", "mid"]
+
+
+@pytest.mark.usefixtures("workspace")
+def test_the_head_alone_can_be_selected() -> None:
+    text = Path("params.yaml").read_text(encoding="utf-8")
+    start, end = text.index("unfreeze:"), text.index("select:")
+    Path("params.yaml").write_text(f"{text[:start]}unfreeze:\n  phases: {{}}\n\n{text[end:]}", encoding="utf-8")
+    select.main()
+    assert files.read_json(Path("models/final/model.json"))["phase"] == "head"
+    assert "No phase was trained" in files.read_json(Path("reports/selection.json"))["verdict"]
+
+
+@pytest.mark.usefixtures("workspace")
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"backbone.unknown": filled(0, 1)}, "it is absent"),
+        ({"backbone.last.weight": filled(0, 3)}, r"float32 \(2, 2\)"),
+        ({"backbone.last.weight": np.zeros((2, 2))}, "is float64"),
+    ],
+)
+def test_a_tensor_without_a_place_in_the_backbone_is_refused(
+    tensors: dict[str, NDArray[np.float32]], words: str
+) -> None:
+    phase_folder("top", "head", accuracy=0.95, tensors=tensors, depth=1)
+    with pytest.raises(ArtifactError, match=words):
+        select.main()
+    assert not Path("models/final").exists()
+    assert not Path("reports/selection.json").exists()
+
+
+@pytest.mark.usefixtures("workspace")
+def test_phases_validated_on_other_images_or_classes_are_refused() -> None:
+    weights = {"head.weight": filled(1, 2)}
+    phase_folder("top", "head", accuracy=0.95, tensors=weights, depth=1, rows=np.arange(120)[::-1].copy())
+    with pytest.raises(ArtifactError, match="validated on other images"):
+        select.main()
+    phase_folder("top", "head", accuracy=0.95, tensors=weights, depth=1, classes=("b", "a"))
+    with pytest.raises(ArtifactError, match="other classes"):
+        select.main()
+    phase_folder("top", "mid", accuracy=0.95, tensors=weights, depth=1)
+    with pytest.raises(ArtifactError, match="start 'mid'"):
+        select.main()
+
+
+@pytest.mark.usefixtures("workspace")
+def test_an_altered_phase_is_refused() -> None:
+    with Path("models/phases/mid/weights.safetensors").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(ArtifactError, match=r"mid/weights\.safetensors is not what its manifest says"):
+        select.main()
+
+
+@pytest.mark.usefixtures("workspace")
+def test_groups_are_read_by_row_and_a_row_without_an_entry_is_refused() -> None:
+    samples = Path("data/prepared/samples.csv")
+    pd.DataFrame({"row": [2, 0, 1], "group": ["007", None, "NA"]}).to_csv(samples, index=False)
+    groups = read_groups(samples, np.array([1, 2, 0]))
+    assert groups.tolist() == ["NA", "007", ""]
+    with pytest.raises(ArtifactError, match="does not list the validation images"):
+        select.main()

@@ -1,0 +1,1 @@
+"""Fine-tune a pretrained image network phase by phase, and keep what helps."""

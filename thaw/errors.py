@@ -1,0 +1,40 @@
+"""What can go wrong, as one tree.
+
+    ThawError                 prints as one line and exits with code 1
+    ├── ParamsError           params.yaml cannot be used as it stands
+    ├── DataError             the images, their labels or the manifest
+    ├── BackboneError         a network cannot be found, read, traced or cut
+    ├── ArtifactError         a file that Thaw wrote is missing, partial or altered
+    ├── TrainingError         a run that diverged, or tensors that moved although frozen
+    └── RunError              the run itself: lock held, inputs changed meanwhile, interpreter
+
+Anything that is not a ThawError is a defect of ours and keeps its traceback.
+"""
+
+
+class ThawError(Exception):
+    """Base of every error that a user can act on; its text is one line that says what to do."""
+
+
+class ParamsError(ThawError):
+    """params.yaml holds a value that cannot be used; the text lists every mistake with its path."""
+
+
+class DataError(ThawError):
+    """The images, labels or manifest given by `data.raw` cannot become a data set."""
+
+
+class BackboneError(ThawError):
+    """The backbone or its weights cannot be found, verified, traced or cut."""
+
+
+class ArtifactError(ThawError):
+    """A folder that a stage wrote is missing, incomplete or not what its manifest says."""
+
+
+class TrainingError(ThawError):
+    """Training cannot go on: the loss is not finite, or a frozen tensor has moved."""
+
+
+class RunError(ThawError):
+    """The run itself must stop: another run holds the lock, or an input changed under it."""

@@ -1,0 +1,1 @@
+"""What a result is worth: metrics, intervals, comparisons, the choice between phases, and plots."""

@@ -1,0 +1,1 @@
+"""From files on disk to packed, split and augmented images."""

@@ -1,0 +1,196 @@
+"""Which files a data set is made of, with their labels: read from `data.raw`, before any image is opened.
+
+`data.raw` is one of: a folder with a sub-folder a class; a folder with train, val (or valid, validation) and test
+folders of class folders, whose split is kept; a CSV manifest with the columns path and label, and optionally split,
+group and confidence, with paths relative to the CSV's folder.
+"""
+
+import difflib
+import os
+import posixpath
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from thaw.errors import DataError
+
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+COLUMNS = ("path", "label", "split", "group", "confidence")
+_IGNORED = {"thumbs.db", "desktop.ini", "__macosx"}
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of a data set, sorted by path."""
+
+    root: Path
+    """Folder that paths are relative to, and that nothing outside of is read."""
+    table: pd.DataFrame
+    """Columns path, label, split ('' where none is given), group ('' where none is given), confidence."""
+    links: list[str] = field(default_factory=list)
+    """Folders that are symbolic links, which are not followed."""
+
+    @property
+    def classes(self) -> list[str]:
+        """The class names in order (of their code points)."""
+        return sorted(set(self.table["label"]))
+
+
+def locate(raw: str) -> Path:
+    """Return `data.raw` as a path. Raises: DataError if there is nothing."""
+    if not Path(raw).exists():
+        raise DataError(f"params.yaml: data.raw is {raw}, which does not exist; give a folder of classes or a CSV")
+    return Path(raw)
+
+
+def read(raw: Path) -> Listing:
+    """Return what `data.raw` lists. Raises: DataError if that is not a data set of two classes or more."""
+    listing = _read_folder(raw) if raw.is_dir() else _read_csv(raw)
+    for name in [*listing.table["path"], *listing.table["label"], *listing.links]:
+        _check_name(name, raw)
+    _check_classes(listing.classes, raw)
+    return listing
+
+
+def _read_folder(raw: Path) -> Listing:
+    links: list[str] = []
+    tops = _folders(raw, raw, links)
+    given = [name for name in tops if name.lower() in SPLITS]
+    rows: list[tuple[str, str, str]] = []
+    if "train" in {name.lower() for name in given} and len(given) == len(tops):
+        _check_split_folders(given, raw)
+        for top in tops:
+            for name in _folders(raw / top, raw, links):
+                rows += [(path, name, SPLITS[top.lower()]) for path in _files(raw / top / name, raw, links)]
+    else:
+        for name in tops:
+            found = [(path, name, "") for path in _files(raw / name, raw, links)]
+            if not found:
+                raise DataError(f"{raw / name} holds no files; add images of this class or remove the folder")
+            rows += found
+    if not rows:
+        raise DataError(f"{raw} holds no class folders with files in them; give each class a folder of its images")
+    table = pd.DataFrame(rows, columns=["path", "label", "split"], dtype=object).assign(group="", confidence=1.0)
+    return Listing(raw, table.sort_values("path", ignore_index=True), sorted(links))
+
+
+def _check_split_folders(names: list[str], raw: Path) -> None:
+    seen: dict[str, str] = {}
+    for name in names:
+        if (split := SPLITS[name.lower()]) in seen:
+            raise DataError(f"{raw} has both {seen[split]} and {name}, which mean the same split; keep one of them")
+        seen[split] = name
+
+
+def _ignored(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _IGNORED
+
+
+def _links_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_symlink() and entry.is_dir()
+    except OSError:  # a link that leads to itself; reading the file will say so
+        return False
+
+
+def _folders(folder: Path, raw: Path, links: list[str]) -> list[str]:
+    names = []
+    for entry in os.scandir(folder):
+        if _ignored(entry.name):
+            continue
+        if _links_to_folder(entry):
+            links.append(Path(entry.path).relative_to(raw).as_posix())
+        elif entry.is_dir(follow_symlinks=False):
+            names.append(entry.name)
+    return sorted(names)
+
+
+def _files(folder: Path, raw: Path, links: list[str]) -> Iterator[str]:
+    """Yield everything below a class folder that is not a folder, as paths relative to raw, with forward slashes."""
+    for entry in os.scandir(folder):
+        if _ignored(entry.name):
+            continue
+        path = Path(entry.path)
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files(path, raw, links)
+        elif _links_to_folder(entry):
+            links.append(path.relative_to(raw).as_posix())
+        else:
+            yield path.relative_to(raw).as_posix()
+
+
+def _read_csv(raw: Path) -> Listing:
+    try:
+        table = pd.read_csv(raw, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (ValueError, OSError) as error:  # pandas' parser errors and UnicodeDecodeError are ValueErrors
+        raise DataError(f"{raw} is neither a folder nor a CSV in UTF-8 ({' '.join(str(error).split())})") from None
+    _check_columns(list(table.columns), raw)
+    if table.empty:
+        raise DataError(f"{raw} lists no images; it needs a row for each")
+    table["path"] = [_clean_path(path, raw) for path in table["path"]]
+    for column in ("path", "label", "split"):
+        if column in table and (empty := int((table[column].str.strip() == "").sum())):
+            raise DataError(f"{raw}: {column} is empty in {empty} rows; fill it in, or leave out an optional column")
+    if (twice := table["path"][table["path"].duplicated()]).size:
+        raise DataError(f"{raw} lists {twice.iloc[0]!r} more than once; keep one row for each image")
+    table["split"] = [_split(text, raw) for text in table["split"]] if "split" in table else ""
+    table["group"] = table.get("group", "")
+    table["confidence"] = [_confidence(text, raw) for text in table["confidence"]] if "confidence" in table else 1.0
+    return Listing(raw.parent, table[list(COLUMNS)].sort_values("path", ignore_index=True))
+
+
+def _check_columns(names: list[str], raw: Path) -> None:
+    for name in names:
+        close = difflib.get_close_matches(name.strip().lower(), COLUMNS, n=1, cutoff=0.7)
+        if name not in COLUMNS and close and close[0] not in names:
+            raise DataError(f"{raw}: column {name!r} looks like {close[0]!r}; rename it, or it would have no effect")
+    if missing := {"path", "label"} - set(names):
+        raise DataError(f"{raw} has no column {' and no column '.join(sorted(missing))}; it needs path,label")
+
+
+def _clean_path(text: str, raw: Path) -> str:
+    path = posixpath.normpath(text) if text else ""
+    if path.startswith(("/", "../")) or path == "..":
+        raise DataError(f"{raw}: path {text!r} leads out of {raw.parent}; write paths relative to the CSV's folder")
+    return path
+
+
+def _split(text: str, raw: Path) -> str:
+    if text not in SPLITS:
+        raise DataError(f"{raw}: split is {text!r}; it must be one of {', '.join(SPLITS)}")
+    return SPLITS[text]
+
+
+def _confidence(text: str, raw: Path) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise DataError(f"{raw}: confidence is {text!r}; it must be a number above 0 and at most 1")
+    return value
+
+
+def _check_name(name: str, raw: Path) -> None:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        shown = os.fsencode(name).decode("ascii", "backslashreplace")
+        raise DataError(f"{raw}: the name {shown} is not valid UTF-8; rename it") from None
+
+
+def _check_classes(classes: list[str], raw: Path) -> None:
+    if len(classes) < 2:
+        raise DataError(f"{raw} has one class only ({classes[0]}); a classifier needs at least two")
+    seen: dict[str, str] = {}
+    for name in classes:
+        key = unicodedata.normalize("NFC", name).strip().casefold()
+        if key in seen:
+            raise DataError(
+                f"{raw}: the classes {seen[key]!r} and {name!r} differ in case, blanks or Unicode form only; "
+                "give them one name, or clearly different ones"
+            )
+        seen[key] = name

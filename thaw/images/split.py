@@ -1,0 +1,181 @@
+"""The split into train, val and test: a pure function of each image's content (or its group) and the seed.
+
+What must stay together is a *unit*: all images of a group, all exact copies of an image, and groups that share a copy.
+A unit's place on the line from 0 to 1 is a hash, so adding images never moves an old unit, unless the new image ties
+two groups together or a class was so small that it had to be repaired.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from thaw.errors import DataError
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass
+class Unit:
+    """Images that must share a split."""
+
+    key: str
+    """The group's name, or the SHA-256 of an image that has none; the smallest, where several are tied together."""
+    place: float
+    """Where the hash of seed and key falls, in [0, 1)."""
+    allowed: frozenset[str]
+    """Splits that the unit may be in: one, where the user has given it."""
+    labels: frozenset[str]
+    members: list[int] = field(default_factory=list)
+    split: str = ""
+
+
+def place_of(key: str, seed: int) -> float:
+    """Return a unit's place in [0, 1): the first 64 bits of SHA-256 of `seed:key`, as a fraction."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:8], "big") / 2**64
+
+
+def assign(
+    table: pd.DataFrame, *, seed: int, val_fraction: float, test_fraction: float
+) -> tuple[list[str], dict[str, Any]]:
+    """Return the split of each row, and what is worth knowing about it (for audit.json).
+
+    `table` has the columns sha256, group, label and split, the last two '' where nothing is given.
+    Raises: DataError if a class cannot be in every split, or a group is given two splits.
+    """
+    _check_groups(table)
+    given = set(table["split"]) - {""}
+    shares = {"test": test_fraction, "val": val_fraction}
+    if given - {"train"}:  # the given test (or val) is kept; what is missing comes off train, in the same proportion
+        rest = 1 - sum(shares[split] for split in given - {"train"})
+        shares = {split: share / rest for split, share in shares.items() if split not in given}
+    units, unified = _units(table, given, seed)
+    for unit in units:
+        unit.split = _by_place(unit.place, shares) if "train" in unit.allowed else next(iter(unit.allowed))
+    moves = repair(units)
+    missing = _missing(units)
+    splits = [""] * len(table)
+    for unit in units:
+        for row in unit.members:
+            splits[row] = unit.split
+    groups = table["group"].tolist()
+    num_tied = sum(len({groups[row] for row in unit.members} - {""}) > 1 for unit in units)
+    notes = {"moved_by_repair": moves, "given_split_changed": unified, "missing": missing}
+    return splits, notes | {"units_of_tied_groups": num_tied}
+
+
+def _missing(units: Iterable[Unit]) -> list[dict[str, str]]:
+    """Return which class is in none of the images of which split; it can only be so where the user gave the split."""
+    present = {(label, unit.split) for unit in units for label in unit.labels}
+    classes = sorted({label for label, _ in present})
+    missing = [
+        {"label": label, "split": split} for label in classes for split in SPLITS if (label, split) not in present
+    ]
+    for gap in missing:
+        if gap["split"] == "train":
+            raise DataError(f"class {gap['label']!r} is not in the given train split; add images of it, or remove it")
+    return missing
+
+
+def _by_place(place: float, shares: Mapping[str, float]) -> str:
+    edge = 0.0
+    for split, share in shares.items():
+        edge += share
+        if place < edge:
+            return split
+    return "train"
+
+
+def _units(table: pd.DataFrame, given: set[str], seed: int) -> tuple[list[Unit], list[dict[str, str]]]:
+    """Return the units in order of their keys, and the given splits that had to be unified for exact copies."""
+    from_train = frozenset({"train"} | (set(SPLITS) - given))
+    units: list[Unit] = []
+    changed: list[dict[str, str]] = []
+    paths, labels, splits = (table[name].tolist() for name in ("path", "label", "split"))
+    for key, rows in sorted(_tied(table["group"].tolist(), table["sha256"].tolist()).items()):
+        wanted = {splits[row] for row in rows}
+        # Copies in two given splits are a leak: all go to the one that is held out most.
+        split = next((name for name in ("test", "val", "train") if name in wanted), "")
+        changed += [{"path": paths[row], "given": splits[row], "now": split} for row in rows if splits[row] != split]
+        allowed = {"": frozenset(SPLITS), "train": from_train}.get(split, frozenset({split}))
+        units.append(Unit(key, place_of(key, seed), allowed, frozenset(labels[row] for row in rows), rows))
+    return units, changed
+
+
+def _check_groups(table: pd.DataFrame) -> None:
+    for group, splits in table[(table["group"] != "") & (table["split"] != "")].groupby("group")["split"]:
+        if splits.nunique() > 1:
+            raise DataError(
+                f"group {group!r} is given to {' and '.join(sorted(set(splits)))}; a group must stay in one split"
+            )
+
+
+def _tied(groups: list[str], hashes: list[str]) -> dict[str, list[int]]:
+    """Return the rows of each unit under its key: rows are tied by an equal group or an equal hash (union-find)."""
+    parent = list(range(len(groups)))
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    first: dict[tuple[str, str], int] = {}
+    for row, (group, sha256) in enumerate(zip(groups, hashes, strict=True)):
+        for tie in [("sha256", sha256), *([("group", group)] if group else [])]:
+            parent[root(row)] = root(first.setdefault(tie, row))
+    members: dict[int, list[int]] = defaultdict(list)
+    for row in range(len(groups)):
+        members[root(row)].append(row)
+    keys = {top: {groups[row] for row in rows} - {""} or {hashes[row] for row in rows} for top, rows in members.items()}
+    return {min(keys[top]): rows for top, rows in members.items()}
+
+
+def repair(units: list[Unit]) -> list[dict[str, Any]]:
+    """Move whole units until every class is in every split that it can be in, and return the moves.
+
+    Each move fills a gap and opens none; it is the fewest moves where a unit holds one class, since each then fills one
+    gap. Of several candidates the one that fills most gaps goes, then the smallest, then the first by place.
+    Raises: DataError naming a class that is in too few units.
+    """
+    movable = {label for unit in units if len(unit.allowed) > 1 for label in unit.labels}
+    targets = {split for unit in units if len(unit.allowed) > 1 for split in unit.allowed}
+    moves: list[dict[str, Any]] = []
+    counts: dict[tuple[str, str], int] = defaultdict(int)
+    for unit in units:
+        for label in unit.labels:
+            counts[label, unit.split] += 1
+    while gaps := sorted((label, split) for label in movable for split in targets if not counts[label, split]):
+        choices = [(unit, split) for unit in units for split in unit.allowed - {unit.split} if _may_leave(unit, counts)]
+        filled = {(unit.key, split): sum((label, split) in gaps for label in unit.labels) for unit, split in choices}
+        useful = [(unit, split) for unit, split in choices if filled[unit.key, split]]
+        if not useful:
+            raise DataError(_too_small(gaps[0], units))
+        unit, split = min(useful, key=lambda move: (-filled[move[0].key, move[1]], *_cost(*move)))
+        moves.append({"unit": unit.key, "images": len(unit.members), "from": unit.split, "to": split})
+        for label in unit.labels:
+            counts[label, unit.split] -= 1
+            counts[label, split] += 1
+        unit.split = split
+    return moves
+
+
+def _cost(unit: Unit, split: str) -> tuple[int, float, str]:
+    return len(unit.members), unit.place, split
+
+
+def _may_leave(unit: Unit, counts: Mapping[tuple[str, str], int]) -> bool:
+    return len(unit.allowed) > 1 and all(counts[label, unit.split] > 1 for label in unit.labels)
+
+
+def _too_small(gap: tuple[str, str], units: Iterable[Unit]) -> str:
+    label, split = gap
+    num_units = sum(label in unit.labels for unit in units)
+    return (
+        f"class {label!r} cannot be in train, val and test: it has {num_units} independent "
+        f"{'image or group' if num_units == 1 else 'images or groups'} (copies and groups count once), none of which "
+        f"can go to {split}; add images of it, split its groups, or remove the class"
+    )

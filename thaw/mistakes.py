@@ -1,0 +1,176 @@
+"""What is wrong with a tree of params, in words: the path, the value seen, what is allowed, what to do.
+
+`in_fields` puts pydantic's findings about single values into words; `between_fields` finds values that do not fit each
+other. The second looks at the plain tree, so that both kinds are reported together.
+"""
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+FORMS = {
+    "phase": r"^[a-z][a-z0-9_]{0,30}$",
+    "source": r"^(package|timm|torchvision):\S+$",
+    "sha256": r"^[0-9a-f]{64}$",
+    "device": r"^(auto|cpu|mps|cuda(:\d+)?)$",
+}
+FORM_WORDS = {
+    FORMS["phase"]: "a small letter followed by up to 30 small letters, digits or _",
+    FORMS["source"]: "package:NAME, timm:NAME[.TAG] or torchvision:NAME[/WEIGHTS]",
+    FORMS["sha256"]: "null or the 64 small hex digits of a SHA-256",
+    FORMS["device"]: "auto, cpu, mps, cuda or cuda:NUMBER",
+}
+_BOUNDS = {
+    "greater_than": "above",
+    "greater_than_equal": "at least",
+    "less_than": "below",
+    "less_than_equal": "at most",
+}
+_TYPES = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text; put it in quotes if it looks like a number",
+    "list_type": "a list such as [512]",
+    "model_type": "a section with keys of its own",
+    "dict_type": "a section with keys of its own",
+    "finite_number": "a finite number",
+    "string_too_short": "text of at least one character",
+}
+
+
+def in_fields(error: ValidationError, root: type[BaseModel]) -> list[str]:
+    """Return a line for each of pydantic's findings; all keys that a section lacks share one."""
+    entries = error.errors()
+    meant = {(*entry["loc"][:-1], _nearest(entry["loc"], root)) for entry in entries if _is_unknown(entry)}
+    missing: dict[str, list[str]] = {}
+    lines = []
+    for entry in entries:
+        if entry["type"] != "missing":
+            lines.append(_words(entry, root))
+        elif entry["loc"] not in meant:
+            missing.setdefault(".".join(map(str, entry["loc"][:-1])), []).append(str(entry["loc"][-1]))
+    where = "docs/guide/params.md lists every key"
+    return lines + [f"{section or 'the file'} lacks {', '.join(keys)}; {where}" for section, keys in missing.items()]
+
+
+def between_fields(tree: Mapping[str, Any]) -> list[str]:
+    """Return a line for each set of values that are possible one by one but not together."""
+    return [*_split_mistakes(tree), *_size_mistakes(tree), *_phase_mistakes(tree)]
+
+
+def _split_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:
+    test, val = (_number(tree, "prepare", key) for key in ("test_fraction", "val_fraction"))
+    if test is not None and val is not None and 0 < test < 1 and 0 < val < 1 <= test + val:
+        yield (
+            f"prepare.test_fraction {test:g} and prepare.val_fraction {val:g} leave nothing to train on; together they "
+            "must stay below 1"
+        )
+
+
+def _size_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:
+    network, packed = _number(tree, "backbone", "input_px"), _number(tree, "prepare", "size_px")
+    if network is not None and packed is not None and 16 <= packed < network:
+        yield (
+            f"backbone.input_px is {network:g}, more than the {packed:g} px that prepare.size_px packs; raise "
+            "prepare.size_px or lower backbone.input_px"
+        )
+
+
+def _phase_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:
+    phases = _value(tree, "unfreeze", "phases")
+    if not isinstance(phases, Mapping):
+        return
+    starts = {
+        name: phase.get("start") for name, phase in phases.items() if isinstance(phase, Mapping) and name != "head"
+    }
+    depths = {name: _blocks(phase.get("depth")) for name, phase in phases.items() if isinstance(phase, Mapping)}
+    if "head" in phases:
+        yield "unfreeze.phases.head: the name head is taken by the stage before all phases; choose another"
+    for name, start in starts.items():
+        path = f"unfreeze.phases.{name}"
+        if not isinstance(start, str) or start == "head" or not re.fullmatch(FORMS["phase"], start):
+            continue
+        if start not in phases:
+            close = difflib.get_close_matches(start, ["head", *map(str, phases)], n=1, cutoff=0.5)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            yield f"{path}.start is {_shown(start)}; it must be head or the name of another phase{hint}"
+            continue
+        circle = _circle(name, starts)
+        if circle and name == min(circle):
+            yield f"{path}.start leads round in a circle: {' -> '.join([*circle, name])}; start one from head"
+        if circle:
+            continue
+        depth, before = depths.get(name), depths.get(start)
+        if depth is not None and before is not None and depth < before:
+            yield (
+                f"{path}.depth is {depth:g}, less than that of {start}, from which it starts "
+                f"({'all' if math.isinf(before) else f'{before:g}'}); unfreezing goes from the top down"
+            )
+
+
+def _circle(name: str, starts: Mapping[str, Any]) -> list[str]:
+    """Return the phases from `name` back to itself, or nothing if its starts lead elsewhere."""
+    path = [name]
+    while isinstance(start := starts.get(path[-1]), str) and start not in path:
+        path.append(start)
+    return path if start == name else []
+
+
+def _blocks(depth: object) -> float | None:
+    if depth == "all":
+        return math.inf
+    return float(depth) if isinstance(depth, int) and not isinstance(depth, bool) and depth > 0 else None
+
+
+def _value(tree: object, *path: str) -> object:
+    for key in path:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def _number(tree: object, *path: str) -> float | None:
+    value = _value(tree, *path)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _words(entry: Mapping[str, Any], root: type[BaseModel]) -> str:
+    path = ".".join(str(part) for part in entry["loc"] if part != "[key]")
+    kind, context, seen = entry["type"], entry.get("ctx", {}), _shown(entry["input"])
+    if _is_unknown(entry):
+        close = _nearest(entry["loc"], root)
+        return f"{path} is not a known key; {f'did you mean {close}?' if close else 'remove it'}"
+    if kind in _BOUNDS:
+        return f"{path} is {seen}; it must be {_BOUNDS[kind]} {next(iter(context.values())):.12g}"
+    if kind == "string_pattern_mismatch":
+        verb = ": the name" if "[key]" in entry["loc"] else f" is {seen}; it"
+        return f"{path}{verb} must be {FORM_WORDS[context['pattern']]}"
+    if kind == "literal_error":
+        return f"{path} is {seen}; it must be {context['expected'].replace(chr(39), '')}"
+    if kind in _TYPES:
+        return f"{path} is {seen}; it must be {_TYPES[kind]}"
+    message = str(entry["msg"]).removeprefix("Value error, ")
+    return f"{path} is {seen}; {message[0].lower()}{message[1:]}"
+
+
+def _is_unknown(entry: Mapping[str, Any]) -> bool:
+    return bool(entry["type"] == "extra_forbidden")
+
+
+def _nearest(loc: tuple[int | str, ...], root: type[BaseModel]) -> str | None:
+    """Return the key of the section that `loc` lies in whose name is closest to its last part."""
+    kind: Any = root
+    for part in loc[:-1]:
+        kind = get_args(kind)[1] if get_origin(kind) is dict else kind.model_fields[part].annotation
+    close = difflib.get_close_matches(str(loc[-1]), kind.model_fields, n=1, cutoff=0.5)
+    return close[0] if close else None
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."

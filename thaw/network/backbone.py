@@ -1,0 +1,116 @@
+"""A backbone: a pretrained network without its output layer, its blocks, and the two halves of a cut."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from thaw import files
+from thaw.errors import BackboneError
+from thaw.network.blocks import Block, list_blocks
+from thaw.network.build import build, load_tensors
+from thaw.network.cut import cut, probe
+from thaw.network.spec import Spec, read_spec
+
+Depth = int | str
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network that maps images [images, channels, height, width] to features [images, features]."""
+
+    module: nn.Module
+    spec: Spec
+
+    @cached_property
+    def units(self) -> list[Block]:
+        """The blocks with the module paths that belong to each, input first."""
+        return list_blocks(self.module)
+
+    @property
+    def blocks(self) -> list[str]:
+        """The blocks' names, input first."""
+        return [block.name for block in self.units]
+
+    @cached_property
+    def num_features(self) -> int:
+        """Length of the feature vector of one image."""
+        with torch.inference_mode():
+            return int(self.module(self.example(1)).shape[1])
+
+    def example(self, num_images: int) -> Tensor:
+        """Return zeros of the shape that the network takes."""
+        side = self.spec.input_px
+        return torch.zeros(num_images, self.spec.in_channels, side, side).to(memory_format=torch.channels_last)
+
+    def cut_index(self, depth: Depth) -> int:
+        """Return how many blocks stay frozen at a depth: a number of blocks, `all`, or a block's name.
+
+        Raises: BackboneError if the depth is beyond the input or names no block.
+        """
+        if depth == "all":
+            return 0
+        if isinstance(depth, str):
+            if depth not in self.blocks:
+                raise BackboneError(f"depth {depth!r} is no block of {self.spec.name}; it has {', '.join(self.blocks)}")
+            return self.blocks.index(depth)
+        if not 0 <= depth <= len(self.blocks):
+            raise BackboneError(f"depth is {depth}; {self.spec.name} has {len(self.blocks)} blocks: give 0 to {len(self.blocks)}, or all")
+        return len(self.blocks) - depth
+
+    def split(self, depth: Depth) -> tuple[nn.Module, nn.Module]:
+        """Return (prefix, suffix) with `suffix(*prefix(images))` equal to the whole network's features.
+
+        `depth` blocks nearest the head form the suffix. Both share this network's tensors and their names.
+        Raises: BackboneError if there is no such depth or the network cannot be cut there.
+        """
+        prefix, suffix = cut(self.module, self.units, self.cut_index(depth))
+        probe(prefix, self.example(2))
+        return prefix, suffix
+
+    def block_of(self, tensor_name: str) -> int:
+        """Return the index of the block that a tensor belongs to; one outside all blocks belongs to the first."""
+        owner = {path: index for index, block in enumerate(self.units) for path in block.paths}
+        parts = tensor_name.split(".")
+        found = (owner.get(".".join(parts[:length])) for length in range(len(parts), 0, -1))
+        return next((index for index in found if index is not None), 0)
+
+
+def open_backbone(source: str, *, pretrained: bool = True, in_channels: int = 3) -> Backbone:
+    """Return the backbone of a source such as `package:efficientnet_lite0`, `timm:NAME` or `torchvision:NAME`.
+
+    Raises: BackboneError if the source is unknown, its weights cannot be had, or they do not fit.
+    """
+    from thaw.network.source import describe, fetch_tensors
+
+    if in_channels not in (1, 3):
+        raise BackboneError(f"in_channels is {in_channels}; it must be 1 (grey) or 3 (colour)")
+    if not pretrained:
+        return assemble(describe(source, in_channels=in_channels), None)
+    spec, tensors = fetch_tensors(source, sha256=None)
+    return assemble(spec.model_copy(update={"in_channels": in_channels}), tensors)
+
+
+def assemble(spec: Spec, tensors: Mapping[str, Tensor] | None) -> Backbone:
+    """Return the backbone of a spec with the given tensors, or with random weights."""
+    module = build(spec)
+    if tensors is not None:
+        load_tensors(module, tensors, spec)
+    return Backbone(module.to(memory_format=torch.channels_last), spec)  # type: ignore[call-overload]
+
+
+def load_backbone(folder: Path, *, in_channels: int, input_px: int | None = None) -> Backbone:
+    """Return the backbone that the stage of that name stored. Raises: ArtifactError if the folder is not whole."""
+    files.verify(folder)
+    spec = read_spec(files.read_json(folder / "model.json").get("backbone"))
+    spec = spec.model_copy(update={"in_channels": in_channels})
+    return assemble(spec, load_file(folder / "weights.safetensors"))
+
+
+def tensors_below(backbone: Backbone, index: int) -> Sequence[str]:
+    """Return the names of the tensors, buffers included, of the blocks before `index`."""
+    return [name for name in backbone.module.state_dict() if backbone.block_of(name) < index]

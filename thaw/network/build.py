@@ -1,0 +1,116 @@
+"""Build a network without its output layer, and give it tensors: random, pretrained or adapted to grey input."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from thaw.errors import BackboneError
+from thaw.network.spec import Spec
+
+
+def build(spec: Spec) -> nn.Module:
+    """Return the randomly initialised network of a spec, output layer removed, first layer as `spec.in_channels` asks."""
+    module = _build_timm(spec.name) if spec.library == "timm" else _build_torchvision(spec.name)
+    if spec.in_channels == 1:
+        name, conv = _first_conv(module)
+        parent = module.get_submodule(name.rpartition(".")[0])
+        setattr(parent, name.rpartition(".")[2], _GreyConv2d(conv, bias_plane=not _is_grey_already(spec)))
+    return module.eval()
+
+
+def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], spec: Spec) -> None:
+    """Put tensors into a network by name; tensors of an output layer that it no longer has are left out.
+
+    A first layer that still has three input channels is summed up for grey input. Raises: BackboneError naming
+    what is missing, has another shape or is not finite.
+    """
+    wanted = module.state_dict()
+    given = {name: tensor for name, tensor in tensors.items() if name in wanted}
+    if spec.in_channels == 1:
+        given = _adapt_to_grey(module, given, spec)
+    missing = sorted(set(wanted) - set(given))
+    if missing:
+        raise BackboneError(
+            f"the weights are not those of {spec.name}: {len(given)} of {len(wanted)} tensors match by name, "
+            f"{_some(missing)} missing; name the architecture that they belong to"
+        )
+    for name, tensor in given.items():
+        if tensor.shape != wanted[name].shape:
+            raise BackboneError(
+                f"the weights are not those of {spec.name}: {name} has shape {list(tensor.shape)}, "
+                f"the network wants {list(wanted[name].shape)}; name the architecture that they belong to"
+            )
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise BackboneError(f"the weights hold NaN or infinity in {name}; bring them again from their source")
+    module.load_state_dict(given)
+
+
+def _build_timm(name: str) -> nn.Module:
+    import timm
+
+    return timm.create_model(name, pretrained=False, num_classes=0)
+
+
+def _build_torchvision(name: str) -> nn.Module:
+    from torchvision import models
+
+    module = models.get_model(name, weights=None)
+    last = [path for path, child in module.named_modules() if isinstance(child, nn.Linear)][-1]
+    setattr(module.get_submodule(last.rpartition(".")[0]), last.rpartition(".")[2], nn.Identity())
+    return module
+
+
+def _first_conv(module: nn.Module) -> tuple[str, nn.Conv2d]:
+    for name, child in module.named_modules():
+        if isinstance(child, nn.Conv2d) and child.in_channels == 3:
+            return name, child
+    raise BackboneError("the network has no convolution over three channels to adapt to grey input; use colour images")
+
+
+def _is_grey_already(spec: Spec) -> bool:
+    return len(set(spec.mean)) == 1 and len(set(spec.std)) == 1
+
+
+class _GreyConv2d(nn.Conv2d):
+    """The first layer for one channel, equal to the original on three copies of that channel.
+
+    Where the pretraining constants differ between channels, the three normalised copies of a grey value z are
+    a_c * z + b_c. The b_c part is a convolution of a constant plane, kept as such so that borders agree as well.
+    """
+
+    def __init__(self, conv: nn.Conv2d, *, bias_plane: bool) -> None:
+        super().__init__(
+            2 if bias_plane else 1,
+            conv.out_channels,
+            conv.kernel_size,  # type: ignore[arg-type]
+            conv.stride,  # type: ignore[arg-type]
+            conv.padding,  # type: ignore[arg-type]
+            conv.dilation,  # type: ignore[arg-type]
+            bias=conv.bias is not None,
+            padding_mode=conv.padding_mode,
+        )
+        self.original = type(conv)
+        self.bias_plane = bias_plane
+
+    def forward(self, images: Tensor) -> Tensor:
+        planes = torch.cat([images, torch.ones_like(images)], dim=1) if self.bias_plane else images
+        return self.original.forward(self, planes)
+
+
+def _adapt_to_grey(module: nn.Module, tensors: dict[str, Tensor], spec: Spec) -> dict[str, Tensor]:
+    name = next(path for path, child in module.named_modules() if isinstance(child, _GreyConv2d)) + ".weight"
+    weight = tensors.get(name)
+    if weight is None or weight.ndim != 4 or weight.shape[1] != 3:
+        return tensors
+    mean, std = torch.tensor(spec.mean, dtype=torch.float64), torch.tensor(spec.std, dtype=torch.float64)
+    scale = (spec.input_std[0] / std).view(1, 3, 1, 1)
+    offset = ((spec.input_mean[0] - mean) / std).view(1, 3, 1, 1)
+    planes = [(weight.double() * scale).sum(1, keepdim=True)]
+    if not _is_grey_already(spec):
+        planes.append((weight.double() * offset).sum(1, keepdim=True))
+    return {**tensors, name: torch.cat(planes, dim=1).to(weight.dtype)}
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,140 @@
+"""Run the frozen prefix as what it is: inference, in the fastest engine that agrees with torch.
+
+On a processor ONNX Runtime computes the traced prefix several times faster than torch in eager mode. Its result is
+compared with eager float32 on real images before it is used; an engine that disagrees is not used at all.
+"""
+
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from thaw import files, run
+from thaw.errors import BackboneError
+from thaw.params import ComputeParams
+
+# Largest difference to eager float32 that is accepted, as a fraction of the activation's largest magnitude.
+TOLERANCE = 1e-4
+
+Activations = list[NDArray[np.float32]]
+
+
+class Engine:
+    """A prefix ready to run: maps images [images, channels, height, width] to arrays [images, ...], float32."""
+
+    def __init__(self, prefix: nn.Module, sample: Tensor, *, key: str, compute: ComputeParams) -> None:
+        """Choose the engine on `sample`, a batch of real images; `key` names the prefix in the scratch folder.
+
+        Raises: BackboneError if ONNX Runtime was asked for by name and cannot run the prefix or disagrees.
+        """
+        self._device = device_of(compute)
+        self._prefix = prefix.to(self._device)
+        self._session: onnxruntime.InferenceSession | None = None
+        self.name = "torch"
+        self.note = ""
+        wanted = compute.frozen_engine
+        if wanted == "torch" or (wanted == "auto" and self._device.type != "cpu") or not _has_work(prefix):
+            return
+        try:
+            session = _open_session(_exported(prefix, sample, key), compute)
+            difference = self._difference(session, sample)
+            if difference > TOLERANCE:
+                raise BackboneError(f"it differs from torch by {difference:.1e} of the activation's scale; {TOLERANCE:.0e} is allowed")
+            self._session, self.name = session, "onnxruntime"
+        except Exception as error:  # the exporter raises whatever an operator it does not know makes it raise
+            reason = str(error).strip().splitlines()[0][:160]
+            if wanted == "onnxruntime":
+                raise BackboneError(f"ONNX Runtime cannot run this prefix: {reason}; set compute.frozen_engine to auto") from error
+            self.note = f"ONNX Runtime was not used: {reason}"
+
+    def __call__(self, images: Tensor) -> Activations:
+        """Return the boundary activation of a batch, one float32 array a boundary tensor."""
+        if self._session is not None:
+            return _run_session(self._session, images)
+        return self._eager(images)
+
+    @torch.inference_mode()
+    def _eager(self, images: Tensor) -> Activations:
+        boundary = self._prefix(images.to(self._device))
+        return [value.float().cpu().numpy() for value in boundary]
+
+    def _difference(self, session: onnxruntime.InferenceSession, images: Tensor) -> float:
+        """Return the largest difference to eager as a fraction of the largest magnitude; infinite if shapes differ."""
+        worst = 0.0
+        for ours, reference in zip(_run_session(session, images), self._eager(images), strict=True):
+            if ours.shape != reference.shape:
+                return float("inf")
+            worst = max(worst, float(np.abs(ours - reference).max() / max(float(np.abs(reference).max()), 1e-12)))
+        return worst
+
+
+def device_of(compute: ComputeParams) -> torch.device:
+    """Return the device to compute on. Raises: BackboneError if the one asked for is not there."""
+    if compute.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(compute.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BackboneError(f"compute.device is {compute.device}, but torch sees no CUDA device; set it to auto or cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise BackboneError("compute.device is mps, but torch sees no Apple GPU; set it to auto or cpu")
+    return device
+
+
+def use_threads(compute: ComputeParams) -> int:
+    """Set torch's threads as the params ask and return their number; null takes every core we may use."""
+    threads = compute.threads or len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
+    return threads
+
+
+def _has_work(prefix: nn.Module) -> bool:
+    return next(prefix.parameters(), None) is not None
+
+
+def _exported(prefix: nn.Module, sample: Tensor, key: str) -> Path:
+    """Return the ONNX file of a prefix from the scratch folder, exporting it if it is not there yet."""
+    name = files.digest([key, torch.__version__, onnxruntime.__version__])
+    path = run.scratch() / "engines" / f"{name}.onnx"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{name}.{os.getpid()}.partial")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+                program: Any = torch.onnx.export(
+                    prefix,
+                    (sample[:2].contiguous(),),
+                    dynamo=True,
+                    dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+                    external_data=False,
+                    verbose=False,
+                )
+                program.save(str(partial), external_data=False)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    return path
+
+
+def _open_session(path: Path, compute: ComputeParams) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = compute.threads or len(os.sched_getaffinity(0))
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception:
+        path.unlink(missing_ok=True)  # a damaged file is exported again by the next run
+        raise
+
+
+def _run_session(session: onnxruntime.InferenceSession, images: Tensor) -> Activations:
+    name = session.get_inputs()[0].name
+    return [np.asarray(value, dtype=np.float32) for value in session.run(None, {name: images.contiguous().numpy()})]

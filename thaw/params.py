@@ -1,0 +1,215 @@
+"""params.yaml, read strictly: every knob with its unit and bounds, every mistake reported at once.
+
+`load_params` is the only reader. What the file may hold as YAML is decided in yaml_tree.py; how a mistake is put into
+words, and which values must fit each other, in mistakes.py.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from thaw import mistakes
+from thaw.errors import ParamsError
+from thaw.yaml_tree import read_tree
+
+__all__ = ["PARAMS_FILE", "Params", "load_params", "read_tree"]
+
+PARAMS_FILE = Path("params.yaml")
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def _check_depth(value: object) -> object:
+    counted = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if not counted and not (isinstance(value, str) and value):
+        raise ValueError("it must be a whole number from 1, all, or the name of a block")
+    return value
+
+
+Depth = Annotated[int | str, BeforeValidator(_check_depth)]
+PhaseName = Annotated[str, Field(pattern=mistakes.FORMS["phase"])]
+
+
+class Section(BaseModel):
+    """Base of every section: typed strictly, immutable, and closed to keys that mean nothing."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataParams(Section):
+    """Where the images come from."""
+
+    raw: Annotated[str, Field(min_length=1)]
+    """A folder with one sub-folder a class, a folder with train/val/test folders of such, or a CSV manifest."""
+
+
+class PrepareParams(Section):
+    """How images are checked, split and packed."""
+
+    size_px: Annotated[int, Field(ge=16, le=2048)]
+    """Side of the packed square, in pixels; a little over the network's input leaves room for crops."""
+    fit: Literal["crop", "pad", "squash"]
+    """How an oblong image becomes square: cut the long side, pad the short side, or ignore the aspect."""
+    test_fraction: Annotated[float, Field(gt=0, lt=1)]
+    """Share of images held out for the one final test."""
+    val_fraction: Annotated[float, Field(gt=0, lt=1)]
+    """Share of images on which phases are compared and training is stopped."""
+    max_rejected: Fraction
+    """Largest share of unusable files that the stage tolerates before it fails."""
+    max_megapixels: Positive
+    """An image that claims more millions of pixels than this is rejected before it is decoded."""
+    background: Annotated[int, Field(ge=0, le=255)]
+    """Grey level (0 black, 255 white) behind transparent images and around padded ones."""
+
+
+class BackboneParams(Section):
+    """The pretrained network."""
+
+    source: Annotated[str, Field(pattern=mistakes.FORMS["source"])]
+    """`package:efficientnet_lite0`, `timm:NAME[.TAG]` or `torchvision:NAME[/WEIGHTS]`."""
+    sha256: Annotated[str, Field(pattern=mistakes.FORMS["sha256"])] | None
+    """SHA-256 of the weights file; null accepts any and prints the hash to fill in."""
+    input_px: Annotated[int, Field(ge=16, le=2048)] | None
+    """Side of the square that the network sees, in pixels; null takes what it was pretrained with."""
+
+
+class AugmentParams(Section):
+    """What may change between the views of one image; view 0 is always the plain image."""
+
+    flip: Literal["auto", "none", "horizontal", "vertical", "both", "square"]
+    """Mirror images that keep their label; `square` adds quarter turns, `auto` finds out on validation images.
+
+    Successive views of an image go through all of them."""
+    crop_scale: Annotated[float, Field(ge=0.05, le=1)]
+    """Smallest share of the image's area that a random crop may keep; 1 crops nothing."""
+    rotate_deg: Annotated[float, Field(ge=0, le=180)]
+    """Largest random rotation to either side, in degrees."""
+    shift: Annotated[float, Field(ge=0, le=0.5)]
+    """Largest random shift along each axis, as a fraction of the side."""
+    brightness: Annotated[float, Field(ge=0, lt=1)]
+    """Brightness is scaled by a random factor in 1 ± this."""
+    contrast: Annotated[float, Field(ge=0, lt=1)]
+    """Contrast is scaled by a random factor in 1 ± this."""
+    saturation: Annotated[float, Field(ge=0, lt=1)]
+    """Saturation is scaled by a random factor in 1 ± this; grey images have none to scale."""
+    hue: Annotated[float, Field(ge=0, le=0.5)]
+    """Hue is turned by a random share of the colour circle, up to this to either side."""
+
+
+class FeaturesParams(Section):
+    """The pooled features that the head is fitted on."""
+
+    views: Annotated[int, Field(ge=1, le=64)]
+    """Views per training image; 1 uses the plain image only."""
+
+
+class HeadParams(Section):
+    """The new output layers."""
+
+    hidden: list[Annotated[int, Field(ge=1, le=16384)]]
+    """Widths of hidden layers; [] is the linear head, which is solved exactly."""
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    """Share of features dropped before each layer of a head with hidden layers."""
+    lr: Positive
+    """Learning rate of a head with hidden layers (AdamW)."""
+    epochs: Count
+    """Most epochs that a head with hidden layers may take; it stops early."""
+
+
+class PhaseParams(Section):
+    """One phase of progressive unfreezing."""
+
+    start: PhaseName
+    """`head`, or the phase whose best weights this one starts from."""
+    depth: Depth
+    """How many blocks nearest the head to unfreeze, `all`, or the name of the lowest block to unfreeze."""
+    lr: Positive
+    """Learning rate of the head at its peak."""
+    lr_scale: Annotated[float, Field(gt=0, le=1)]
+    """Factor on the rate for each block further from the head; 1 gives all blocks the same rate."""
+    epochs: Count
+    """Most passes over the training images."""
+    views: Annotated[int, Field(ge=0, le=64)]
+    """Size of the view bank per image; 0 augments afresh in every epoch, without a cache."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)]
+    """Images in a training step."""
+    weight_decay: Annotated[float, Field(ge=0, le=1)]
+    """AdamW's decoupled weight decay; norm layers and biases are never decayed."""
+    warmup: Fraction
+    """Share of the steps in which the rate rises from zero; it then falls along a cosine."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the target's probability that is spread over all classes while training."""
+    norm: Literal["frozen", "stats", "train"]
+    """Norm layers of the suffix: keep the running statistics, also update them, or use batch statistics."""
+    patience: Count
+    """Epochs without a better validation loss after which the phase stops."""
+
+
+class UnfreezeParams(Section):
+    """Progressive unfreezing, a phase a stage."""
+
+    phases: dict[PhaseName, PhaseParams]
+
+
+class SelectParams(Section):
+    """How much better a deeper phase must be."""
+
+    confidence: Annotated[float, Field(ge=0.5, lt=1)]
+    """Share of paired bootstrap draws of the validation loss in which a deeper phase must win to replace another."""
+    draws: Annotated[int, Field(ge=100, le=100_000)]
+    """Bootstrap draws."""
+
+
+class EvaluateParams(Section):
+    """How the winner is tested."""
+
+    draws: Annotated[int, Field(ge=100, le=100_000)]
+    """Bootstrap draws behind each 95 % interval."""
+
+
+class ComputeParams(Section):
+    """Where and how fast things run; never part of a result, so no stage depends on it."""
+
+    threads: Count | None
+    """Threads for arithmetic; null uses every core."""
+    workers: Annotated[int, Field(ge=0)] | None
+    """Processes that decode images; null uses every core, 0 decodes in the stage itself."""
+    device: Annotated[str, Field(pattern=mistakes.FORMS["device"])]
+    """`auto` takes the first GPU, or the processor if there is none."""
+    frozen_engine: Literal["auto", "onnxruntime", "torch"]
+    """What runs the frozen prefix; auto takes ONNX Runtime on a processor where it agrees with torch."""
+    cache_gib: Positive
+    """Largest activation cache of a phase, in GiB; a phase that needs more runs without one."""
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    """Decides the split, the views, the order of samples and the bootstrap draws."""
+    data: DataParams
+    prepare: PrepareParams
+    backbone: BackboneParams
+    augment: AugmentParams
+    features: FeaturesParams
+    head: HeadParams
+    unfreeze: UnfreezeParams
+    select: SelectParams
+    evaluate: EvaluateParams
+    compute: ComputeParams
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Return the validated params. Raises: ParamsError with one line for each mistake in the file."""
+    tree = read_tree(path)
+    lines = mistakes.between_fields(tree)
+    try:
+        params = Params.model_validate(tree)
+    except ValidationError as error:
+        lines = [*mistakes.in_fields(error, Params), *lines]
+    if lines:
+        raise ParamsError("\n".join(f"{path.name}: {line}" for line in lines))
+    return params

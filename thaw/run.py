@@ -1,0 +1,188 @@
+"""Run a stage safely: one writer at a time, inputs that must not change meanwhile, no orphans, one-line errors.
+
+What the guards are for (each was seen with DVC 3.67.1): DVC hashes inputs after the command has run, so an edit in
+between would be recorded as if it had been used; a killed `dvc repro` leaves its stage running, and the next one
+would start a second writer; a partial output would be consumed by `dvc repro -s`.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from thaw.errors import ParamsError, RunError, ThawError
+from thaw.files import digest, remove, write_json
+from thaw.params import PARAMS_FILE, Params, load_params, read_tree
+
+_WATCH_INTERVAL_S = 1.0
+_GRACE_S = 10.0
+
+
+def main(body: Callable[[], None]) -> None:
+    """Call a stage's body and leave with its exit code: 0 done, 1 a ThawError (one line), 130 or 143 interrupted."""
+    signal.signal(signal.SIGTERM, _raise_exit)
+    try:
+        body()
+    except ThawError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except MemoryError:
+        print(
+            "out of memory; lower batch_size or compute.workers in params.yaml, or close other programs",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"the system refused a file operation: {error.strerror}{where}", file=sys.stderr)
+        sys.exit(1)
+
+
+@contextmanager
+def stage(name: str, *, sections: Sequence[str], inputs: Sequence[str], outs: Sequence[str]) -> Iterator[Params]:
+    """Yield the validated params of a stage that holds its lock, and check at the end that nothing moved under it.
+
+    `sections` are the dotted keys of params.yaml, `inputs` the paths that the stage reads, `outs` those that it
+    writes. Raises: RunError if the stage already runs in this folder, or if a section, an input or a loaded source
+    file changed meanwhile; the outs are then removed.
+    """
+    started = time.perf_counter()
+    params = load_params()
+    for path in inputs:
+        if not Path(path).exists():
+            raise RunError(f"{path} is missing; run `dvc repro`, which makes it before this stage")
+    with _lock(name):
+        _leave_with_the_launcher()
+        before = _snapshot(sections, inputs)
+        yield params
+        changed = [what for what, state in _snapshot(sections, inputs).items() if before.get(what, state) != state]
+    if changed:
+        for out in outs:
+            remove(Path(out))
+        raise RunError(
+            f"{', '.join(changed[:5])} changed while {name} was running, so its result would be recorded under the "
+            "wrong inputs; nothing was kept, run `dvc repro` again"
+        )
+    seconds = time.perf_counter() - started
+    write_json(scratch() / "timings" / f"{name}.json", {"stage": name, "seconds": round(seconds, 2)})
+    print(f"{name}: {seconds:.1f} s", file=sys.stderr)
+
+
+def scratch() -> Path:
+    """Return the folder for checkpoints, caches and timings: `.thaw/` of the repository, or `$THAW_SCRATCH`.
+
+    A trial of `dvc queue` runs in a throw-away copy below `.dvc/tmp/exps`; it shares the repository's folder.
+    """
+    if (chosen := os.environ.get("THAW_SCRATCH")) is not None:
+        return Path(chosen)
+    here = Path.cwd()
+    for parent in here.parents:
+        if parent.parts[-3:] == (".dvc", "tmp", "exps"):
+            return parent.parents[2] / ".thaw"
+    return here / ".thaw"
+
+
+def _raise_exit(signum: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + signum)
+
+
+@contextmanager
+def _lock(name: str) -> Iterator[None]:
+    workspace = hashlib.sha256(str(Path.cwd()).encode()).hexdigest()[:12]
+    path = scratch() / "locks" / f"{name.replace('@', '.')}-{workspace}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise RunError(
+                f"{name} is already running here (process {file.read().strip() or 'unknown'}); wait for it, or stop it"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _leave_with_the_launcher() -> None:
+    """Stop this process when the `dvc` that started it is gone; without a dvc above it, watch nothing."""
+    launchers: list[psutil.Process] = []
+    for process in psutil.Process().parents():
+        launchers.append(process)
+        try:
+            command = process.cmdline()
+        except psutil.Error:
+            continue
+        if any(Path(word).name == "dvc" for word in command[:3]):
+            threading.Thread(target=_watch, args=(launchers,), daemon=True).start()
+            return
+
+
+def _watch(launchers: list[psutil.Process]) -> None:
+    while all(map(_is_alive, launchers)):
+        time.sleep(_WATCH_INTERVAL_S)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GRACE_S)
+    os._exit(143)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:  # it ended between the two questions
+        return False
+
+
+def _snapshot(sections: Sequence[str], inputs: Sequence[str]) -> dict[str, str]:
+    """Return a fingerprint for each section of params.yaml, each input and each source file of ours in memory."""
+    state: dict[str, str] = {}
+    try:
+        tree = read_tree(PARAMS_FILE)
+    except ParamsError:  # it was valid when the stage started: spoilt meanwhile, so every section has changed
+        tree = {}
+    for section in sections:
+        value: object = tree
+        for key in section.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        state[f"params.yaml: {section}"] = digest(value)
+    for name in inputs:
+        state |= {str(path): _stamp(path) for path in _files(Path(name))}
+    return state | {str(path): _stamp(path) for path in _own_sources()}
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    return sorted(Path(folder) / name for folder, _, names in os.walk(path) for name in [*names, ""])
+
+
+def _own_sources() -> list[Path]:
+    root = Path(__file__).resolve().parents[1]
+    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    sources = {Path(file).resolve() for file in files if file}
+    return sorted(
+        path for path in sources if path.is_relative_to(root) and path.relative_to(root).parts[0] in {"thaw", "stages"}
+    )
+
+
+def _stamp(path: Path) -> str:
+    try:
+        stat = path.stat()
+    except OSError:
+        return "missing"
+    return json.dumps([stat.st_size, stat.st_mtime_ns, stat.st_ino])

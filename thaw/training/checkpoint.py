@@ -1,0 +1,51 @@
+"""Save and restore a phase in mid-run: tensors in safetensors, counters in JSON, both or neither.
+
+A checkpoint lies in the scratch folder under the fingerprint of everything that its phase depends on, so it is never
+resumed under other settings. Random state need not be stored: order and views are functions of the epoch.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from thaw import files
+from thaw.errors import ArtifactError
+
+
+def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, best: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Write a checkpoint; the one before stays until the new one is whole."""
+    tensors = {f"model/{name}": value for name, value in trained_tensors(model).items()}
+    tensors |= {f"best/{name}": value for name, value in best.items()}
+    for index, entry in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{index}/{name}": torch.as_tensor(value) for name, value in entry.items()}
+    with files.new_folder(folder) as partial:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial / "tensors.safetensors")
+        files.write_text(partial / "state.json", json.dumps(state))
+
+
+def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Put a checkpoint back into model and optimizer and return (best tensors, counters); None if there is no whole one."""
+    try:
+        files.verify(folder)
+    except ArtifactError:
+        return None
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
+    for name, value in load_file(folder / "tensors.safetensors").items():
+        part, _, rest = name.partition("/")
+        parts[part][rest] = value
+    model.load_state_dict(parts["model"])
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in parts["optimizer"].items():
+        index, _, key = name.partition("/")
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return parts["best"], files.read_json(folder / "state.json")
+
+
+def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of every tensor of a model, buffers included, on the processor."""
+    return {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in model.state_dict().items()}

@@ -1,0 +1,187 @@
+"""The new output layers: a linear head solved exactly, or hidden layers trained on the cached features."""
+
+import copy
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+from torch.nn import functional
+
+from thaw.params import HeadParams
+from thaw.training.schedule import generator
+
+Features = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+# Inverse regularisation strengths tried from strong to weak, each fit starting from the one before; on features of
+# unit variance the best lay between 0.01 and 0.1 for every data set that we looked at.
+STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+_PATIENCE = 2
+_BATCH = 256
+_HIDDEN_PATIENCE = 10
+_HIDDEN_DECAY = 0.01
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Features [examples, features] with their labels [examples] and how sure the label is, above 0 up to 1."""
+
+    features: Features
+    labels: Labels
+    confidence: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LinearFit:
+    """A fitted linear head and what the choice of its regularisation rests on."""
+
+    weight: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    strength: float
+    val_loss: float
+
+    @property
+    def largest_weight(self) -> float:
+        """Largest magnitude of a weight; a head that a phase starts from must not have huge ones."""
+        return float(np.abs(self.weight).max())
+
+
+def build_head(num_features: int, num_classes: int, hidden: Sequence[int], dropout: float) -> nn.Module:
+    """Return an untrained head: one linear layer, or hidden layers with ReLU and dropout before it."""
+    if not hidden:
+        return nn.Linear(num_features, num_classes)
+    layers: list[nn.Module] = []
+    for width in hidden:
+        layers += [nn.Dropout(dropout), nn.Linear(num_features, width), nn.ReLU()]
+        num_features = width
+    return nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(num_features, num_classes))
+
+
+def fit_linear(train: FeatureSet, val: FeatureSet, num_classes: int, strengths: Sequence[float] = STRENGTHS) -> LinearFit:
+    """Return the multinomial logistic regression whose regularisation has the lowest validation loss.
+
+    Solved by L-BFGS on features centred and scaled by one common factor, which is then folded into the layer: a
+    factor of its own for each feature fits slightly better and ruins the start of a phase (decision 0006).
+    """
+    centre = train.features.mean(axis=0, dtype=np.float64)
+    scale = float(np.sqrt(((train.features - centre) ** 2).mean(dtype=np.float64))) or 1.0
+    features, labels, weights = _soften(train, num_classes)
+    solver = LogisticRegression(warm_start=True, max_iter=300, tol=1e-4)
+    scaled, scaled_val = ((values - centre.astype(np.float32)) / np.float32(scale) for values in (features, val.features))
+    best: LinearFit | None = None
+    worse = 0
+    for strength in strengths:
+        solver.C = strength
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # 300 iterations near the optimum are enough
+            solver.fit(scaled, labels, sample_weight=weights)
+        weight, bias = _all_classes(solver, num_classes)
+        loss = cross_entropy(scaled_val @ weight.T + bias, val.labels)
+        if best is None or loss < best.val_loss:
+            best, worse = LinearFit(weight / scale, bias - weight @ centre / scale, strength, loss), 0
+        else:
+            worse += 1
+        if worse == _PATIENCE:
+            break
+    assert best is not None
+    return best
+
+
+def fit_hidden(train: FeatureSet, val: FeatureSet, num_classes: int, params: HeadParams, *, seed: int) -> tuple[nn.Module, list[dict[str, float]]]:
+    """Return a head with hidden layers at its best validation loss, and a row for each epoch.
+
+    Trained by AdamW on standardised features (the scaling is folded into the first layer), with early stopping.
+    """
+    torch.manual_seed(int(generator(seed, "head").integers(2**31)))
+    head = build_head(train.features.shape[1], num_classes, params.hidden, params.dropout)
+    centre, scale = torch.from_numpy(train.features.mean(axis=0)), float(train.features.std()) or 1.0
+    features = (torch.from_numpy(train.features) - centre) / scale
+    targets = soft_targets(train.labels, train.confidence, num_classes)
+    val_features = (torch.from_numpy(val.features) - centre) / scale
+    optimizer = torch.optim.AdamW(head.parameters(), lr=params.lr, weight_decay=_HIDDEN_DECAY)
+    best, best_state, since, rows = float("inf"), copy.deepcopy(head.state_dict()), 0, list[dict[str, float]]()
+    for epoch in range(1, params.epochs + 1):
+        head.train()
+        order = torch.from_numpy(generator(seed, "head", "order", epoch).permutation(len(features)))
+        total = 0.0
+        for batch in order.split(_BATCH):
+            loss = functional.cross_entropy(head(features[batch]), targets[batch])
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            total += float(loss) * len(batch)
+        head.eval()
+        with torch.inference_mode():
+            logits = head(val_features).double().numpy()
+        val_loss = cross_entropy(logits, val.labels)
+        accuracy = float((logits.argmax(axis=1) == val.labels).mean())
+        rows.append({"epoch": epoch, "train_loss": total / len(features), "val_loss": val_loss, "val_accuracy": accuracy})
+        best, best_state, since = (val_loss, copy.deepcopy(head.state_dict()), 0) if val_loss < best else (best, best_state, since + 1)
+        if since == _HIDDEN_PATIENCE:
+            break
+    head.load_state_dict(best_state)
+    _fold(next(layer for layer in head.modules() if isinstance(layer, nn.Linear)), centre, scale)
+    return head.eval(), rows
+
+
+def linear_module(fit: LinearFit) -> nn.Linear:
+    """Return a linear fit as a layer."""
+    head = nn.Linear(fit.weight.shape[1], fit.weight.shape[0])
+    head.load_state_dict({"weight": torch.from_numpy(fit.weight).float(), "bias": torch.from_numpy(fit.bias).float()})
+    return head.eval()
+
+
+def logits_of(head: nn.Module, features: Features) -> NDArray[np.float32]:
+    """Return logits [images, classes] of features [images, features]."""
+    with torch.inference_mode():
+        logits: NDArray[np.float32] = head(torch.from_numpy(features)).numpy()
+    return logits
+
+
+def soft_targets(labels: Labels, confidence: NDArray[np.float64], num_classes: int, smoothing: float = 0.0) -> Tensor:
+    """Return target probabilities [examples, classes]: the label with its confidence, the rest shared evenly.
+
+    Label smoothing then moves a share of all of it to the uniform distribution (Szegedy et al. 2016,
+    arXiv:1512.00567, section 7).
+    """
+    rest = (1 - confidence) / max(num_classes - 1, 1)
+    targets = np.repeat(rest[:, None], num_classes, axis=1)
+    targets[np.arange(len(labels)), labels] = confidence
+    return torch.from_numpy((1 - smoothing) * targets + smoothing / num_classes).float()
+
+
+def cross_entropy(logits: NDArray[np.float64], labels: Labels) -> float:
+    """Return the mean log loss of logits [examples, classes], in nats."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return float((np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]).mean())
+
+
+def _soften(train: FeatureSet, num_classes: int) -> tuple[Features, Labels, NDArray[np.float64]]:
+    """Return examples with weights that stand for soft targets: an unsure label also counts for the other classes."""
+    unsure = np.flatnonzero(train.confidence < 1)
+    features, labels, weights = [train.features], [train.labels], [train.confidence]
+    for other in range(1, num_classes if len(unsure) else 1):
+        features.append(train.features[unsure])
+        labels.append((train.labels[unsure] + other) % num_classes)
+        weights.append((1 - train.confidence[unsure]) / (num_classes - 1))
+    return np.concatenate(features), np.concatenate(labels), np.concatenate(weights)
+
+
+def _all_classes(solver: LogisticRegression, num_classes: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return weight [classes, features] and bias [classes] of a fit, with one row a class also for two classes."""
+    weight, bias = np.asarray(solver.coef_, np.float64), np.asarray(solver.intercept_, np.float64)
+    if num_classes == 2:
+        return np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    return weight, bias
+
+
+def _fold(layer: nn.Linear, centre: Tensor, scale: float) -> None:
+    with torch.no_grad():
+        layer.weight /= scale
+        layer.bias -= layer.weight @ centre

@@ -1,0 +1,168 @@
+"""One phase of training: the suffix and the head on the activations at the cut."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from thaw.errors import TrainingError
+from thaw.params import PhaseParams
+from thaw.training import checkpoint
+from thaw.training.groups import Rule, param_groups
+from thaw.training.head import soft_targets
+from thaw.training.norms import follow_statistics, train_with_norms
+from thaw.training.schedule import epoch_order, epoch_views, generator, rate_factor, steps_per_epoch
+
+Rows = NDArray[np.int64]
+_EVAL_BATCH = 64
+
+
+class Source(Protocol):
+    """Boundary activations of (row, view) pairs, cached or fresh."""
+
+    def batch(self, rows: Rows, views: Rows) -> list[Tensor]:
+        """Return the boundary tensors of each pair, float32."""
+
+
+class Classifier(nn.Module):
+    """The trainable part: the backbone's suffix, then the head. Maps boundary tensors to logits [images, classes]."""
+
+    def __init__(self, suffix: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = suffix
+        self.head = head
+
+    def forward(self, *boundary: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.backbone(*boundary))
+        return logits
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """The rows of one split with their class indices and how sure each label is."""
+
+    rows: Rows
+    labels: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a phase leaves: its best tensors, their validation logits, and a row for each epoch (0: before training)."""
+
+    tensors: dict[str, Tensor]
+    val_logits: NDArray[np.float32]
+    curves: list[dict[str, float]]
+    best_epoch: int
+
+
+class Phase:
+    """A phase in progress; `run` trains it to the end, from its last checkpoint if there is one."""
+
+    def __init__(
+        self,
+        name: str,
+        model: Classifier,
+        params: PhaseParams,
+        rules: list[Rule],
+        *,
+        num_classes: int,
+        seed: int,
+        device: torch.device,
+        folder: Path,
+    ) -> None:
+        """Prepare a new optimizer. `folder` is where this phase, under these settings, keeps its checkpoint."""
+        self.name, self.model, self.params, self.rules = name, model.to(device), params, rules
+        self.num_classes, self.seed, self.device, self.folder = num_classes, seed, device, folder
+        groups = param_groups(model.named_parameters(), rules, params.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, fused=True)
+        self._peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    def run(self, train: tuple[Source, LabelledRows], val: tuple[Source, LabelledRows], on_epoch: Callable[[dict[str, float]], None]) -> Result:
+        """Train with early stopping and return the best of all epochs, the start included.
+
+        Raises: TrainingError if the loss stops being finite; the last checkpoint is kept.
+        """
+        restored = checkpoint.restore(self.folder, self.model, self.optimizer)
+        if restored is None:
+            loss, accuracy, _ = self.evaluate(*val)
+            best = checkpoint.trained_tensors(self.model)
+            state: dict[str, Any] = {"epoch": 0, "best_epoch": 0, "best_loss": loss, "curves": []}
+            state["curves"].append({"epoch": 0, "val_loss": loss, "val_accuracy": accuracy} | self._rates(0, 1))
+        else:
+            best, state = restored
+        for row in state["curves"]:
+            on_epoch(row)
+        while state["epoch"] < self.params.epochs and state["epoch"] - state["best_epoch"] < self.params.patience:
+            epoch = state["epoch"] + 1
+            row = self._epoch(epoch, *train) | dict(zip(("val_loss", "val_accuracy"), self.evaluate(*val)[:2], strict=True))
+            if not math.isfinite(row["val_loss"]):
+                raise TrainingError(f"{self.name}: the validation loss is not finite after epoch {epoch}; lower lr, or unfreeze less")
+            state["curves"].append(row)
+            state["epoch"] = epoch
+            if row["val_loss"] < state["best_loss"]:
+                state |= {"best_epoch": epoch, "best_loss": row["val_loss"]}
+                best = checkpoint.trained_tensors(self.model)
+            checkpoint.save(self.folder, self.model, self.optimizer, best, state)
+            on_epoch(row)
+        self.model.load_state_dict(best)
+        return Result(best, self.evaluate(*val)[2], state["curves"], state["best_epoch"])
+
+    @torch.inference_mode()
+    def evaluate(self, source: Source, examples: LabelledRows) -> tuple[float, float, NDArray[np.float32]]:
+        """Return log loss, accuracy and logits [images, classes] on view 0, in eval mode."""
+        self.model.eval()
+        parts = []
+        for start in range(0, len(examples.rows), _EVAL_BATCH):
+            rows = examples.rows[start : start + _EVAL_BATCH]
+            boundary = source.batch(rows, np.zeros(len(rows), np.int64))
+            parts.append(self.model(*(value.to(self.device) for value in boundary)).float().cpu())
+        logits = torch.cat(parts)
+        labels = torch.from_numpy(examples.labels)
+        loss = float(functional.cross_entropy(logits.double(), labels))
+        return loss, float((logits.argmax(dim=1) == labels).double().mean()), logits.numpy()
+
+    def _epoch(self, epoch: int, source: Source, examples: LabelledRows) -> dict[str, float]:
+        """Train one epoch and return its mean loss and the rates at its end."""
+        params, num_steps = self.params, steps_per_epoch(len(examples.rows), self.params.batch_size)
+        order = epoch_order(len(examples.rows), seed=self.seed, phase=self.name, epoch=epoch)
+        views = epoch_views(len(examples.rows), params.views, seed=self.seed, phase=self.name, epoch=epoch)
+        targets = soft_targets(examples.labels, examples.confidence, self.num_classes, params.label_smoothing)
+        torch.manual_seed(int(generator(self.seed, self.name, "dropout", epoch).integers(2**31)))
+        train_with_norms(self.model, params.norm)
+        hooks = follow_statistics(self.model) if params.norm == "stats" else []
+        total = 0.0
+        for step in range(num_steps):
+            chosen = order[step * params.batch_size : (step + 1) * params.batch_size]
+            self._set_rates((epoch - 1) * num_steps + step, params.epochs * num_steps)
+            boundary = [value.to(self.device) for value in source.batch(examples.rows[chosen], views[chosen])]
+            loss = functional.cross_entropy(self.model(*boundary), targets[chosen].to(self.device))
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"{self.name}: the loss is {value} at step {step + 1} of epoch {epoch}; lower lr "
+                    f"(now {params.lr}), or unfreeze less; the last good checkpoint is kept"
+                )
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            total += value
+        for hook in hooks:
+            hook.remove()
+        return {"epoch": epoch, "train_loss": total / num_steps} | self._rates(epoch * num_steps - 1, params.epochs * num_steps)
+
+    def _set_rates(self, step: int, num_steps: int) -> None:
+        factor = rate_factor(step, num_steps, self.params.warmup)
+        for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * factor
+
+    def _rates(self, step: int, num_steps: int) -> dict[str, float]:
+        factor = rate_factor(step, num_steps, self.params.warmup)
+        return {f"lr:{rule.label}": rule.lr * factor for rule in self.rules if rule.lr is not None}
