@@ -22,10 +22,15 @@ def main() -> None:
             spec = spec.model_copy(update={"input_px": params.backbone.input_px})
         backbone = assemble(spec, tensors)
         if sha256 is None:
-            print(f"{source} has SHA-256 {spec.sha256}; set backbone.sha256 to it, so that nothing else is ever accepted")
+            print(
+                f"{source} has SHA-256 {spec.sha256}; set backbone.sha256 to it, so that nothing else is ever accepted"
+            )
         facts = {"backbone": spec.model_dump(mode="json"), "blocks": backbone.blocks, "features": backbone.num_features}
         with files.new_folder(Path(OUTS[0])) as folder:
-            save_file({name: value.contiguous() for name, value in backbone.module.state_dict().items()}, folder / "weights.safetensors")
+            save_file(
+                {name: value.contiguous() for name, value in backbone.module.state_dict().items()},
+                folder / "weights.safetensors",
+            )
             files.write_json(folder / "model.json", {"source": source, **facts})
 
 

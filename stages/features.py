@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from thaw import files, run
 from thaw.images.pack import PackedImages
+from thaw.images.views import num_answers, still
 from thaw.network.backbone import load_backbone
 from thaw.network.engine import use_threads
 from thaw.training import features
@@ -22,6 +21,7 @@ def main() -> None:
     with run.stage("features", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
         use_threads(params.compute)
         images = PackedImages.open(Path("data/prepared"))
+        preprocessing = files.read_json(Path("data/prepared/settings.json"))
         backbone = load_backbone(Path("models/backbone"), in_channels=images.channels)
         lineage = {"data": images.fingerprint, "backbone": files.verify(Path("models/backbone"))}
         whole, _ = backbone.split(0)
@@ -32,17 +32,23 @@ def main() -> None:
         plain = [features.compute(prefix, rows, 0, label="plain") for rows in (train_rows, val_rows)]
         train, val = (features.examples(images, *part) for part in zip((train_rows, val_rows), plain, strict=True))
         if augment.flip == "auto":
-            choice = choose_flip(train, val, *features.compute_mirrored(prefix, val_rows), len(images.classes))
+            mirrored = features.compute_mirrored(prefix, augment, val_rows)
+            choice = choose_flip(train, val, *mirrored, num_classes=len(images.classes))
             print(choice)
-        prefix = prefix.seen_as(augment.model_copy(update={"flip": choice.flip}))
-        others = [features.compute(prefix, train_rows, view, label=f"view {view}") for view in range(1, params.features.views)]
-        train = features.examples(images, train_rows, np.concatenate([plain[0], *others]))
+        augment = augment.model_copy(update={"flip": choice.flip})
+        train, val = (
+            features.add_views(images, part, prefix.seen_as(how), rows, num_views)
+            for part, how, rows, num_views in (
+                (train, augment, train_rows, params.features.views),
+                (val, still(augment), val_rows, num_answers(augment)),
+            )
+        )
         facts = {
             "classes": images.classes,
             "backbone": backbone.spec.model_dump(mode="json"),
             "blocks": backbone.blocks,
-            "preprocessing": files.read_json(Path("data/prepared/settings.json")),
-            "augment": choice.describe(),
+            "preprocessing": preprocessing,
+            "augment": choice.describe() | {"average": augment.average},
             "lineage": lineage,
         }
         with files.new_folder(Path(OUTS[0])) as folder:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from thaw import files, run
 from thaw.training import artifact, features
-from thaw.training.head import fit_hidden, fit_linear, linear_module, logits_of
+from thaw.training.head import fit_hidden, fit_linear, linear_module
 
 SECTIONS = ("seed", "head")
 INPUTS = ("data/features",)
@@ -24,14 +24,21 @@ def main() -> None:
             head, curves = linear_module(fit), []
             fitted = {"hidden": [], "dropout": 0.0, "strength": fit.strength, "largest_weight": fit.largest_weight}
             print(f"head: regularisation C {fit.strength}, largest weight {fit.largest_weight:.3g}")
-        model = {**data.facts, "phase": "head", "start": None, "depth_blocks": 0, "cut": len(data.facts["blocks"]), "head": fitted}
+        model = {
+            **data.facts,
+            "phase": "head",
+            "start": None,
+            "depth_blocks": 0,
+            "cut": len(data.facts["blocks"]),
+            "head": fitted,
+        }
         with files.new_folder(Path(OUTS[0])) as folder:
             artifact.write(
                 folder,
                 tensors={f"head.{name}": value for name, value in head.state_dict().items()},
                 model=model,
-                logits=logits_of(head, data.val.features),
-                labels=data.val.labels,
+                logits=data.val_answers(head),
+                labels=data.val_labels(),
                 rows=data.val_rows,
                 curves=curves,
             )

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from dvclive import Live
+from dvclive.live import Live
 
 from thaw import files, run
 from thaw.errors import ParamsError
@@ -24,29 +24,30 @@ def main() -> None:
     phases = load_params().unfreeze.phases
     if name not in phases:
         raise ParamsError(f"{name!r} is no phase of params.yaml; name one of {', '.join(phases)}")
-    out, before = f"models/phases/{name}", Path(f"models/phases/{phases[name].start}")
-    inputs = (*INPUTS[:2], str(before))
-    with run.stage(f"unfreeze@{name}", sections=(*SECTIONS[:2], f"unfreeze.phases.{name}"), inputs=inputs, outs=(out,)) as params:
-        images = PackedImages.open(Path("data/prepared"))
-        backbone = load_backbone(Path("models/backbone"), in_channels=images.channels)
-        start = Start(*artifact.read(before))
-        augment = params.augment.model_copy(update={"flip": start.model["augment"]["flip"]})
-        with files.new_folder(Path(out)) as folder, Live(str(run.scratch() / "live" / name), dvcyaml=None, save_dvc_exp=False, monitor_system=False) as live:
+    before, out = f"models/phases/{phases[name].start}", f"models/phases/{name}"
+    sections, inputs = (*SECTIONS[:2], f"unfreeze.phases.{name}"), (*INPUTS[:2], before)
+    with run.stage(f"unfreeze@{name}", sections=sections, inputs=inputs, outs=(out,)) as params:
+        images = PackedImages.open(Path(INPUTS[0]))
+        live = Live(str(run.scratch() / "live" / name), dvcyaml=None, save_dvc_exp=False)
 
-            def on_epoch(row: dict[str, float]) -> None:
-                for key, value in row.items():
-                    if key != "epoch":
-                        live.log_metric(key.replace(":", "/"), value)
-                live.next_step()
-                print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in row.items() if not key.startswith("lr:")), flush=True)
+        def on_epoch(row: dict[str, float]) -> None:
+            for key, value in row.items():
+                live.log_metric(key.replace(":", "/"), value)
+            live.next_step()  # type: ignore[no-untyped-call]
 
-            result, val, model = run_phase(
-                name, params.unfreeze.phases[name], images=images, backbone=backbone, start=start,
-                augment=augment, seed=params.seed, compute=params.compute, on_epoch=on_epoch,
-            )  # fmt: skip
-            artifact.write(folder, tensors=result.tensors, model=model, logits=result.val_logits, labels=val.labels, rows=val.rows, curves=result.curves)
-        if result.best_epoch == 0:
-            print(f"{name}: no epoch was better on validation than the start; its weights are those of {params.unfreeze.phases[name].start}")
+        with files.new_folder(Path(out)) as folder, live:
+            phase = run_phase(
+                name,
+                params.unfreeze.phases[name],
+                images=images,
+                backbone=load_backbone(Path(INPUTS[1]), in_channels=images.channels),
+                start=Start(*artifact.read(Path(before))),
+                augment=params.augment,
+                seed=params.seed,
+                compute=params.compute,
+                on_epoch=on_epoch,
+            )
+            artifact.write(folder, **phase)
 
 
 if __name__ == "__main__":

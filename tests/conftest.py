@@ -50,3 +50,10 @@ def params_text(root: Path) -> str:
     tree |= {"seed": 0, "data": {"raw": "data/sample/images"}}
     tree["compute"] |= {"device": "auto", "cache_gib": 8.0}
     return str(yaml.safe_dump(tree, sort_keys=False))
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A scratch folder of the test's own, for caches, engines and checkpoints."""
+    monkeypatch.setenv("THAW_SCRATCH", str(tmp_path / "scratch"))
+    return tmp_path / "scratch"

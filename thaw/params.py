@@ -83,6 +83,8 @@ class AugmentParams(Section):
     """Mirror images that keep their label; `square` adds quarter turns, `auto` finds out on validation images.
 
     Successive views of an image go through all of them."""
+    average: bool
+    """Whether each answer is the average over the flips in force; more accurate, and that many times slower."""
     crop_scale: Annotated[float, Field(ge=0.05, le=1)]
     """Smallest share of the image's area that a random crop may keep; 1 crops nothing."""
     rotate_deg: Annotated[float, Field(ge=0, le=180)]

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,10 @@ def read_phases(root: Path, starts: Mapping[str, str]) -> list[TrainedPhase]:
             raise ArtifactError(f"{phase.folder} was validated on other images than {head.folder}; run `dvc repro`")
         if phase.model["classes"] != head.model["classes"]:
             raise ArtifactError(f"{phase.folder} has other classes than {head.folder}; run `dvc repro`")
-    return sorted(phases, key=lambda phase: (len(_chain(phase.name, starts)), phase.model["depth_blocks"], phase.name))
+    ordered = sorted(
+        phases, key=lambda phase: (len(_chain(phase.name, starts)), phase.model["depth_blocks"], phase.name)
+    )
+    return [_as_its_start(phase, ordered) for phase in ordered]
 
 
 def read_groups(samples: Path, rows: NDArray[np.int64]) -> NDArray[Any]:
@@ -129,7 +132,12 @@ def write_final(folder: Path, backbone: Path, phase: TrainedPhase, verdict: Verd
     for name, tensor in _load(phase.folder / "weights.safetensors").items():
         if not name.startswith("head."):
             place = tensors.get(name)
-            if place is None or place.shape != tensor.shape or place.dtype != tensor.dtype:
+            # A first layer trained on grey images has fewer input channels than the one that was pretrained.
+            if (
+                place is None
+                or _but_channels(place.shape) != _but_channels(tensor.shape)
+                or place.dtype != tensor.dtype
+            ):
                 found = "absent" if place is None else f"{place.dtype} {place.shape}"
                 wanted = f"{tensor.dtype} {tensor.shape}"
                 raise ArtifactError(f"{phase.folder}: {name} is {wanted}, in {backbone} it is {found}; run `dvc repro`")
@@ -139,6 +147,10 @@ def write_final(folder: Path, backbone: Path, phase: TrainedPhase, verdict: Verd
     with files.new_folder(folder) as new:
         save_file(tensors, new / "weights.safetensors")
         files.write_json(new / "model.json", phase.model | chosen)
+
+
+def _but_channels(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (shape[0], *shape[2:]) if len(shape) == 4 else shape
 
 
 def _evidence(verdict: Verdict) -> dict[str, Any]:
@@ -172,6 +184,15 @@ def _read_phase(folder: Path, name: str, start: str | None) -> TrainedPhase:
     if not len(rows):
         raise ArtifactError(f"{folder} was validated on no images; raise prepare.val_fraction and run `dvc repro`")
     return TrainedPhase(name, start, folder, fingerprint, model, logits, labels, rows)
+
+
+def _as_its_start(phase: TrainedPhase, phases: Sequence[TrainedPhase]) -> TrainedPhase:
+    """Give a phase that gained nothing the answers of its start: same weights, rounded on another path."""
+    by_name = {other.name: other for other in phases}
+    source = phase
+    while source.model.get("best_epoch") == 0 and source.start is not None:
+        source = by_name[source.start]
+    return replace(phase, logits=source.logits)
 
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:

@@ -102,7 +102,7 @@ def _ingest_one(root: str, settings: PrepareParams, path: str) -> Ingested:
     return Ingested(
         path,
         sha256=hashlib.sha256(data).hexdigest(),
-        looks=audit.difference_hash(picture.pixels),
+        looks=audit.appearance(picture.pixels),
         width=picture.width,
         height=picture.height,
         animated=picture.animated,

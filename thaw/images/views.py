@@ -78,6 +78,19 @@ def render(
     return out
 
 
+def still(augment: AugmentParams) -> AugmentParams:
+    """Return the augmentation that only mirrors, as `augment` does: what answers are averaged over."""
+    return augment.model_copy(
+        update={"crop_scale": 1.0, "rotate_deg": 0.0, "shift": 0.0}
+        | dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0)
+    )
+
+
+def num_answers(augment: AugmentParams) -> int:
+    """Return how many views an answer is averaged over: all mirror images in force, or the plain image alone."""
+    return len(_SYMMETRIES[augment.flip]) if augment.average else 1
+
+
 def symmetry_of(name: str, view: int, *, seed: int, flip: str) -> _Symmetry:
     """Return which mirror image a view shows: none for view 0, then the others in an order of the sample's own."""
     group = _SYMMETRIES[flip]

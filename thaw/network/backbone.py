@@ -1,6 +1,6 @@
 """A backbone: a pretrained network without its output layer, its blocks, and the two halves of a cut."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -59,7 +59,10 @@ class Backbone:
                 raise BackboneError(f"depth {depth!r} is no block of {self.spec.name}; it has {', '.join(self.blocks)}")
             return self.blocks.index(depth)
         if not 0 <= depth <= len(self.blocks):
-            raise BackboneError(f"depth is {depth}; {self.spec.name} has {len(self.blocks)} blocks: give 0 to {len(self.blocks)}, or all")
+            raise BackboneError(
+                f"depth is {depth}; {self.spec.name} has {len(self.blocks)} blocks: "
+                f"give 0 to {len(self.blocks)}, or all"
+            )
         return len(self.blocks) - depth
 
     def split(self, depth: Depth) -> tuple[nn.Module, nn.Module]:
@@ -100,17 +103,12 @@ def assemble(spec: Spec, tensors: Mapping[str, Tensor] | None) -> Backbone:
     module = build(spec)
     if tensors is not None:
         load_tensors(module, tensors, spec)
-    return Backbone(module.to(memory_format=torch.channels_last), spec)  # type: ignore[call-overload]
+    return Backbone(module.to(memory_format=torch.channels_last), spec)
 
 
-def load_backbone(folder: Path, *, in_channels: int, input_px: int | None = None) -> Backbone:
+def load_backbone(folder: Path, *, in_channels: int) -> Backbone:
     """Return the backbone that the stage of that name stored. Raises: ArtifactError if the folder is not whole."""
     files.verify(folder)
     spec = read_spec(files.read_json(folder / "model.json").get("backbone"))
     spec = spec.model_copy(update={"in_channels": in_channels})
     return assemble(spec, load_file(folder / "weights.safetensors"))
-
-
-def tensors_below(backbone: Backbone, index: int) -> Sequence[str]:
-    """Return the names of the tensors, buffers included, of the blocks before `index`."""
-    return [name for name in backbone.module.state_dict() if backbone.block_of(name) < index]

@@ -10,7 +10,7 @@ from thaw.network.spec import Spec
 
 
 def build(spec: Spec) -> nn.Module:
-    """Return the randomly initialised network of a spec, output layer removed, first layer as `spec.in_channels` asks."""
+    """Return the network of a spec with random weights and no output layer, its input as `spec.in_channels` asks."""
     module = _build_timm(spec.name) if spec.library == "timm" else _build_torchvision(spec.name)
     if spec.in_channels == 1:
         name, conv = _first_conv(module)
@@ -49,14 +49,20 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], spec: Spec) -
 def _build_timm(name: str) -> nn.Module:
     import timm
 
-    return timm.create_model(name, pretrained=False, num_classes=0)
+    module: nn.Module = timm.create_model(name, pretrained=False, num_classes=0)
+    return module
 
 
 def _build_torchvision(name: str) -> nn.Module:
     from torchvision import models
 
-    module = models.get_model(name, weights=None)
-    last = [path for path, child in module.named_modules() if isinstance(child, nn.Linear)][-1]
+    # GoogLeNet and Inception v3 have side outputs that serve their own training only.
+    extra = {"aux_logits": False, "init_weights": False} if name in {"googlenet", "inception_v3"} else {}
+    module: nn.Module = models.get_model(name, weights=None, **extra)
+    linear = [path for path, child in module.named_modules() if isinstance(child, nn.Linear)]
+    if not linear:
+        raise BackboneError(f"torchvision's {name} has no linear output layer to replace; choose another, or timm's")
+    last = linear[-1]
     setattr(module.get_submodule(last.rpartition(".")[0]), last.rpartition(".")[2], nn.Identity())
     return module
 

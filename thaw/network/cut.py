@@ -16,10 +16,19 @@ from thaw.errors import BackboneError
 from thaw.network.blocks import Block
 
 # Layers that behave differently in training and evaluation stay whole, so that each mode keeps its own code.
-_WHOLE_LAYERS = ("BatchNorm", "GroupNorm", "LayerNorm", "InstanceNorm", "Dropout", "DropPath", "StochasticDepth", "GreyConv")
+_WHOLE_LAYERS = (
+    "BatchNorm",
+    "GroupNorm",
+    "LayerNorm",
+    "InstanceNorm",
+    "Dropout",
+    "DropPath",
+    "StochasticDepth",
+    "GreyConv",
+)
 
 
-class _Tracer(NodePathTracer):
+class _Tracer(NodePathTracer):  # type: ignore[misc]
     """torchvision's tracer, with each node named by the module it stands in (its own numbering is quadratic)."""
 
     def _get_node_qualname(self, module_qualname: str, node: fx.Node) -> str:
@@ -42,7 +51,10 @@ def cut(module: nn.Module, blocks: Sequence[Block], index: int) -> tuple[nn.Modu
     """
     modes = {training: _trace(module, training=training) for training in (False, True)}
     module.eval()
-    halves = {training: _halve(graph, _blocks_of_nodes(graph, names, blocks), index) for training, (graph, names) in modes.items()}
+    halves = {
+        training: _halve(graph, _blocks_of_nodes(graph, names, blocks), index)
+        for training, (graph, names) in modes.items()
+    }
     prefix: nn.Module = _Identity() if index == 0 else fx.GraphModule(module, halves[False][0]).eval()
     suffix = DualGraphModule(module, halves[True][1], halves[False][1])
     return prefix, suffix.eval()
@@ -50,9 +62,9 @@ def cut(module: nn.Module, blocks: Sequence[Block], index: int) -> tuple[nn.Modu
 
 def _trace(module: nn.Module, *, training: bool) -> tuple[fx.Graph, dict[fx.Node, str]]:
     whole = {type(child) for child in module.modules() if any(word in type(child).__name__ for word in _WHOLE_LAYERS)}
-    tracer = _Tracer(
-        autowrap_functions=tuple(get_notrace_functions()), leaf_modules=[*get_notrace_modules(), *whole]
-    )
+    functions = get_notrace_functions()  # type: ignore[no-untyped-call]
+    layers = get_notrace_modules()  # type: ignore[no-untyped-call]
+    tracer = _Tracer(autowrap_functions=tuple(functions), leaf_modules=[*layers, *whole])
     module.train(training)
     try:
         graph = tracer.trace(module)

@@ -4,9 +4,12 @@ On a processor ONNX Runtime computes the traced prefix several times faster than
 compared with eager float32 on real images before it is used; an engine that disagrees is not used at all.
 """
 
+import fcntl
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from thaw import files, run
-from thaw.errors import BackboneError
+from thaw.errors import ArtifactError, BackboneError
 from thaw.params import ComputeParams
 
 # Largest difference to eager float32 that is accepted, as a fraction of the activation's largest magnitude.
 TOLERANCE = 1e-4
+_FILE = "prefix.onnx"
 
 Activations = list[NDArray[np.float32]]
 
@@ -45,13 +49,17 @@ class Engine:
         try:
             session = _open_session(_exported(prefix, sample, key), compute)
             difference = self._difference(session, sample)
-            if difference > TOLERANCE:
-                raise BackboneError(f"it differs from torch by {difference:.1e} of the activation's scale; {TOLERANCE:.0e} is allowed")
+            if not difference <= TOLERANCE:  # NaN counts as disagreement
+                raise BackboneError(
+                    f"it differs from torch by {difference:.1e} of the activation's scale; {TOLERANCE:.0e} is allowed"
+                )
             self._session, self.name = session, "onnxruntime"
         except Exception as error:  # the exporter raises whatever an operator it does not know makes it raise
-            reason = str(error).strip().splitlines()[0][:160]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
             if wanted == "onnxruntime":
-                raise BackboneError(f"ONNX Runtime cannot run this prefix: {reason}; set compute.frozen_engine to auto") from error
+                raise BackboneError(
+                    f"ONNX Runtime cannot run this prefix: {reason}; set compute.frozen_engine to auto"
+                ) from error
             self.note = f"ONNX Runtime was not used: {reason}"
 
     def __call__(self, images: Tensor) -> Activations:
@@ -71,7 +79,8 @@ class Engine:
         for ours, reference in zip(_run_session(session, images), self._eager(images), strict=True):
             if ours.shape != reference.shape:
                 return float("inf")
-            worst = max(worst, float(np.abs(ours - reference).max() / max(float(np.abs(reference).max()), 1e-12)))
+            scale = max(float(np.abs(reference).max()), 1e-12)
+            worst = float(np.maximum(worst, np.abs(ours - reference).max() / scale))  # NaN stays NaN
         return worst
 
 
@@ -82,6 +91,8 @@ def device_of(compute: ComputeParams) -> torch.device:
     device = torch.device(compute.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise BackboneError(f"compute.device is {compute.device}, but torch sees no CUDA device; set it to auto or cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BackboneError(f"compute.device is {compute.device}; torch sees {torch.cuda.device_count()} CUDA devices")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise BackboneError("compute.device is mps, but torch sees no Apple GPU; set it to auto or cpu")
     return device
@@ -99,40 +110,48 @@ def _has_work(prefix: nn.Module) -> bool:
 
 
 def _exported(prefix: nn.Module, sample: Tensor, key: str) -> Path:
-    """Return the ONNX file of a prefix from the scratch folder, exporting it if it is not there yet."""
-    name = files.digest([key, torch.__version__, onnxruntime.__version__])
-    path = run.scratch() / "engines" / f"{name}.onnx"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{name}.{os.getpid()}.partial")
+    """Return the ONNX file of a prefix from the scratch folder, exporting it if it is not there whole."""
+    folder = run.scratch() / "engines" / files.digest([key, torch.__version__, onnxruntime.__version__])
+    with one_at_a_time(folder):
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-                program: Any = torch.onnx.export(
-                    prefix,
-                    (sample[:2].contiguous(),),
-                    dynamo=True,
-                    dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
-                    external_data=False,
-                    verbose=False,
-                )
-                program.save(str(partial), external_data=False)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    return path
+            files.verify(folder)
+        except ArtifactError:
+            with files.new_folder(folder) as partial:
+                _export(prefix, sample[:2].contiguous(), partial / _FILE)
+    return folder / _FILE
+
+
+def _export(prefix: nn.Module, images: Tensor, path: Path) -> None:
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program: Any = torch.onnx.export(
+            prefix,
+            (images,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+            external_data=False,
+            verbose=False,
+        )
+        program.save(str(path), external_data=False)
+
+
+@contextmanager
+def one_at_a_time(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock beside a folder of the scratch space. Raises: BlockingIOError if it is held and `wait` is off."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f".{folder.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
 
 
 def _open_session(path: Path, compute: ComputeParams) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = compute.threads or len(os.sched_getaffinity(0))
     options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception:
-        path.unlink(missing_ok=True)  # a damaged file is exported again by the next run
-        raise
+    # Waiting threads that spin are a gain of a few per cent on an idle machine and ruin a busy one.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def _run_session(session: onnxruntime.InferenceSession, images: Tensor) -> Activations:

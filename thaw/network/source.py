@@ -3,11 +3,15 @@
 import difflib
 import importlib.util
 import pickle
+import re
+import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -26,15 +30,16 @@ _PACKAGES = {
 }
 
 
+_HALVES = (0.5, 0.5, 0.5)
+
+
 def describe(source: str, *, in_channels: int = 3) -> Spec:
     """Return the Spec of a source, without bringing its weights. Raises: BackboneError with the nearest names."""
     kind, _, name = source.partition(":")
     if kind == "package":
         _, _, architecture = _package(name)
         spec = _describe_timm(architecture)
-        return spec.model_copy(
-            update={"license": "Apache-2.0", "url": f"package:{name}", "in_channels": in_channels}
-        )
+        return spec.model_copy(update={"license": "Apache-2.0", "url": f"package:{name}", "in_channels": in_channels})
     if kind == "timm":
         return _describe_timm(name).model_copy(update={"in_channels": in_channels})
     if kind == "torchvision":
@@ -66,23 +71,49 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Raises: BackboneError if the file is anything else.
     """
-    try:
-        if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors":
+        try:
             return load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise BackboneError(f"{path} is not a whole safetensors file ({_first_line(error)}); {_MEND}") from None
+    _check_unpacked_size(path)
+    try:
         value: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BackboneError(f"{path} cannot be read as plain tensors: {reason[:160]}; bring it again from its source") from None
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise BackboneError(f"{path} is not a whole safetensors file ({error}); bring it again from its source") from None
+    except pickle.UnpicklingError:  # torch's own text advises to read the file with code execution switched on
+        raise BackboneError(f"{path} holds something other than plain tensors, so it was not opened; {_MEND}") from None
+    except (EOFError, RuntimeError, ValueError, KeyError, OSError) as error:
+        raise BackboneError(f"{path} cannot be read as plain tensors: {_first_line(error)}; {_MEND}") from None
     if isinstance(value, Mapping):
         for key in ("state_dict", "model"):
             value = value[key] if isinstance(value.get(key), Mapping) else value
     if not isinstance(value, Mapping) or not all(isinstance(tensor, Tensor) for tensor in value.values()):
-        raise BackboneError(f"{path} does not hold a state dict (names and tensors); save the model's state_dict() alone")
+        raise BackboneError(
+            f"{path} does not hold a state dict (names and tensors); save the model's state_dict() alone"
+        )
     return {str(name).removeprefix("module."): tensor for name, tensor in value.items()}
+
+
+_MEND = "bring it again from its source"
+
+
+def _check_unpacked_size(path: Path) -> None:
+    """Refuse a zip that unpacks to more than it is: torch stores tensors as they are, only a bomb is compressed."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except zipfile.BadZipFile as error:
+        raise BackboneError(f"{path} is not a whole file of torch ({error}); {_MEND}") from None
+    if unpacked > path.stat().st_size:
+        raise BackboneError(
+            f"{path} is compressed, {path.stat().st_size} bytes that unpack to {unpacked}; files of torch never are, "
+            f"so it was not opened; {_MEND}"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
 
 
 def _package(name: str) -> tuple[str, str, str]:
@@ -102,15 +133,17 @@ def _describe_timm(name: str) -> Spec:
         raise BackboneError(f"timm has no weights {name!r}{_nearest(name, known)}")
     config = timm.get_pretrained_cfg(name)
     assert config is not None
+    red, green, blue = config.mean
+    red_std, green_std, blue_std = config.std
     return Spec(
         library="timm",
         name=architecture,
         input_px=config.input_size[-1],
-        mean=config.mean,
-        std=config.std,
+        mean=(red, green, blue),
+        std=(red_std, green_std, blue_std),
         interpolation=config.interpolation,
         license=config.license or "unknown",
-        url=f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url or "",
+        url=f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else str(config.url or ""),
         sha256="",
     )
 
@@ -124,15 +157,19 @@ def _describe_torchvision(name: str) -> Spec:
         raise BackboneError(f"torchvision has no classification model {architecture!r}{_nearest(architecture, known)}")
     weights = models.get_model_weights(architecture)
     if tag and tag not in weights.__members__:
-        raise BackboneError(f"torchvision has no weights {tag!r} for {architecture}{_nearest(tag, list(weights.__members__))}")
+        raise BackboneError(
+            f"torchvision has no weights {tag!r} for {architecture}{_nearest(tag, list(weights.__members__))}"
+        )
     chosen: Any = weights[tag] if tag else weights.DEFAULT
     preset = chosen.transforms()
+    # With pretrained weights these two rescale their input to mean and deviation 0.5 themselves.
+    transforms_input = architecture in {"googlenet", "inception_v3"}
     return Spec(
         library="torchvision",
         name=architecture,
         input_px=preset.crop_size[0],
-        mean=tuple(preset.mean),
-        std=tuple(preset.std),
+        mean=_HALVES if transforms_input else tuple(preset.mean),
+        std=_HALVES if transforms_input else tuple(preset.std),
         interpolation=preset.interpolation.value,
         license="BSD-3-Clause",
         url=chosen.url,
@@ -152,9 +189,10 @@ def _file_of(source: str, spec: Spec) -> Path:
         raise BackboneError(f"{source} has no pretrained weights to bring; choose another source")
     try:
         return _from_hub(name) if "huggingface.co" in spec.url else _from_url(spec.url)
-    except Exception as error:  # the libraries raise their own, urllib's and requests' errors alike
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BackboneError(f"the weights of {source} could not be brought from {spec.url}: {reason[:160]}") from None
+    except Exception as error:  # noqa: BLE001 - urllib, requests and the hub's client each raise their own
+        raise BackboneError(
+            f"the weights of {source} could not be brought from {spec.url}: {_first_line(error)}"
+        ) from None
 
 
 def _from_hub(name: str) -> Path:
@@ -162,15 +200,22 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     config = timm.get_pretrained_cfg(name)
-    assert config is not None and config.hf_hub_id
+    assert config is not None
+    assert config.hf_hub_id
     return Path(hf_hub_download(config.hf_hub_id, config.hf_hub_filename or "model.safetensors"))
 
 
 def _from_url(url: str) -> Path:
-    path = run.scratch() / "downloads" / url.rpartition("/")[2]
+    name = url.rpartition("/")[2]
+    # Two sources may well call their file the same.
+    path = run.scratch() / "downloads" / f"{files.sha256_of_bytes(url.encode())[:8]}-{name}"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path))  # type: ignore[no-untyped-call]
+        # Both libraries put the first digits of a file's hash into its name; it tells a download that was cut short.
+        start_of_hash = re.search(r"-([0-9a-f]{8,})\.", name)
+        torch.hub.download_url_to_file(
+            url, str(path), start_of_hash and start_of_hash.group(1), progress=sys.stderr.isatty()
+        )
     return path
 
 
@@ -181,4 +226,8 @@ def _rename_in_order(tensors: dict[str, Tensor], spec: Spec) -> dict[str, Tensor
 
 def _nearest(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    return f"; the nearest are {', '.join(close)}" if close else "; `python -c 'import timm; print(timm.list_models())'` lists all"
+    return (
+        f"; the nearest are {', '.join(close)}"
+        if close
+        else "; `python -c 'import timm; print(timm.list_models())'` lists all"
+    )

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from thaw import files
 from thaw.errors import TrainingError
-from thaw.network.backbone import Backbone, load_tensors
+from thaw.network.backbone import Backbone
+from thaw.network.build import load_tensors
 from thaw.training.head import build_head
 
 
@@ -52,7 +53,9 @@ def assemble(backbone: Backbone, tensors: Mapping[str, Tensor], model: Mapping[s
     trained = {name.removeprefix("backbone."): value for name, value in tensors.items() if name.startswith("backbone.")}
     load_tensors(backbone.module, {**own, **trained}, backbone.spec)
     head = build_head(backbone.num_features, len(model["classes"]), model["head"]["hidden"], model["head"]["dropout"])
-    head.load_state_dict({name.removeprefix("head."): value for name, value in tensors.items() if name.startswith("head.")})
+    head.load_state_dict(
+        {name.removeprefix("head."): value for name, value in tensors.items() if name.startswith("head.")}
+    )
     return head.eval()
 
 
@@ -71,4 +74,6 @@ def frozen_digest(backbone: Backbone, index: int) -> str:
 def check_frozen(before: str, after: str, phase: str) -> None:
     """Raises: TrainingError if the frozen tensors of a phase have another hash after it than before."""
     if before != after:
-        raise TrainingError(f"{phase}: a tensor below the cut has moved although it is frozen; this is a defect of Thaw, report it")
+        raise TrainingError(
+            f"{phase}: a tensor below the cut has moved although it is frozen; this is a defect of Thaw, report it"
+        )

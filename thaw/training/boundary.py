@@ -6,10 +6,9 @@ and a folder that is cut short or altered is built again.
 """
 
 import copy
-import fcntl
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +23,7 @@ from thaw import files, run
 from thaw.errors import ArtifactError, ParamsError, TrainingError
 from thaw.images.pack import PackedImages
 from thaw.images.views import render
-from thaw.network.engine import Activations, Engine
+from thaw.network.engine import Activations, Engine, one_at_a_time
 from thaw.network.spec import Spec
 from thaw.params import AugmentParams, ComputeParams
 from thaw.progress import progress
@@ -73,8 +72,8 @@ class Prefix:
         """Choose an engine on a few real images. `identity` names the backbone's weights and the cut."""
         if views.spec.input_px > views.images.size_px:
             raise ParamsError(
-                f"params.yaml: prepare.size_px is {views.images.size_px}, but the network sees {views.spec.input_px} px; "
-                f"raise it to at least that, or set backbone.input_px"
+                f"params.yaml: prepare.size_px is {views.images.size_px}, but the network sees "
+                f"{views.spec.input_px} px; raise it to at least that, or set backbone.input_px"
             )
         self.views, self.identity = views, identity
         self._first = views.plain(np.arange(min(_BATCH, len(views.images))))
@@ -100,7 +99,8 @@ class Prefix:
     def bank_bytes(self, num_images: int, num_views: int) -> int:
         """Return the bytes that the activations of a bank of views take on disk."""
         one = self.engine(self._first[:1])
-        return sum(value[0].size for value in one) * self.storage.itemsize * num_images * num_views
+        numbers = sum(int(value[0].size) for value in one)
+        return numbers * self.storage.itemsize * num_images * num_views
 
 
 class Fresh:
@@ -126,22 +126,30 @@ class Cached:
     def batch(self, rows: Rows, views: Rows) -> list[Tensor]:
         """Return the boundary tensors of each (row, view) pair, float32."""
         positions = self._position[rows]
+        assert positions.min() >= 0, "a row that is not in this bank"
         num_tensors = len(self._views[0])
         return [
-            _tensor(np.stack([self._views[view][part][position] for position, view in zip(positions, views, strict=True)]))
+            _tensor(
+                np.stack([self._views[view][part][position] for position, view in zip(positions, views, strict=True)])
+            )
             for part in range(num_tensors)
         ]
 
 
 def _open_view(prefix: Prefix, rows: Rows, view: int, label: str) -> list[NDArray[np.floating]]:
-    folder = run.scratch() / "cache" / _key(prefix, rows, view)
-    with _one_at_a_time(folder):
+    folder = view_folder(prefix, rows, view)
+    with one_at_a_time(folder):
         try:
             files.verify(folder)
         except ArtifactError:
             _compute_view(prefix, rows, view, folder, label)
-    folder.touch()  # the time of last use decides what `make_room` deletes first
-    return [np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))]
+        folder.touch()  # the time of last use decides what `make_room` deletes first
+        return [np.load(path, mmap_mode="r", allow_pickle=False) for path in sorted(folder.glob("*.npy"))]
+
+
+def view_folder(prefix: Prefix, rows: Rows, view: int) -> Path:
+    """Return where the activations of one view of these rows are kept."""
+    return run.scratch() / "cache" / _key(prefix, rows, view)
 
 
 def _key(prefix: Prefix, rows: Rows, view: int) -> str:
@@ -170,7 +178,9 @@ def _compute_view(prefix: Prefix, rows: Rows, view: int, folder: Path, label: st
             if not arrays:
                 _require_space(partial, sum(value[0].nbytes for value in values) * len(rows))
                 arrays = [
-                    np.lib.format.open_memmap(partial / f"{part}.npy", "w+", prefix.storage, (len(rows), *value.shape[1:]))
+                    np.lib.format.open_memmap(
+                        partial / f"{part:03d}.npy", "w+", prefix.storage, (len(rows), *value.shape[1:])
+                    )
                     for part, value in enumerate(values)
                 ]
             for array, value in zip(arrays, values, strict=True):
@@ -179,14 +189,25 @@ def _compute_view(prefix: Prefix, rows: Rows, view: int, folder: Path, label: st
             array.flush()  # type: ignore[attr-defined]
 
 
-def make_room(limit_bytes: int) -> None:
-    """Delete the views that were used longest ago until the cache holds at most `limit_bytes`."""
-    folders = [path for path in (run.scratch() / "cache").glob("*") if path.is_dir() and not path.name.startswith(".")]
+def make_room(limit_bytes: int, *, keep: Collection[Path] = ()) -> None:
+    """Delete the views that were used longest ago until those not in `keep` take at most `limit_bytes`.
+
+    What a killed run left half-written goes as well.
+    """
+    folders = [path for path in (run.scratch() / "cache").glob("*") if path.is_dir() and path not in keep]
     kept = 0
     for folder in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
+        if folder.name.startswith("."):
+            with suppress(BlockingIOError), one_at_a_time(_whole(folder), wait=False):
+                files.remove(folder)
+            continue
         kept += sum(path.stat().st_size for path in folder.iterdir())
         if kept > limit_bytes:
             files.remove(folder)
+
+
+def _whole(partial: Path) -> Path:
+    return partial.with_name(partial.name.removeprefix(".").removesuffix(".partial"))
 
 
 def _narrow(value: NDArray[np.float32], dtype: np.dtype[np.floating]) -> NDArray[np.floating]:
@@ -194,8 +215,8 @@ def _narrow(value: NDArray[np.float32], dtype: np.dtype[np.floating]) -> NDArray
         narrowed = value.astype(dtype)
     if not np.isfinite(narrowed).all():
         raise TrainingError(
-            "an activation at the cut is NaN, infinite or beyond float16; check the images (`python -m thaw doctor`) "
-            "or choose another depth"
+            "an activation at the cut is NaN, infinite or beyond float16; choose another depth, "
+            "or another backbone if it happens at each"
         )
     return narrowed
 
@@ -209,14 +230,6 @@ def _require_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise TrainingError(
-            f"a view of the activation cache needs {needed / 2**30:.1f} GiB, but the disk of {folder.parent} has {free / 2**30:.1f} GiB "
-            "free; free some, lower compute.cache_gib or set views to 0"
+            f"a view of the activation cache needs {needed / 2**30:.1f} GiB, but the disk of {folder.parent} has "
+            f"{free / 2**30:.1f} GiB free; free some, lower compute.cache_gib or set views to 0"
         )
-
-
-@contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f".{folder.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

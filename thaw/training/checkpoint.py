@@ -16,19 +16,26 @@ from thaw import files
 from thaw.errors import ArtifactError
 
 
-def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, best: dict[str, Tensor], state: dict[str, Any]) -> None:
+def save(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, best: dict[str, Tensor], state: dict[str, Any]
+) -> None:
     """Write a checkpoint; the one before stays until the new one is whole."""
     tensors = {f"model/{name}": value for name, value in trained_tensors(model).items()}
     tensors |= {f"best/{name}": value for name, value in best.items()}
     for index, entry in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{name}": torch.as_tensor(value) for name, value in entry.items()}
     with files.new_folder(folder) as partial:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial / "tensors.safetensors")
+        save_file(
+            {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+            partial / "tensors.safetensors",
+        )
         files.write_text(partial / "state.json", json.dumps(state))
 
 
-def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Put a checkpoint back into model and optimizer and return (best tensors, counters); None if there is no whole one."""
+def restore(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Put a checkpoint back and return (best tensors, counters), or None if there is no whole one."""
     try:
         files.verify(folder)
     except ArtifactError:
@@ -43,9 +50,25 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
         index, _, key = name.partition("/")
         state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    _lay_out_as_parameters(optimizer)
     return parts["best"], files.read_json(folder / "state.json")
+
+
+def _lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Give each tensor of the optimizer the memory layout of its parameter.
+
+    AdamW's fused kernel walks through both in the order of memory: moments that came back contiguous beside a
+    parameter in channels_last were applied to the wrong weights, and nothing complained.
+    """
+    for parameter, entry in optimizer.state.items():
+        for name, value in entry.items():
+            if value.shape == parameter.shape:
+                entry[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return a copy of every tensor of a model, buffers included, on the processor."""
-    return {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in model.state_dict().items()}
+    return {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in model.state_dict().items()
+    }

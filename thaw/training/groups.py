@@ -41,7 +41,9 @@ def rules_of(phase: PhaseParams, backbone: Backbone, index: int) -> list[Rule]:
     return rules
 
 
-def param_groups(parameters: Iterable[tuple[str, Parameter]], rules: Sequence[Rule], weight_decay: float) -> list[dict[str, Any]]:
+def param_groups(
+    parameters: Iterable[tuple[str, Parameter]], rules: Sequence[Rule], weight_decay: float
+) -> list[dict[str, Any]]:
     """Return optimizer groups, one for each (rate, decay) in use; vectors (norms, biases) are never decayed.
 
     Frozen parameters are left out and no longer require gradients. Raises: TrainingError if a parameter matches no
@@ -59,5 +61,5 @@ def param_groups(parameters: Iterable[tuple[str, Parameter]], rules: Sequence[Ru
             decay = weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((rule.lr, decay), []).append(parameter)
     if unused:
-        raise TrainingError(f"the rule for {sorted(unused)[0]} matches no parameter; correct its pattern or remove it")
+        raise TrainingError(f"the rule for {min(unused)} matches no parameter; correct its pattern or remove it")
     return [{"params": members, "lr": lr, "weight_decay": decay} for (lr, decay), members in groups.items()]

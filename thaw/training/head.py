@@ -1,6 +1,7 @@
 """The new output layers: a linear head solved exactly, or hidden layers trained on the cached features."""
 
 import copy
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional
 
+from thaw.errors import TrainingError
 from thaw.params import HeadParams
 from thaw.training.schedule import generator
 
@@ -63,7 +65,9 @@ def build_head(num_features: int, num_classes: int, hidden: Sequence[int], dropo
     return nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(num_features, num_classes))
 
 
-def fit_linear(train: FeatureSet, val: FeatureSet, num_classes: int, strengths: Sequence[float] = STRENGTHS) -> LinearFit:
+def fit_linear(
+    train: FeatureSet, val: FeatureSet, num_classes: int, strengths: Sequence[float] = STRENGTHS
+) -> LinearFit:
     """Return the multinomial logistic regression whose regularisation has the lowest validation loss.
 
     Solved by L-BFGS on features centred and scaled by one common factor, which is then folded into the layer: a
@@ -72,8 +76,15 @@ def fit_linear(train: FeatureSet, val: FeatureSet, num_classes: int, strengths: 
     centre = train.features.mean(axis=0, dtype=np.float64)
     scale = float(np.sqrt(((train.features - centre) ** 2).mean(dtype=np.float64))) or 1.0
     features, labels, weights = _soften(train, num_classes)
+    if absent := sorted(set(range(num_classes)) - set(labels.tolist())):
+        raise TrainingError(
+            f"{len(absent)} of {num_classes} classes have no training image (number {absent[0] + 1} of classes.json is "
+            "the first); add images of it, or remove it"
+        )
     solver = LogisticRegression(warm_start=True, max_iter=300, tol=1e-4)
-    scaled, scaled_val = ((values - centre.astype(np.float32)) / np.float32(scale) for values in (features, val.features))
+    scaled, scaled_val = (
+        (values - centre.astype(np.float32)) / np.float32(scale) for values in (features, val.features)
+    )
     best: LinearFit | None = None
     worse = 0
     for strength in strengths:
@@ -93,7 +104,9 @@ def fit_linear(train: FeatureSet, val: FeatureSet, num_classes: int, strengths: 
     return best
 
 
-def fit_hidden(train: FeatureSet, val: FeatureSet, num_classes: int, params: HeadParams, *, seed: int) -> tuple[nn.Module, list[dict[str, float]]]:
+def fit_hidden(
+    train: FeatureSet, val: FeatureSet, num_classes: int, params: HeadParams, *, seed: int
+) -> tuple[nn.Module, list[dict[str, float]]]:
     """Return a head with hidden layers at its best validation loss, and a row for each epoch.
 
     Trained by AdamW on standardised features (the scaling is folded into the first layer), with early stopping.
@@ -110,7 +123,7 @@ def fit_hidden(train: FeatureSet, val: FeatureSet, num_classes: int, params: Hea
         head.train()
         order = torch.from_numpy(generator(seed, "head", "order", epoch).permutation(len(features)))
         total = 0.0
-        for batch in order.split(_BATCH):
+        for batch in torch.split(order, _BATCH):
             loss = functional.cross_entropy(head(features[batch]), targets[batch])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -119,10 +132,16 @@ def fit_hidden(train: FeatureSet, val: FeatureSet, num_classes: int, params: Hea
         head.eval()
         with torch.inference_mode():
             logits = head(val_features).double().numpy()
-        val_loss = cross_entropy(logits, val.labels)
+        val_loss = cross_entropy(logits, val.labels) if np.isfinite(logits).all() else math.nan
+        if not math.isfinite(total + val_loss):
+            raise TrainingError(f"head: the loss is not finite in epoch {epoch}; lower head.lr (now {params.lr})")
         accuracy = float((logits.argmax(axis=1) == val.labels).mean())
-        rows.append({"epoch": epoch, "train_loss": total / len(features), "val_loss": val_loss, "val_accuracy": accuracy})
-        best, best_state, since = (val_loss, copy.deepcopy(head.state_dict()), 0) if val_loss < best else (best, best_state, since + 1)
+        rows.append(
+            {"epoch": epoch, "train_loss": total / len(features), "val_loss": val_loss, "val_accuracy": accuracy}
+        )
+        best, best_state, since = (
+            (val_loss, copy.deepcopy(head.state_dict()), 0) if val_loss < best else (best, best_state, since + 1)
+        )
         if since == _HIDDEN_PATIENCE:
             break
     head.load_state_dict(best_state)
@@ -183,5 +202,5 @@ def _all_classes(solver: LogisticRegression, num_classes: int) -> tuple[NDArray[
 
 def _fold(layer: nn.Linear, centre: Tensor, scale: float) -> None:
     with torch.no_grad():
-        layer.weight /= scale
-        layer.bias -= layer.weight @ centre
+        layer.weight.div_(scale)
+        layer.bias.sub_(layer.weight @ centre)

@@ -40,6 +40,7 @@ class Classifier(nn.Module):
         self.head = head
 
     def forward(self, *boundary: Tensor) -> Tensor:
+        """Return logits [images, classes] of boundary tensors."""
         logits: Tensor = self.head(self.backbone(*boundary))
         return logits
 
@@ -74,18 +75,25 @@ class Phase:
         rules: list[Rule],
         *,
         num_classes: int,
+        num_answers: int,
         seed: int,
         device: torch.device,
         folder: Path,
     ) -> None:
         """Prepare a new optimizer. `folder` is where this phase, under these settings, keeps its checkpoint."""
         self.name, self.model, self.params, self.rules = name, model.to(device), params, rules
-        self.num_classes, self.seed, self.device, self.folder = num_classes, seed, device, folder
+        self.num_classes, self.num_answers = num_classes, num_answers
+        self.seed, self.device, self.folder = seed, device, folder
         groups = param_groups(model.named_parameters(), rules, params.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, fused=True)
         self._peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
 
-    def run(self, train: tuple[Source, LabelledRows], val: tuple[Source, LabelledRows], on_epoch: Callable[[dict[str, float]], None]) -> Result:
+    def run(
+        self,
+        train: tuple[Source, LabelledRows],
+        val: tuple[Source, LabelledRows],
+        on_epoch: Callable[[dict[str, float]], None],
+    ) -> Result:
         """Train with early stopping and return the best of all epochs, the start included.
 
         Raises: TrainingError if the loss stops being finite; the last checkpoint is kept.
@@ -93,6 +101,10 @@ class Phase:
         restored = checkpoint.restore(self.folder, self.model, self.optimizer)
         if restored is None:
             loss, accuracy, _ = self.evaluate(*val)
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"{self.name}: the validation loss is {loss} before the first step; train what it starts from again"
+                )
             best = checkpoint.trained_tensors(self.model)
             state: dict[str, Any] = {"epoch": 0, "best_epoch": 0, "best_loss": loss, "curves": []}
             state["curves"].append({"epoch": 0, "val_loss": loss, "val_accuracy": accuracy} | self._rates(0, 1))
@@ -102,9 +114,13 @@ class Phase:
             on_epoch(row)
         while state["epoch"] < self.params.epochs and state["epoch"] - state["best_epoch"] < self.params.patience:
             epoch = state["epoch"] + 1
-            row = self._epoch(epoch, *train) | dict(zip(("val_loss", "val_accuracy"), self.evaluate(*val)[:2], strict=True))
+            row = self._epoch(epoch, *train) | dict(
+                zip(("val_loss", "val_accuracy"), self.evaluate(*val)[:2], strict=True)
+            )
             if not math.isfinite(row["val_loss"]):
-                raise TrainingError(f"{self.name}: the validation loss is not finite after epoch {epoch}; lower lr, or unfreeze less")
+                raise TrainingError(
+                    f"{self.name}: the validation loss is not finite after epoch {epoch}; lower lr, or unfreeze less"
+                )
             state["curves"].append(row)
             state["epoch"] = epoch
             if row["val_loss"] < state["best_loss"]:
@@ -117,17 +133,21 @@ class Phase:
 
     @torch.inference_mode()
     def evaluate(self, source: Source, examples: LabelledRows) -> tuple[float, float, NDArray[np.float32]]:
-        """Return log loss, accuracy and logits [images, classes] on view 0, in eval mode."""
+        """Return log loss, accuracy and logits [images, classes] in eval mode, averaged over the views of an answer."""
         self.model.eval()
         parts = []
         for start in range(0, len(examples.rows), _EVAL_BATCH):
             rows = examples.rows[start : start + _EVAL_BATCH]
-            boundary = source.batch(rows, np.zeros(len(rows), np.int64))
-            parts.append(self.model(*(value.to(self.device) for value in boundary)).float().cpu())
+            answers = [self._logits(source.batch(rows, np.full(len(rows), view))) for view in range(self.num_answers)]
+            parts.append(torch.stack(answers).mean(dim=0))
         logits = torch.cat(parts)
         labels = torch.from_numpy(examples.labels)
         loss = float(functional.cross_entropy(logits.double(), labels))
         return loss, float((logits.argmax(dim=1) == labels).double().mean()), logits.numpy()
+
+    def _logits(self, boundary: list[Tensor]) -> Tensor:
+        logits: Tensor = self.model(*(value.to(self.device) for value in boundary)).float().cpu()
+        return logits
 
     def _epoch(self, epoch: int, source: Source, examples: LabelledRows) -> dict[str, float]:
         """Train one epoch and return its mean loss and the rates at its end."""
@@ -156,7 +176,9 @@ class Phase:
             total += value
         for hook in hooks:
             hook.remove()
-        return {"epoch": epoch, "train_loss": total / num_steps} | self._rates(epoch * num_steps - 1, params.epochs * num_steps)
+        return {"epoch": epoch, "train_loss": total / num_steps} | self._rates(
+            epoch * num_steps - 1, params.epochs * num_steps
+        )
 
     def _set_rates(self, step: int, num_steps: int) -> None:
         factor = rate_factor(step, num_steps, self.params.warmup)

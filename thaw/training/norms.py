@@ -1,5 +1,6 @@
 """Norm layers of the suffix: what they normalise with while the rest trains."""
 
+import math
 from collections.abc import Iterator
 from typing import Literal
 
@@ -10,7 +11,7 @@ NormMode = Literal["frozen", "stats", "train"]
 
 # Every norm of torch that keeps running statistics: 1d, 2d, 3d and synchronised batch norm, and timm's layers made
 # of them. Group, layer and instance norms without running statistics are the same in every mode.
-_Running = (nn.modules.batchnorm._NormBase,)
+_Running = (nn.modules.batchnorm._NormBase,)  # noqa: SLF001 - the one class that all of them derive from
 
 
 def running_norms(module: nn.Module) -> Iterator[nn.modules.batchnorm._NormBase]:
@@ -42,12 +43,20 @@ def follow_statistics(module: nn.Module) -> list[torch.utils.hooks.RemovableHand
 
 @torch.no_grad()
 def _update(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    assert isinstance(norm, _Running) and norm.running_mean is not None and norm.running_var is not None
+    assert isinstance(norm, _Running)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     values = inputs[0].detach().float()
-    dims = [dim for dim in range(values.ndim) if dim != 1]
-    if values.numel() <= values.shape[1]:
+    alone = isinstance(norm, nn.modules.instancenorm._InstanceNorm)  # noqa: SLF001 - base of 1d, 2d and 3d
+    dims = [dim for dim in range(values.ndim) if dim > 1 or (dim == 0 and not alone)]
+    if math.prod(values.shape[dim] for dim in dims) <= 1:
         return  # one value a channel has no variance
     variance, mean = torch.var_mean(values, dim=dims, correction=1)
-    momentum = norm.momentum if norm.momentum is not None else 0.1
+    if alone:  # each image has statistics of its own, and their mean is followed
+        variance, mean = variance.mean(dim=0), mean.mean(dim=0)
+    if norm.num_batches_tracked is not None and not alone:
+        norm.num_batches_tracked.add_(1)
+    # Without a momentum the layer keeps the plain average over all batches.
+    momentum = norm.momentum if norm.momentum is not None else 1 / float(norm.num_batches_tracked or 1)
     norm.running_mean.lerp_(mean, momentum)
     norm.running_var.lerp_(variance, momentum)

@@ -2,22 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from thaw import files, run
 from thaw.errors import ParamsError
 from thaw.images.pack import PackedImages
+from thaw.images.views import num_answers, still
 from thaw.network.backbone import Backbone
 from thaw.network.engine import device_of, use_threads
 from thaw.params import AugmentParams, ComputeParams, PhaseParams
 from thaw.training import artifact
-from thaw.training.boundary import Cached, Fresh, Prefix, Views, make_room
+from thaw.training.boundary import Cached, Fresh, Prefix, Views, make_room, view_folder
 from thaw.training.groups import rules_of
-from thaw.training.loop import Classifier, LabelledRows, Phase, Result, Source
+from thaw.training.loop import Classifier, LabelledRows, Phase, Source
 
 _GIB = 2**30
 
@@ -28,6 +29,17 @@ class Start:
 
     tensors: dict[str, Tensor]
     model: dict[str, Any]
+
+
+class Trained(TypedDict):
+    """What `artifact.write` puts into the phase's folder."""
+
+    tensors: dict[str, Tensor]
+    model: dict[str, Any]
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    curves: list[dict[str, float]]
 
 
 def run_phase(
@@ -41,20 +53,21 @@ def run_phase(
     seed: int,
     compute: ComputeParams,
     on_epoch: Callable[[dict[str, float]], None],
-) -> tuple[Result, LabelledRows, dict[str, Any]]:
-    """Train one phase and return its result, the validation rows and its model.json.
+) -> Trained:
+    """Train one phase from its start, prove that nothing below the cut moved, and return what it leaves.
 
     Raises: ParamsError if the phase is shallower than the one it starts from, TrainingError if it diverges.
     """
     use_threads(compute)
     index = backbone.cut_index(params.depth)
     _check_depth(name, params, index, start, backbone)
-    identity = files.digest([start.model["lineage"]["backbone"], index])
     pristine = artifact.frozen_digest(backbone, index)
     head = artifact.assemble(backbone, start.tensors, start.model)
     module, suffix = backbone.split(params.depth)
+    augment = augment.model_copy(update={"flip": start.model["augment"]["flip"]})
+    identity = files.digest([start.model["lineage"]["backbone"], index])
     prefix = Prefix(Views(images, backbone.spec, seed, augment), module, identity=identity, compute=compute)
-    report(name, backbone, index, prefix)
+    _say_what_trains(name, backbone, index, prefix)
 
     model = {
         **start.model,
@@ -63,24 +76,34 @@ def run_phase(
         "depth_blocks": len(backbone.units) - index,
         "cut": index,
         "lineage": {**start.model["lineage"], "params": files.digest(params.model_dump())},
+        "frozen_sha256": pristine,
     }
-    fingerprint = files.digest([model, augment.model_dump(), seed, prefix.engine.name])
     phase = Phase(
         name,
         Classifier(suffix, head),
         params,
         rules_of(params, backbone, index),
         num_classes=len(images.classes),
+        num_answers=num_answers(augment),
         seed=seed,
         device=device_of(compute),
-        folder=run.scratch() / "checkpoints" / fingerprint,
+        folder=run.scratch() / "checkpoints" / files.digest([model, augment.model_dump(), seed, prefix.engine.name]),
     )
     train, val = (labelled(images, split) for split in ("train", "val"))
-    result = phase.run((_source(prefix, train, params.views, compute, f"{name}: train"), train), (_source(prefix, val, 1, compute, f"{name}: val"), val), on_epoch)
+    train_source = _source(prefix, train, params.views, compute, f"{name}: train")
+    val_source = _source(prefix.seen_as(still(augment)), val, num_answers(augment), compute, f"{name}: val")
+    result = phase.run((train_source, train), (val_source, val), _printing(name, on_epoch))
     artifact.check_frozen(pristine, artifact.frozen_digest(backbone, index), name)
-    model["frozen_sha256"] = pristine
-    model["best_epoch"] = result.best_epoch
-    return result, val, model
+    if result.best_epoch == 0:
+        print(f"{name}: no epoch was better on validation than the start; its weights are those of {params.start}")
+    return Trained(
+        tensors=result.tensors,
+        model={**model, "best_epoch": result.best_epoch},
+        logits=result.val_logits,
+        labels=val.labels,
+        rows=val.rows,
+        curves=result.curves,
+    )
 
 
 def labelled(images: PackedImages, split: str) -> LabelledRows:
@@ -89,12 +112,20 @@ def labelled(images: PackedImages, split: str) -> LabelledRows:
     return LabelledRows(rows, images.labels(rows), images.samples["confidence"].to_numpy(np.float64)[rows])
 
 
-def report(name: str, backbone: Backbone, index: int, prefix: Prefix) -> None:
-    """Print what is frozen and what runs it."""
+def _say_what_trains(name: str, backbone: Backbone, index: int, prefix: Prefix) -> None:
     frozen = ", ".join(backbone.blocks[:index]) or "nothing"
     print(f"{name}: frozen {frozen}; trains {', '.join(backbone.blocks[index:])}, head; prefix in {prefix.engine.name}")
     if prefix.engine.note:
         print(f"{name}: {prefix.engine.note}")
+
+
+def _printing(name: str, on_epoch: Callable[[dict[str, float]], None]) -> Callable[[dict[str, float]], None]:
+    def both(row: dict[str, float]) -> None:
+        shown = (f"{key.replace('_', ' ')} {value:.4g}" for key, value in row.items() if not key.startswith("lr:"))
+        print(f"{name}: {', '.join(shown)}", flush=True)
+        on_epoch(row)
+
+    return both
 
 
 def _source(prefix: Prefix, examples: LabelledRows, num_views: int, compute: ComputeParams, label: str) -> Source:
@@ -102,15 +133,20 @@ def _source(prefix: Prefix, examples: LabelledRows, num_views: int, compute: Com
     if num_views == 0:
         return Fresh(prefix)
     if needed > compute.cache_gib * _GIB:
-        print(f"{label}: a bank of {num_views} views needs {needed / _GIB:.1f} GiB, more than compute.cache_gib; computed afresh in every epoch")
+        print(
+            f"{label}: a bank of {num_views} views needs {needed / _GIB:.1f} GiB, more than compute.cache_gib; "
+            "its views are computed afresh in every epoch"
+        )
         return Fresh(prefix)
-    make_room(int(compute.cache_gib * _GIB) - needed)
+    bank = [view_folder(prefix, examples.rows, view) for view in range(num_views)]
+    make_room(int(compute.cache_gib * _GIB) - needed, keep=bank)
     return Cached(prefix, examples.rows, num_views, label=label)
 
 
 def _check_depth(name: str, params: PhaseParams, index: int, start: Start, backbone: Backbone) -> None:
     if index > len(backbone.units) - start.model["depth_blocks"]:
         raise ParamsError(
-            f"params.yaml: unfreeze.phases.{name}.depth is {params.depth}, but {params.start}, which it starts from, has "
-            f"unfrozen {start.model['depth_blocks']} blocks; unfreezing goes from the top down: give at least as many, or start from head"
+            f"params.yaml: unfreeze.phases.{name}.depth is {params.depth}, but {params.start}, which it starts from, "
+            f"has unfrozen {start.model['depth_blocks']} blocks; unfreezing goes from the top down: "
+            "give at least as many, or start from head"
         )

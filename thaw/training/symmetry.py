@@ -33,7 +33,9 @@ class FlipChoice:
         return f"flips that keep the label: {self.flip} (validation accuracy {seen})"
 
 
-def choose_flip(train: FeatureSet, val: FeatureSet, horizontal: Features, vertical: Features, num_classes: int) -> FlipChoice:
+def choose_flip(
+    train: FeatureSet, val: FeatureSet, horizontal: Features, vertical: Features, num_classes: int
+) -> FlipChoice:
     """Return the flips that keep labels: `none`, `horizontal`, `vertical` or `both`.
 
     `horizontal` and `vertical` are the features of the validation images, mirrored left to right and top to bottom.

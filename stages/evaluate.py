@@ -1,0 +1,40 @@
+"""Test the winner, once. Run by `dvc repro`, or `python -m stages.evaluate`."""
+
+from pathlib import Path
+
+from thaw import files, model, run
+from thaw.evidence import testset
+from thaw.evidence.plots import write_plots
+from thaw.images.pack import PackedImages, write_table
+from thaw.network.engine import use_threads
+
+SECTIONS = ("seed", "evaluate")
+INPUTS = ("data/prepared", "models/backbone", "models/phases", "models/final")
+OUTS = ("reports/metrics.json", "reports/predictions.csv", "reports/plots")
+
+
+def main() -> None:
+    """Write reports/metrics.json, reports/predictions.csv and reports/plots."""
+    with run.stage("evaluate", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
+        use_threads(params.compute)
+        images = PackedImages.open(Path(INPUTS[0]))
+        rows, phases = images.rows("test"), Path(INPUTS[2])
+        labels, samples = images.labels(rows), images.samples.iloc[rows]
+        final = model.load(INPUTS[3])
+        chosen, names = final.facts["phase"], final.facts["selected_from"]
+        answers = {}
+        for name in names:
+            candidate = final if name == chosen else model.load_phase(phases / name, Path(INPUTS[1]))
+            answers[name] = candidate.answer(images, rows, compute=params.compute, label=f"evaluate: {name}")
+        metrics = testset.test_metrics(
+            labels, answers, chosen, groups=samples["group"].to_numpy(), draws=params.evaluate.draws, seed=params.seed
+        )
+        table = testset.predictions(samples, labels, answers[chosen], images.classes)
+        with files.new_folder(Path(OUTS[2])) as folder:
+            write_plots(folder, labels, answers[chosen], images.classes, testset.read_curves(phases, names))
+        write_table(Path(OUTS[1]), table)
+        files.write_json(Path(OUTS[0]), metrics)
+
+
+if __name__ == "__main__":
+    run.main(main)

@@ -1,0 +1,119 @@
+"""Tiny data sets, networks and settings, real ones, for the tests of training."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from thaw import files
+from thaw.images.pack import COLUMNS, PackedImages, write_table
+from thaw.network.backbone import Backbone, assemble
+from thaw.network.source import describe
+from thaw.params import AugmentParams, ComputeParams, PhaseParams
+from thaw.training.head import build_head
+from thaw.training.phase import Start
+
+CLASSES = ["bright", "dark", "striped"]
+TORCH = ComputeParams(threads=1, workers=0, device="cpu", frozen_engine="torch", cache_gib=1.0)
+BY_NAME = TORCH.model_copy(update={"frozen_engine": "onnxruntime"})
+AUTO = TORCH.model_copy(update={"frozen_engine": "auto"})
+
+
+def augment(**changes: Any) -> AugmentParams:
+    """Return an augmentation that changes nothing, but for what is given."""
+    numbers = ("rotate_deg", "shift", "brightness", "contrast", "saturation", "hue")
+    still = {"flip": "none", "average": False, "crop_scale": 1.0} | dict.fromkeys(numbers, 0.0)
+    return AugmentParams.model_validate(still | changes)
+
+
+def phase(**changes: Any) -> PhaseParams:
+    """Return a short phase."""
+    usual = {
+        "start": "head", "depth": 2, "lr": 0.01, "lr_scale": 1.0, "epochs": 3, "views": 2, "batch_size": 4,
+        "weight_decay": 0.01, "warmup": 0.2, "label_smoothing": 0.0, "norm": "train", "patience": 10,
+    }  # fmt: skip
+    return PhaseParams.model_validate(usual | changes)
+
+
+def pixels(num_images: int, *, channels: int = 3, size_px: int = 40, classes: int = 3) -> NDArray[np.uint8]:
+    """Return images of `CLASSES` in turn, [images, size_px, size_px, channels]: bright ones, dark ones, striped ones."""
+    noise = np.random.default_rng(7).integers(0, 60, (num_images, size_px, size_px, channels))
+    for index in range(num_images):
+        kind = index % classes
+        noise[index] += 150 if kind == 0 else 20 if kind == 1 else 0
+        if kind == 2:
+            noise[index, ::4] += 180
+    return noise.clip(0, 255).astype(np.uint8)
+
+
+def packed(
+    num_images: int = 24, *, channels: int = 3, size_px: int = 40, classes: int = 3, **columns: Any
+) -> PackedImages:
+    """Return a data set in memory; every third image, and the one after it, and the next, by class; see `samples`."""
+    shard = pixels(num_images, channels=channels, size_px=size_px, classes=classes)
+    table = samples(num_images, classes).assign(**columns)
+    return PackedImages(table, CLASSES[:classes], size_px, channels, "fingerprint", (shard,))
+
+
+def samples(num_images: int, classes: int = 3) -> pd.DataFrame:
+    """Return samples.csv: two images in three train, one validates."""
+    rows = np.arange(num_images)
+    return pd.DataFrame(
+        {
+            "id": [f"{row:016x}" for row in rows],
+            "path": [f"{row}.png" for row in rows],
+            "label": [CLASSES[row % classes] for row in rows],
+            "split": ["val" if (row // classes) % 3 == 2 else "train" for row in rows],
+            "group": "",
+            "sha256": "",
+            "width": 40,
+            "height": 40,
+            "row": rows,
+            "confidence": 1.0,
+        },
+        columns=list(COLUMNS),
+    )
+
+
+def prepared(folder: Path, images: PackedImages) -> PackedImages:
+    """Write a data set as `prepare` does and open it."""
+    with files.new_folder(folder) as partial:
+        np.save(partial / "images-00000.npy", images.shards[0])
+        write_table(partial / "samples.csv", images.samples)
+        files.write_json(partial / "classes.json", {"classes": images.classes})
+    return PackedImages.open(folder)
+
+
+def backbone(name: str = "test_resnet", *, in_channels: int = 3, input_px: int = 32, seed: int = 0) -> Backbone:
+    """Return a tiny network of timm with random weights: the same ones for the same seed."""
+    torch.manual_seed(seed)
+    spec = describe(f"timm:{name}", in_channels=in_channels)
+    return assemble(spec.model_copy(update={"input_px": input_px}), None)
+
+
+def preprocessing(size_px: int = 40) -> dict[str, Any]:
+    """Return the settings of `prepare` that a model keeps."""
+    return {"size_px": size_px, "fit": "crop", "background": 255, "max_megapixels": 100.0}
+
+
+def start(network: Backbone, *, classes: int = 3, depth_blocks: int = 0, hidden: tuple[int, ...] = ()) -> Start:
+    """Return an untrained head as a phase's start."""
+    torch.manual_seed(1)
+    head = build_head(network.num_features, classes, hidden, 0.0)
+    model = {
+        "classes": CLASSES[:classes],
+        "backbone": network.spec.model_dump(mode="json"),
+        "blocks": network.blocks,
+        "preprocessing": preprocessing(),
+        "augment": {"flip": "none", "accuracy": {}},
+        "phase": "head",
+        "start": None,
+        "depth_blocks": depth_blocks,
+        "cut": len(network.blocks) - depth_blocks,
+        "head": {"hidden": list(hidden), "dropout": 0.0},
+        "lineage": {"data": "data", "backbone": "weights"},
+    }
+    return Start({f"head.{name}": value for name, value in head.state_dict().items()}, model)

@@ -1,0 +1,130 @@
+"""What a run will do and cost, worked out before any time is spent."""
+
+import time
+from pathlib import Path
+
+import torch
+from rich.table import Table
+from torch import nn
+from torch.nn import functional
+
+from thaw.errors import ThawError
+from thaw.images import listing
+from thaw.images.pack import read_table
+from thaw.network.backbone import Backbone, open_backbone
+from thaw.network.cut import probe
+from thaw.network.engine import use_threads
+from thaw.params import Params, PhaseParams
+from thaw.training.groups import rules_of
+from thaw.training.head import build_head
+from thaw.training.loop import Classifier
+
+_PROBE_IMAGES = 8
+
+
+def blocks_table(source: str, backbone: Backbone) -> Table:
+    """Return the blocks of a backbone, input first, with the activation that a cut below each would cache."""
+    spec = backbone.spec
+    table = Table(
+        title=f"{source}: {len(backbone.blocks)} blocks, {backbone.num_features} features, {spec.input_px} px",
+        title_justify="left",
+    )
+    for column in ("depth", "block", "parameters", "cut below it: activation", "KiB an image (float16)"):
+        table.add_column(column, justify="left" if column in {"block", "cut below it: activation"} else "right")
+    for index, name in enumerate(backbone.blocks):
+        depth = len(backbone.blocks) - index
+        table.add_row(
+            str(depth), name, f"{_num_parameters(backbone, index, index + 1):,}", *_activation(backbone, depth)
+        )
+    return table
+
+
+def plan_tables(params: Params) -> list[Table]:
+    """Return one table a phase: each block's rate as it will be applied, decay, norm mode, cache and estimated time.
+
+    The time is measured on random weights and a few random images now, prefix in torch; ONNX Runtime is faster.
+    """
+    use_threads(params.compute)
+    num_train, channels, num_classes = _data_set(params)
+    backbone = open_backbone(params.backbone.source, pretrained=False, in_channels=channels)
+    return [
+        _phase_table(name, phase, backbone, num_train, num_classes, params.compute.cache_gib)
+        for name, phase in params.unfreeze.phases.items()
+    ]
+
+
+def _phase_table(
+    name: str, phase: PhaseParams, backbone: Backbone, num_train: int, num_classes: int, cache_gib: float
+) -> Table:
+    index = backbone.cut_index(phase.depth)
+    rules = rules_of(phase, backbone, index)
+    prefix, suffix = backbone.split(phase.depth)
+    shapes = probe(prefix, backbone.example(2))
+    gib = sum(shape.numel() for shape in shapes) * 2 * num_train * phase.views / 2**30
+    prefix_s, step_s = _seconds_an_image(prefix, suffix, backbone, num_classes)
+    cached = 0 < gib <= cache_gib
+    passes = phase.views if cached else phase.epochs
+    seconds = num_train * (passes * prefix_s + phase.epochs * step_s)
+    lowest = next(rule.lr for rule in reversed(rules) if rule.lr is not None)
+    table = Table(
+        title=f"{name}: from {phase.start}, {phase.epochs} epochs of {num_train} images, batches of {phase.batch_size}",
+        caption=f"views {phase.views}, cache {f'{gib:.2f} GiB' if cached else 'none'}; norm {phase.norm}; "
+        f"lowest rate {lowest / phase.lr:.3g} of the head's; about {seconds:.0f} s here with the prefix in torch",
+        title_justify="left",
+        caption_justify="left",
+    )
+    for column in ("block", "parameters", "learning rate", "weight decay"):
+        table.add_column(column, justify="left" if column == "block" else "right")
+    table.add_row(
+        "head", f"{num_classes * (backbone.num_features + 1):,}", f"{phase.lr:.3g}", f"{phase.weight_decay:g}"
+    )
+    for rule in rules[1:]:
+        position = backbone.blocks.index(rule.label)
+        rate, decay = ("frozen", "") if rule.lr is None else (f"{rule.lr:.3g}", f"{phase.weight_decay:g}")
+        table.add_row(rule.label, f"{_num_parameters(backbone, position, position + 1):,}", rate, decay)
+    return table
+
+
+def _seconds_an_image(
+    prefix: nn.Module, suffix: nn.Module, backbone: Backbone, num_classes: int
+) -> tuple[float, float]:
+    """Return the seconds that the prefix, and a training step of the suffix, take for one image."""
+    images = torch.rand_like(backbone.example(_PROBE_IMAGES))
+    model = Classifier(suffix, build_head(backbone.num_features, num_classes, [], 0.0)).train()
+    labels = torch.zeros(_PROBE_IMAGES, dtype=torch.long)
+    with torch.no_grad():
+        boundary = prefix(images)
+        started = time.perf_counter()
+        prefix(images)
+        prefix_s = time.perf_counter() - started
+    step_s = float("inf")
+    for _ in range(2):
+        started = time.perf_counter()
+        functional.cross_entropy(model(*boundary), labels).backward()  # type: ignore[no-untyped-call]
+        step_s = min(step_s, time.perf_counter() - started)
+    return prefix_s / _PROBE_IMAGES, step_s / _PROBE_IMAGES
+
+
+def _data_set(params: Params) -> tuple[int, int, int]:
+    """Return the number of training images, channels and classes: exact once `prepare` has run."""
+    prepared = Path("data/prepared/samples.csv")
+    if prepared.exists():
+        samples = read_table(prepared)
+        return int((samples["split"] == "train").sum()), 3, int(samples["label"].nunique())
+    listed = listing.read(listing.locate(params.data.raw))
+    share = 1 - params.prepare.test_fraction - params.prepare.val_fraction
+    return round(len(listed.table) * share), 3, len(listed.classes)
+
+
+def _num_parameters(backbone: Backbone, first: int, end: int) -> int:
+    named = backbone.module.named_parameters()
+    return sum(value.numel() for name, value in named if first <= backbone.block_of(name) < end)
+
+
+def _activation(backbone: Backbone, depth: int) -> tuple[str, str]:
+    try:
+        shapes = probe(backbone.split(depth)[0], backbone.example(2))
+    except ThawError as error:
+        return str(error), ""
+    text = " + ".join("x".join(str(side) for side in shape) for shape in shapes)
+    return text, f"{sum(shape.numel() for shape in shapes) * 2 / 1024:.0f}"
