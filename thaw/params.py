@@ -144,6 +144,8 @@ class PhaseParams(Section):
     """Share of the steps in which the rate rises from zero; it then falls along a cosine."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     """Share of the target's probability that is spread over all classes while training."""
+    refit: bool
+    """Before the first step, re-estimate the suffix's norm statistics and solve a linear head on what it then sees."""
     norm: Literal["frozen", "stats", "train"]
     """Norm layers of the suffix: keep the running statistics, also update them, or use batch statistics."""
     patience: Count

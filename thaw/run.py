@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import FrameType
 
@@ -24,6 +25,7 @@ from thaw.errors import ParamsError, RunError, ThawError
 from thaw.files import digest, remove, write_json
 from thaw.params import PARAMS_FILE, Params, load_params, read_tree
 
+_BY_DVC = "DVC_STAGE"  # set by DVC in the environment of every stage
 _WATCH_INTERVAL_S = 1.0
 _GRACE_S = 10.0
 
@@ -66,7 +68,7 @@ def stage(name: str, *, sections: Sequence[str], inputs: Sequence[str], outs: Se
         if not Path(path).exists():
             raise RunError(f"{path} is missing; run `dvc repro`, which makes it before this stage")
     with _lock(name):
-        _leave_with_the_launcher()
+        leave_with_dvc()
         before = _snapshot(sections, inputs)
         yield params
         changed = [what for what, state in _snapshot(sections, inputs).items() if before.get(what, state) != state]
@@ -119,18 +121,29 @@ def _lock(name: str) -> Iterator[None]:
         yield
 
 
-def _leave_with_the_launcher() -> None:
-    """Stop this process when the `dvc` that started it is gone; without a dvc above it, watch nothing."""
+@cache
+def leave_with_dvc() -> None:
+    """Stop this process when the `dvc` that started it is gone, now or later; without a dvc above it, watch nothing."""
     launchers: list[psutil.Process] = []
     for process in psutil.Process().parents():
         launchers.append(process)
-        try:
-            command = process.cmdline()
-        except psutil.Error:
-            continue
-        if any(Path(word).name == "dvc" for word in command[:3]):
+        if _may_be_dvc(process):
             threading.Thread(target=_watch, args=(launchers,), daemon=True).start()
             return
+    if _BY_DVC in os.environ:  # it ended before we could look
+        sys.exit("the dvc that started this stage has ended; run `dvc repro` again")
+
+
+def _may_be_dvc(process: psutil.Process) -> bool:
+    """Tell `dvc` by its command; if dvc says that it started us, a Python of our session may be calling its API."""
+    try:
+        command = process.cmdline()
+        if any(Path(word).name == "dvc" for word in command[:3]):
+            return True
+        is_python = bool(command) and Path(command[0]).name.startswith("python")
+        return _BY_DVC in os.environ and is_python and os.getsid(process.pid) == os.getsid(0)
+    except (psutil.Error, OSError):
+        return False
 
 
 def _watch(launchers: list[psutil.Process]) -> None:

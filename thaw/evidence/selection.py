@@ -1,6 +1,5 @@
 """Read the trained phases, put the verdict into words, and write the network that was chosen."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -42,13 +41,18 @@ def read_phases(root: Path, starts: Mapping[str, str]) -> list[TrainedPhase]:
     """Return the head and the phases named in `starts` (phase -> start), each after the one it starts from.
 
     Phases of equal distance from the head come by depth, then by name: the order in params.yaml is not tracked by DVC
-    and must not matter. A folder that belongs to no phase (DVC keeps the outs of a removed stage) is ignored, aloud.
-    Raises: ArtifactError if a folder is damaged, or was not made from the same validation images and classes.
+    and must not matter.
+    Raises: ArtifactError if a folder is damaged, was not made from the same validation images and classes, or belongs
+    to no phase: DVC leaves the output of a removed stage where it is, as a part of what `select` depends on, and
+    dvc.lock would then differ from that of a fresh clone.
     """
+    strays = [path for path in sorted(root.glob("[!.]*")) if path.is_dir() and path.name not in {HEAD, *starts}]
+    if strays:
+        raise ArtifactError(
+            f"{strays[0]} belongs to no phase of params.yaml; run `rm -r {' '.join(map(str, strays))}` (DVC's cache "
+            "keeps a copy), then `dvc repro`"
+        )
     phases = [_read_phase(root / name, name, start) for name, start in [(HEAD, None), *sorted(starts.items())]]
-    for folder in sorted(path.name for path in root.iterdir() if not path.name.startswith(".")):
-        if folder not in {HEAD, *starts} and (root / folder).is_dir():
-            print(f"{root / folder} belongs to no phase of params.yaml and is ignored; delete it", file=sys.stderr)
     head = phases[0]
     for phase in phases[1:]:
         if not (np.array_equal(phase.rows, head.rows) and np.array_equal(phase.labels, head.labels)):

@@ -1,7 +1,7 @@
 """One phase of training: the suffix and the head on the activations at the cut."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,12 +16,14 @@ from thaw.errors import TrainingError
 from thaw.params import PhaseParams
 from thaw.training import checkpoint
 from thaw.training.groups import Rule, param_groups
-from thaw.training.head import soft_targets
+from thaw.training.head import FeatureSet, soft_targets
 from thaw.training.norms import follow_statistics, train_with_norms
+from thaw.training.refit import estimate_statistics, pooled, solve_head
 from thaw.training.schedule import epoch_order, epoch_views, generator, rate_factor, steps_per_epoch
 
 Rows = NDArray[np.int64]
 _EVAL_BATCH = 64
+_REFIT_VIEWS = 2
 
 
 class Source(Protocol):
@@ -108,6 +110,8 @@ class Phase:
             best = checkpoint.trained_tensors(self.model)
             state: dict[str, Any] = {"epoch": 0, "best_epoch": 0, "best_loss": loss, "curves": []}
             state["curves"].append({"epoch": 0, "val_loss": loss, "val_accuracy": accuracy} | self._rates(0, 1))
+            if self.params.refit:
+                self._refit(train, val)
         else:
             best, state = restored
         for row in state["curves"]:
@@ -144,6 +148,29 @@ class Phase:
         labels = torch.from_numpy(examples.labels)
         loss = float(functional.cross_entropy(logits.double(), labels))
         return loss, float((logits.argmax(dim=1) == labels).double().mean()), logits.numpy()
+
+    def _refit(self, train: tuple[Source, LabelledRows], val: tuple[Source, LabelledRows]) -> None:
+        """Bring norm statistics and a linear head in line with the training images (see refit.py)."""
+        suffix, num_train = self.model.backbone, len(train[1].rows)
+        if self.params.norm != "frozen":
+            order = epoch_order(num_train, seed=self.seed, phase=self.name, epoch=0)
+            views = epoch_views(num_train, self.params.views, seed=self.seed, phase=self.name, epoch=0)
+            estimate_statistics(suffix, self._batches(train[0], train[1].rows[order], views[order]))
+        if isinstance(self.model.head, nn.Linear):
+            solve_head(self.model.head, self._features(*train, _REFIT_VIEWS), self._features(*val, 1))
+
+    def _features(self, source: Source, examples: LabelledRows, num_views: int) -> FeatureSet:
+        """Return what the suffix makes of the first views of each row, one view after another."""
+        num_views = min(num_views, self.params.views) if self.params.views else num_views
+        rows = np.tile(examples.rows, num_views)
+        views = np.repeat(np.arange(num_views), len(examples.rows))
+        features = pooled(self.model.backbone, self._batches(source, rows, views))
+        return FeatureSet(features, np.tile(examples.labels, num_views), np.tile(examples.confidence, num_views))
+
+    def _batches(self, source: Source, rows: Rows, views: Rows) -> Iterator[list[Tensor]]:
+        for start in range(0, len(rows), _EVAL_BATCH):
+            batch = source.batch(rows[start : start + _EVAL_BATCH], views[start : start + _EVAL_BATCH])
+            yield [value.to(self.device) for value in batch]
 
     def _logits(self, boundary: list[Tensor]) -> Tensor:
         logits: Tensor = self.model(*(value.to(self.device) for value in boundary)).float().cpu()

@@ -1,0 +1,110 @@
+"""Test accuracy on the sample over several seeds, each with its own split: the real `dvc repro` in a fresh clone.
+
+    python -m bench.accuracy                                        shipped params, seeds 0 to 4
+    python -m bench.accuracy --overlay recipes/elpv-best.yaml --seeds 3
+
+Resumable: a seed that is done, at the same params and code, is read back from .thaw/bench/.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from thaw import files
+from thaw.run import scratch
+from thaw.yaml_tree import read_tree
+
+
+def main() -> None:
+    """Run the seeds that are not done yet and print one JSON line: mean, spread, seconds, head and every phase."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--overlay", type=Path, help="YAML file whose values replace those of params.yaml")
+    parser.add_argument("--seeds", type=int, default=5, help="how many seeds, from 0 on")
+    arguments = parser.parse_args()
+    tree = read_tree(Path("params.yaml"))
+    if arguments.overlay:
+        tree = overlaid(tree, read_tree(arguments.overlay))
+    runs = [_run_once(tree | {"seed": seed}) for seed in range(arguments.seeds)]
+    print(json.dumps({"bench": "accuracy", "overlay": str(arguments.overlay or ""), **_summary(runs)}))
+
+
+def overlaid(tree: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
+    """Return a tree with the values of an overlay put over it; `phases` are replaced as a whole."""
+    merged = dict(tree)
+    for key, value in overlay.items():
+        deeper = isinstance(value, dict) and isinstance(merged.get(key), dict) and key != "phases"
+        merged[key] = overlaid(merged[key], value) if deeper else value
+    return merged
+
+
+def _run_once(tree: dict[str, Any]) -> dict[str, Any]:
+    key = files.digest({"params": {name: value for name, value in tree.items() if name != "compute"}, "code": _code()})
+    done = scratch() / "bench" / f"accuracy-{key[:16]}.json"
+    if done.exists():
+        return files.read_json(done)
+    clone = scratch() / "bench" / f"clone-{key[:16]}"
+    if not clone.exists():
+        subprocess.run(["git", "clone", "--quiet", ".", str(clone)], check=True)
+        (clone / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "THAW_SCRATCH": str(clone.resolve() / ".thaw"),
+    }
+    started = time.perf_counter()
+    subprocess.run(["dvc", "repro"], cwd=clone, env=environment, check=True, stdout=sys.stderr)
+    metrics = files.read_json(clone / "reports" / "metrics.json")
+    stages = {
+        path.stem: files.read_json(path)["seconds"] for path in sorted((clone / ".thaw" / "timings").glob("*.json"))
+    }
+    result = {
+        "seed": tree["seed"],
+        "seconds": round(time.perf_counter() - started, 1),
+        "stages": stages,
+        "metrics": metrics,
+        "validation": files.read_json(clone / "reports" / "selection.json")["candidates"],
+    }
+    files.write_json(done, result)
+    shutil.rmtree(clone)
+    return result
+
+
+def _code() -> str:
+    """Return the git tree of what a run depends on, so that other code gives another key."""
+    names = ["thaw", "stages", "dvc.yaml", "requirements.txt"]
+    return subprocess.run(
+        ["git", "rev-parse", *(f"HEAD:{name}" for name in names)], check=True, capture_output=True, text=True
+    ).stdout
+
+
+def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    columns = {"final": [run["metrics"]["test"]["accuracy"] for run in runs]}
+    columns["head"] = [run["metrics"]["head"]["accuracy"] for run in runs]
+    columns["majority"] = [run["metrics"]["majority"]["accuracy"] for run in runs]
+    for name in runs[0]["metrics"]["phases"]:
+        columns[name] = [run["metrics"]["phases"][name]["accuracy"] for run in runs]
+    return {
+        "seeds": len(runs),
+        "accuracy": {
+            name: {"mean": statistics.fmean(values), "sd": _spread(values), "each": values}
+            for name, values in columns.items()
+        },
+        "chosen": [run["metrics"]["final"]["phase"] for run in runs],
+        "seconds": [run["seconds"] for run in runs],
+    }
+
+
+def _spread(values: list[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+if __name__ == "__main__":
+    main()
