@@ -3,7 +3,8 @@
     python -m bench.accuracy                                        shipped params, seeds 0 to 4
     python -m bench.accuracy --overlay recipes/elpv-best.yaml --seeds 3
 
-Resumable: a seed that is done, at the same params and code, is read back from .thaw/bench/.
+Resumable: a seed that is done at the same params is read back from .thaw/bench/, with the commit that it was run at;
+delete that folder to measure anew.
 """
 
 import argparse
@@ -47,7 +48,7 @@ def overlaid(tree: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run_once(tree: dict[str, Any]) -> dict[str, Any]:
-    key = files.digest({"params": {name: value for name, value in tree.items() if name != "compute"}, "code": _code()})
+    key = files.digest({name: value for name, value in tree.items() if name != "compute"})
     done = scratch() / "bench" / f"accuracy-{key[:16]}.json"
     if done.exists():
         return files.read_json(done)
@@ -67,6 +68,7 @@ def _run_once(tree: dict[str, Any]) -> dict[str, Any]:
     }
     result = {
         "seed": tree["seed"],
+        "commit": _commit(),
         "seconds": round(time.perf_counter() - started, 1),
         "stages": stages,
         "metrics": metrics,
@@ -77,12 +79,9 @@ def _run_once(tree: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _code() -> str:
-    """Return the git tree of what a run depends on, so that other code gives another key."""
-    names = ["thaw", "stages", "dvc.yaml", "requirements.txt"]
-    return subprocess.run(
-        ["git", "rev-parse", *(f"HEAD:{name}" for name in names)], check=True, capture_output=True, text=True
-    ).stdout
+def _commit() -> str:
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True)
+    return found.stdout.strip()
 
 
 def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -97,6 +96,7 @@ def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
             name: {"mean": statistics.fmean(values), "sd": _spread(values), "each": values}
             for name, values in columns.items()
         },
+        "commits": sorted({run["commit"] for run in runs}),
         "chosen": [run["metrics"]["final"]["phase"] for run in runs],
         "seconds": [run["seconds"] for run in runs],
     }
