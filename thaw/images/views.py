@@ -7,7 +7,8 @@ image's view does not depend on which other images are in the batch, not even in
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -66,16 +67,28 @@ def render(
     shift = torch.tensor([-level / deviation for level, deviation in zip(mean, std, strict=True)]).repeat(input_px**2)
     out = torch.empty((num_images, channels, input_px, input_px), memory_format=torch.channels_last)
     draws_anything = _draws_anything(augment)
-    for target, image, name, view in zip(out.permute(0, 2, 3, 1), images, ids, views, strict=True):
-        symmetry = symmetry_of(name, view, seed=seed, flip=augment.flip)
-        if draws_anything and view > 0:
-            draws = _generator(seed, name, view).random(_NUM_DRAWS).tolist()
-            shown = _colour(_place(_mirror(_planes(image), symmetry), draws, augment, input_px), draws, augment)
-        else:
-            shown = _mirror(_resize(_planes(image), input_px), symmetry)
-        target.copy_(shown[0].permute(1, 2, 0))
-        torch.addcmul(shift, target.view(-1), scale, out=target.view(-1))
+    with _one_thread():
+        for target, image, name, view in zip(out.permute(0, 2, 3, 1), images, ids, views, strict=True):
+            symmetry = symmetry_of(name, view, seed=seed, flip=augment.flip)
+            if draws_anything and view > 0:
+                draws = _generator(seed, name, view).random(_NUM_DRAWS).tolist()
+                shown = _colour(_place(_mirror(_planes(image), symmetry), draws, augment, input_px), draws, augment)
+            else:
+                shown = _mirror(_resize(_planes(image), input_px), symmetry)
+            target.copy_(shown[0].permute(1, 2, 0))
+            torch.addcmul(shift, target.view(-1), scale, out=target.view(-1))
     return out
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep torch to one thread: an image is too small to share, and waiting threads ruin a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def still(augment: AugmentParams) -> AugmentParams:

@@ -39,8 +39,15 @@ class Backbone:
     @cached_property
     def num_features(self) -> int:
         """Length of the feature vector of one image."""
-        with torch.inference_mode():
-            return int(self.module(self.example(1)).shape[1])
+        try:
+            with torch.inference_mode():
+                return int(self.module(self.example(1)).shape[1])
+        except (AssertionError, RuntimeError, ValueError) as error:  # what networks of a fixed input size raise
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+            raise BackboneError(
+                f"{self.spec.name} cannot take images of {self.spec.input_px} px: {reason}; "
+                "set backbone.input_px to null, or to a size that it can take"
+            ) from None
 
     def example(self, num_images: int) -> Tensor:
         """Return zeros of the shape that the network takes."""

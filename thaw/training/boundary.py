@@ -94,7 +94,7 @@ class Prefix:
     def storage(self) -> np.dtype[np.floating]:
         """The type that activations are kept in: float16 where they fit with room to spare."""
         largest = max(float(np.abs(value).max()) for value in self.engine(self._first))
-        return np.dtype(np.float16 if largest * _HEADROOM < np.finfo(np.float16).max else np.float32)
+        return np.dtype(np.float16 if largest * _HEADROOM < float(np.finfo(np.float16).max) else np.float32)
 
     def bank_bytes(self, num_images: int, num_views: int) -> int:
         """Return the bytes that the activations of a bank of views take on disk."""

@@ -128,7 +128,7 @@ def fit_hidden(
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            total += float(loss) * len(batch)
+            total += float(loss.detach()) * len(batch)
         head.eval()
         with torch.inference_mode():
             logits = head(val_features).double().numpy()

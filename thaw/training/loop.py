@@ -190,7 +190,7 @@ class Phase:
             chosen = order[step * params.batch_size : (step + 1) * params.batch_size]
             self._set_rates((epoch - 1) * num_steps + step, params.epochs * num_steps)
             boundary = [value.to(self.device) for value in source.batch(examples.rows[chosen], views[chosen])]
-            loss = functional.cross_entropy(self.model(*boundary), targets[chosen].to(self.device))
+            loss = functional.cross_entropy(self._answer(boundary), targets[chosen].to(self.device))
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise TrainingError(
@@ -206,6 +206,18 @@ class Phase:
         return {"epoch": epoch, "train_loss": total / num_steps} | self._rates(
             epoch * num_steps - 1, params.epochs * num_steps
         )
+
+    def _answer(self, boundary: list[Tensor]) -> Tensor:
+        try:
+            logits: Tensor = self.model(*boundary)
+        except ValueError as error:  # what torch's batch norm says to a single value a channel
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise TrainingError(
+                f"{self.name}: norm is train, and one image at a time has no batch statistics; "
+                f"raise batch_size (now {self.params.batch_size}), or set norm to frozen"
+            ) from None
+        return logits
 
     def _set_rates(self, step: int, num_steps: int) -> None:
         factor = rate_factor(step, num_steps, self.params.warmup)
