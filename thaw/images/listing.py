@@ -39,6 +39,10 @@ class Listing:
         return sorted(set(self.table["label"]))
 
 
+MANIFEST = "manifest.csv"
+"""A folder that holds a file of this name is read by it: DVC then tracks the images together with the manifest."""
+
+
 def locate(raw: str) -> Path:
     """Return `data.raw` as a path. Raises: DataError if there is nothing."""
     if not Path(raw).exists():
@@ -48,7 +52,11 @@ def locate(raw: str) -> Path:
 
 def read(raw: Path) -> Listing:
     """Return what `data.raw` lists. Raises: DataError if that is not a data set of two classes or more."""
-    listing = _read_folder(raw) if raw.is_dir() else _read_csv(raw)
+    inside = raw / MANIFEST
+    if raw.is_dir() and not inside.is_file():
+        listing = _read_folder(raw)
+    else:
+        listing = _read_csv(inside if raw.is_dir() else raw)
     for name in [*listing.table["path"], *listing.table["label"], *listing.links]:
         _check_name(name, raw)
     _check_classes(listing.classes, raw)
