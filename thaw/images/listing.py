@@ -52,11 +52,8 @@ def locate(raw: str) -> Path:
 
 def read(raw: Path) -> Listing:
     """Return what `data.raw` lists. Raises: DataError if that is not a data set of two classes or more."""
-    inside = raw / MANIFEST
-    if raw.is_dir() and not inside.is_file():
-        listing = _read_folder(raw)
-    else:
-        listing = _read_csv(inside if raw.is_dir() else raw)
+    manifest = raw / MANIFEST if raw.is_dir() else raw
+    listing = _read_csv(manifest) if manifest.is_file() else _read_folder(raw)
     for name in [*listing.table["path"], *listing.table["label"], *listing.links]:
         _check_name(name, raw)
     _check_classes(listing.classes, raw)
