@@ -9,6 +9,9 @@ from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# The clones with a finished pipeline, which tests/pipeline and tests/faults share.
+pytest_plugins = ["tests.pipeline.fixtures"]
+
 # Two slow cores run the tests next to other work: a deadline would fail what is only slow. No database: a failing
 # example is printed and belongs into a test.
 settings.register_profile(

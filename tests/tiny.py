@@ -32,14 +32,14 @@ def augment(**changes: Any) -> AugmentParams:
 def phase(**changes: Any) -> PhaseParams:
     """Return a short phase."""
     usual = {
-        "start": "head", "depth": 2, "lr": 0.01, "lr_scale": 1.0, "epochs": 3, "views": 2, "batch_size": 4,
-        "weight_decay": 0.01, "warmup": 0.2, "label_smoothing": 0.0, "norm": "train", "patience": 10,
+        "start": "head", "depth": 2, "lr": 0.002, "lr_scale": 1.0, "epochs": 3, "views": 2, "batch_size": 4,
+        "weight_decay": 0.01, "warmup": 0.2, "label_smoothing": 0.0, "norm": "train", "patience": 10, "refit": False,
     }  # fmt: skip
     return PhaseParams.model_validate(usual | changes)
 
 
 def pixels(num_images: int, *, channels: int = 3, size_px: int = 40, classes: int = 3) -> NDArray[np.uint8]:
-    """Return images of `CLASSES` in turn, [images, size_px, size_px, channels]: bright ones, dark ones, striped ones."""
+    """Return images of `CLASSES` in turn, [images, size_px, size_px, channels]."""
     noise = np.random.default_rng(7).integers(0, 60, (num_images, size_px, size_px, channels))
     for index in range(num_images):
         kind = index % classes
@@ -52,7 +52,7 @@ def pixels(num_images: int, *, channels: int = 3, size_px: int = 40, classes: in
 def packed(
     num_images: int = 24, *, channels: int = 3, size_px: int = 40, classes: int = 3, **columns: Any
 ) -> PackedImages:
-    """Return a data set in memory; every third image, and the one after it, and the next, by class; see `samples`."""
+    """Return a data set in memory."""
     shard = pixels(num_images, channels=channels, size_px=size_px, classes=classes)
     table = samples(num_images, classes).assign(**columns)
     return PackedImages(table, CLASSES[:classes], size_px, channels, "fingerprint", (shard,))
@@ -108,7 +108,7 @@ def start(network: Backbone, *, classes: int = 3, depth_blocks: int = 0, hidden:
         "backbone": network.spec.model_dump(mode="json"),
         "blocks": network.blocks,
         "preprocessing": preprocessing(),
-        "augment": {"flip": "none", "accuracy": {}},
+        "augment": {"flip": "none", "average": False, "accuracy": {}},
         "phase": "head",
         "start": None,
         "depth_blocks": depth_blocks,

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -69,6 +70,8 @@ def predict(
     from thaw.progress import progress
 
     found = models.find_images(paths)
+    if not found:
+        raise DataError(f"{', '.join(map(str, paths))}: no files there; give image files, or folders of them")
     model = models.load(folder)
     rows: list[dict[str, str | float]] = []
     broken = 0
@@ -77,11 +80,11 @@ def predict(
             probabilities = model.predict([path])[0]
         except DataError as error:
             broken += 1
-            print(error, file=sys.stderr)
+            print(str(error).encode("utf-8", "backslashreplace").decode(), file=sys.stderr)
             continue
         best = int(probabilities.argmax())
         row: dict[str, str | float] = {
-            "path": str(path),
+            "path": os.fsencode(path).decode("utf-8", "backslashreplace"),
             "class": model.classes[best],
             "probability": float(probabilities[best]),
         }
@@ -94,7 +97,10 @@ def predict(
     if out is None:
         sys.stdout.write(text)
     else:
-        files.write_text(out, text)
+        try:
+            files.write_text(out, text)
+        except OSError as error:
+            raise ThawError(f"{out} cannot be written: {error.strerror}; name another file with --out") from None
     if broken:
         print(
             f"{broken} of {len(found)} files could not be used; the other {len(rows)} were classified", file=sys.stderr

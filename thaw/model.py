@@ -60,6 +60,8 @@ class Model:
         An image is a path, or an array [height, width, channels] of uint8 with one or three channels.
         Raises: DataError naming the first image that cannot be used.
         """
+        if isinstance(images, str | Path):
+            raise DataError(f"predict takes a list of images, not one; write predict(['{images}'])")
         squares = [self.read(image) for image in images]
         if not squares:
             return np.zeros((0, len(self.classes)))
@@ -195,15 +197,18 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _encode(image: NDArray[np.uint8]) -> bytes:
+def _encode(image: Any) -> bytes:
     from io import BytesIO
 
     from PIL import Image as Pillow
 
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
+    if not isinstance(image, np.ndarray):
+        raise DataError(f"an image must be a path or an array of uint8, not a {type(image).__name__}")
+    shaped = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))
+    if image.dtype != np.uint8 or not shaped or not image.size:
         raise DataError(f"an image array must be uint8 [height, width, 1 or 3], not {image.dtype} {list(image.shape)}")
     buffer = BytesIO()
-    Pillow.fromarray(image.squeeze()).save(buffer, "PNG", compress_level=0)
+    Pillow.fromarray(image[..., 0] if image.shape[2:] == (1,) else image).save(buffer, "PNG", compress_level=0)
     return buffer.getvalue()
 
 

@@ -47,6 +47,9 @@ def plan_tables(params: Params) -> list[Table]:
     use_threads(params.compute)
     num_train, channels, num_classes = _data_set(params)
     backbone = open_backbone(params.backbone.source, pretrained=False, in_channels=channels)
+    if params.backbone.input_px is not None:
+        spec = backbone.spec.model_copy(update={"input_px": params.backbone.input_px})
+        backbone = Backbone(backbone.module, spec)
     return [
         _phase_table(name, phase, backbone, num_train, num_classes, params.compute.cache_gib)
         for name, phase in params.unfreeze.phases.items()

@@ -114,31 +114,29 @@ def test_training_the_suffix_leaves_the_prefix_in_eval_mode_and_without_gradient
 
 
 class _Skip(nn.Module):
-    """Three blocks; the last also sees what the first made, and a size, and a tensor of the network's own."""
+    """Three blocks and what is made of the last one's output, of the first one's and of its size."""
 
-    def __init__(self, third: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, join: Callable[[Tensor, Tensor, int], Tensor]) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(*(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)) for _ in range(3)))
-        self.blocks[0] = nn.Sequential(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)))
-        self.blocks[1] = nn.Sequential(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)))
-        self.blocks[2] = nn.Sequential(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)))
-        self.third = third
+        block = [nn.Sequential(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))) for _ in range(3)]
+        self.blocks = nn.Sequential(*block)
+        self.join = join
 
     def forward(self, images: Tensor) -> Tensor:
         first = self.blocks[0](images)
-        second = self.blocks[1](first)
-        last: Tensor = self.blocks[2](self.third(first, second))
-        return last.mean((2, 3))
+        side_px = first.shape[2]
+        last = self.blocks[2](self.blocks[1](first))
+        return self.join(first, last, side_px).mean((2, 3))
 
 
 def test_a_boundary_may_be_several_tensors() -> None:
-    network = Backbone(_Skip(lambda first, second: first + second.relu()).eval(), SPEC)
+    network = Backbone(_Skip(lambda first, last, _: first.relu() + last).eval(), SPEC)
     assert [len(network.split(depth)[0](example(network))) for depth in depths(network)] == [1, 2, 1, 1]
     assert_equal_at_every_boundary(network)
 
 
 def test_a_number_that_crosses_the_boundary_is_refused_with_what_to_do() -> None:
-    network = Backbone(_Skip(lambda first, second: second * first.shape[2]).eval(), SPEC)
+    network = Backbone(_Skip(lambda _, last, side_px: last * side_px).eval(), SPEC)
     with pytest.raises(BackboneError, match=r"something other than a tensor with one row an image .* choose another"):
         network.split(1)
 

@@ -1,0 +1,126 @@
+"""Weights that are no weights: refused with one line, and no code in them is run."""
+
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from thaw.errors import BackboneError
+from thaw.network.source import read_tensors
+
+
+class Canary:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str, ...]]:
+        return os.mkdir, (str(self.path),)
+
+
+def refused(path: Path, match: str) -> str:
+    with pytest.raises(BackboneError, match=match) as caught:
+        read_tensors(path)
+    text = str(caught.value)
+    assert str(path) in text
+    assert "\n" not in text
+    assert "weights_only" not in text  # torch's own advice: read it with code execution
+    return text
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.pt", "weights.bin", "weights"])
+@pytest.mark.parametrize("how", ["torch", "torch, inside", "old torch", "pickle"])
+def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path: Path, name: str, how: str) -> None:
+    canary, path = tmp_path / "canary", tmp_path / name
+    if how == "pickle":
+        path.write_bytes(pickle.dumps(Canary(canary)))
+    else:
+        value = {"a": torch.ones(2), "b": Canary(canary)} if how == "torch, inside" else Canary(canary)
+        torch.save(value, path, _use_new_zipfile_serialization=how != "old torch")
+    refused(path, "holds something other than plain tensors, so it was not opened; bring it again from its source")
+    assert not canary.exists()
+    pickled = path.read_bytes()  # and the canary would have sung
+    if how == "pickle":
+        pickle.loads(pickled)
+        assert canary.exists()
+
+
+def test_a_whole_model_instead_of_its_state_dict_is_refused(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "w.pth")
+    refused(tmp_path / "w.pth", "holds something other than plain tensors")
+
+
+@pytest.mark.parametrize("value", [[torch.ones(2)], torch.ones(2), {"a": 3}, {"a": {"b": torch.ones(2)}}, "text"])
+def test_what_is_not_a_state_dict_is_refused_with_what_to_save(tmp_path: Path, value: object) -> None:
+    torch.save(value, tmp_path / "w.pth")
+    refused(
+        tmp_path / "w.pth", r"does not hold a state dict \(names and tensors\); save the model's state_dict\(\) alone"
+    )
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+@pytest.mark.parametrize(
+    "content", [b"", b"<!DOCTYPE html><html><body>Not found</body></html>", b"\x89PNG\r\n\x1a\n" + bytes(50), bytes(9)]
+)
+def test_a_web_page_or_another_file_under_the_name_of_weights_is_refused(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    refused(tmp_path / name, "bring it again from its source")
+
+
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.99])
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_weights_that_are_cut_short_are_refused(tmp_path: Path, name: str, kept: float) -> None:
+    path, tensors = tmp_path / name, {"a": torch.randn(500), "b": torch.randn(20, 20)}
+    save_file(tensors, path) if name.endswith("safetensors") else torch.save(tensors, path)
+    assert set(read_tensors(path)) == {"a", "b"}
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * kept)])
+    refused(path, "bring it again from its source")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b'{"a":{"dtype":"F32","shape":[1000000],"data_offsets":[0,16]}}',
+        b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,999999]}}',
+        b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},"b":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}',
+        b'{"a":{"dtype":"X9","shape":[4],"data_offsets":[0,16]}}',
+        b"[1, 2]",
+        b"{",
+    ],
+)
+def test_a_safetensors_header_that_lies_is_refused(tmp_path: Path, header: bytes) -> None:
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
+    refused(path, "is not a whole safetensors file")
+
+
+def test_a_safetensors_header_longer_than_the_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    path.write_bytes((2**62).to_bytes(8, "little") + b"{}")
+    refused(path, "is not a whole safetensors file")
+
+
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    plain, bomb = tmp_path / "plain.pth", tmp_path / "bomb.pth"
+    torch.save({"a": torch.zeros(2_000_000)}, plain)
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    assert bomb.stat().st_size < 50_000
+    refused(bomb, r"is compressed, \d+ bytes that unpack to \d+; files of torch never are, so it was not opened")
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    for name in ("missing.pth", "missing.safetensors"):
+        refused(tmp_path / name, "No such file|bring it again")
+    (tmp_path / "folder.pth").mkdir()
+    refused(tmp_path / "folder.pth", "bring it again")

@@ -1,0 +1,180 @@
+"""A clone of this repository on a small slice of the sample, in which the tests run the real `dvc`. No test here."""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from thaw.images import sample
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGES_A_CLASS = 40
+OUTS = (
+    "data/prepared", "data/features", "models/backbone", "models/phases/head", "models/phases/top",
+    "models/phases/mid", "models/final", "reports/plots", "reports/predictions.csv",
+)  # fmt: skip
+STAGES = ("prepare", "backbone", "features", "head", "unfreeze@top", "unfreeze@mid", "select", "evaluate")
+_GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false")
+_SMALL = {
+    "data.raw": "data/tiny",
+    "prepare.size_px": 64,
+    "backbone.input_px": 64,
+    "augment.flip": "both",
+    "features.views": 2,
+    "head.hidden": [],
+    "unfreeze.phases.top": {"start": "head", "depth": 1, "epochs": 1, "views": 2, "batch_size": 16},
+    "unfreeze.phases.mid": {"start": "top", "depth": 2, "epochs": 4, "views": 1, "batch_size": 4, "patience": 4},
+    "select.draws": 100,
+    "evaluate.draws": 100,
+    "compute.threads": 1,
+    "compute.workers": 0,
+    "compute.frozen_engine": "torch",
+}
+
+
+@dataclass(frozen=True)
+class Clone:
+    """A repository of its own; `environment` is laid over that of the tests."""
+
+    root: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        """Start a command in the clone, with its output and errors in one pipe."""
+        ours = {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "THAW_SCRATCH": str(self.root / ".thaw"),
+            "DVC_SITE_CACHE_DIR": str(self.root / ".dvc" / "tmp" / "site"),
+            "COLUMNS": "200",
+        }
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "DVC_"))}
+        return subprocess.Popen(
+            command,
+            cwd=self.root,
+            env=inherited | ours | self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, *command: str) -> tuple[int, str]:
+        """Return the exit code of a command and all that it printed."""
+        process = self.start(*command)
+        output, _ = process.communicate(timeout=600)
+        return process.returncode, output
+
+    def succeed(self, *command: str) -> str:
+        """Return what a command printed; it must succeed."""
+        code, output = self.run(*command)
+        assert code == 0, output
+        return output
+
+    def update(self, settings: dict[str, Any]) -> None:
+        """Set values of params.yaml by their dotted keys; a section is laid over the one that is there."""
+        tree = self.params()
+        for name, value in settings.items():
+            *above, key = name.split(".")
+            section = tree
+            for part in above:
+                section = section[part]
+            section[key] = section.get(key, {}) | value if isinstance(value, dict) else value
+        self._write(tree)
+
+    def remove_phase(self, name: str) -> None:
+        """Take a phase out of params.yaml."""
+        tree = self.params()
+        del tree["unfreeze"]["phases"][name]
+        self._write(tree)
+
+    def params(self) -> dict[str, Any]:
+        """Return the tree of params.yaml."""
+        tree: dict[str, Any] = yaml.safe_load((self.root / "params.yaml").read_text(encoding="utf-8"))
+        return tree
+
+    def _write(self, tree: dict[str, Any]) -> None:
+        (self.root / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+
+    def lock(self) -> dict[str, Any]:
+        """Return the stages of dvc.lock."""
+        stages: dict[str, Any] = yaml.safe_load((self.root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+        return stages
+
+    def forget(self, stage: str) -> None:
+        """Take a stage out of dvc.lock and all runs out of the run cache, as if it had never run."""
+        stages = self.lock()
+        del stages[stage]
+        text = yaml.safe_dump({"schema": "2.0", "stages": stages}, sort_keys=False)
+        (self.root / "dvc.lock").write_text(text, encoding="utf-8")
+        shutil.rmtree(self.root / ".dvc" / "cache" / "runs")
+
+    def hashes(self) -> dict[str, str]:
+        """Return the SHA-256 of every file in the outs of the pipeline, by path."""
+        found = {}
+        for out in OUTS:
+            path = self.root / out
+            for file in [path] if path.is_file() else sorted(path.rglob("*")):
+                if file.is_file():
+                    found[str(file.relative_to(self.root))] = hashlib.sha256(file.read_bytes()).hexdigest()
+        return found
+
+    def copy(self, to: Path, **environment: str) -> "Clone":
+        """Return a copy elsewhere, with the hard links between cache and workspace; `environment` is laid over ours."""
+        subprocess.run(["cp", "-a", str(self.root), str(to)], check=True)
+        return Clone(to, environment)
+
+
+def make_clone(root: Path) -> Clone:
+    """Return a repository with the files of this one as they stand, small params, and data/tiny to work on."""
+    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    names = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
+    for name in names:
+        if (ROOT / name).is_file() and not name.endswith("dvc.lock") and not name.startswith(("reports/", "tests/")):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, root / name)
+    (root / "reports").mkdir()
+    shutil.copy(ROOT / "reports" / ".gitignore", root / "reports")
+    clone = Clone(root)
+    _lay_out_slice(root / "data" / "tiny")
+    clone.update(_SMALL)
+    for command in (["init", "-q"], ["add", "--all"], ["commit", "-q", "-m", "start"]):
+        clone.succeed(*_GIT, *command)
+    return clone
+
+
+def _lay_out_slice(folder: Path) -> None:
+    """Copy as many images of each class from the sample's package, and list them in a manifest beside the folder."""
+    source = sample._package_data()
+    table = sample._read_labels(source / "labels.csv")
+    rows: list[tuple[str, str, str, float]] = []
+    for label, members in table.groupby("label"):
+        (folder / str(label)).mkdir(parents=True)
+        for _, row in members.iloc[:: len(members) // IMAGES_A_CLASS].head(IMAGES_A_CLASS).iterrows():
+            name = f"{label}/{Path(row['file']).name}"
+            shutil.copy(source / row["file"], folder / name)
+            # Two cells of a module that were photographed one after another belong together.
+            rows.append((f"{folder.name}/{name}", str(label), f"g{len(rows) // 2}", row["confidence"]))
+    frame = pd.DataFrame(rows, columns=["path", "label", "group", "confidence"])
+    frame.to_csv(folder.with_suffix(".csv"), index=False)
+
+
+def stages_run(output: str) -> list[str]:
+    """Return the stages that a repro ran, in order."""
+    return re.findall(r"^Running stage '([^']+)':$", output, flags=re.MULTILINE)
+
+
+def wait_for(ready: Callable[[], bool], what: str, seconds: float = 120) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < deadline, f"{what} did not happen in {seconds} s"
+        time.sleep(0.002)

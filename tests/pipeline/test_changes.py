@@ -1,0 +1,49 @@
+"""What a change of params.yaml makes DVC run again, and what it leaves alone."""
+
+import pandas as pd
+
+from tests.pipeline.clone import STAGES, Clone, stages_run
+from tests.pipeline.fixtures import Run
+from thaw import files
+
+
+def test_a_change_of_the_head_reruns_the_head_and_what_follows(finished: Run, variants: dict[str, Run]) -> None:
+    run = variants["other_head"]
+    assert stages_run(run.output) == ["head", "unfreeze@top", "unfreeze@mid", "select", "evaluate"]
+    model = files.read_json(run.clone.root / "models" / "phases" / "mid" / "model.json")
+    assert model["head"]["hidden"] == [8]
+    same = [name for name in STAGES[:3] if run.clone.lock()[name] == finished.clone.lock()[name]]
+    assert same == ["prepare", "backbone", "features"]
+
+
+def test_the_rate_of_one_phase_reruns_that_phase_and_a_new_phase_adds_a_stage(variants: dict[str, Run]) -> None:
+    to_select, rest = variants["other_phases"].output.split("-- select is done --\n")
+    *phases, last = stages_run(to_select)
+    assert sorted(phases) == ["unfreeze@mid", "unfreeze@side"]
+    assert last == "select", "it must wait for a phase that stands after it in the graph's file, too"
+    assert stages_run(rest) == ["evaluate"]
+    report = files.read_json(variants["other_phases"].clone.root / "reports" / "selection.json")
+    assert set(report["candidates"]) == {"head", "top", "mid", "side"}
+
+
+def test_a_removed_phase_must_be_deleted_before_select_goes_on(finished: Run, copy: Clone) -> None:
+    copy.remove_phase("mid")
+    code, output = copy.run("dvc", "repro")
+    assert code != 0
+    assert stages_run(output) == ["select"]
+    assert "models/phases/mid belongs to no phase of params.yaml; run `rm -r models/phases/mid`" in output
+    copy.succeed("rm", "-r", "models/phases/mid")
+    assert stages_run(copy.succeed("dvc", "repro")) == ["select", "evaluate"]
+    seen = {dep["path"]: dep["nfiles"] for dep in copy.lock()["select"]["deps"] if "nfiles" in dep}
+    count = sum(1 for name in ("head", "top") for _ in (finished.clone.root / "models" / "phases" / name).iterdir())
+    assert seen["models/phases"] == count
+
+
+def test_a_manifest_with_groups_and_confidences_serves_as_data(variants: dict[str, Run]) -> None:
+    run = variants["manifest"]
+    assert stages_run(run.output) == ["prepare", "features", "head"]
+    samples = pd.read_csv(run.clone.root / "data" / "prepared" / "samples.csv")
+    assert len(samples) == 80
+    assert (samples.groupby("group")["split"].nunique() == 1).all()
+    assert set(samples["confidence"].round(2)) == {0.67, 1.0}
+    assert files.verify(run.clone.root / "models" / "phases" / "head")

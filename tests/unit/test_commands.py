@@ -1,0 +1,241 @@
+"""The commands, as a user types them."""
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from tests import tiny
+from tests.unit.test_model import write_final
+from thaw.__main__ import app, run_command
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> "Command":
+    monkeypatch.setenv("COLUMNS", "200")
+    return Command(capsys)
+
+
+class Command:
+    """Runs `python -m thaw ...` in this process."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+
+    def __call__(self, *arguments: str | Path) -> tuple[int, str, str]:
+        """Return the exit code, what was printed, and what was printed to stderr."""
+        with pytest.raises(SystemExit) as left:
+            run_command(lambda: app([str(argument) for argument in arguments]))
+        out, err = self.capsys.readouterr()
+        return int(left.value.code or 0), out, err
+
+
+@pytest.fixture
+def data_set(workspace: Path, params_text: str) -> Path:
+    """A folder of twelve images in three classes, and a params.yaml of one phase for them."""
+    for index, pixels in enumerate(tiny.pixels(12)):
+        path = workspace / "raw" / tiny.CLASSES[index % 3] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    tree = yaml.safe_load(params_text)
+    tree["data"]["raw"], tree["backbone"] = "raw", {"source": "timm:test_resnet", "sha256": None, "input_px": 64}
+    top = tree["unfreeze"]["phases"]["top"] | {"depth": 2, "lr": 0.0004, "lr_scale": 0.5}
+    tree["unfreeze"]["phases"] = {"top": top}
+    (workspace / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    return workspace
+
+
+def edit(folder: Path, pattern: str, replacement: str) -> None:
+    path = folder / "params.yaml"
+    text, count = re.subn(pattern, replacement, path.read_text(), count=1)
+    assert count == 1
+    path.write_text(text)
+
+
+def test_check_says_what_is_valid(command: Command, workspace: Path) -> None:
+    code, out, _ = command("check")
+    assert code == 0
+    assert out.startswith("params.yaml is valid: ")
+    assert "phases top" in out
+
+
+def test_check_lists_every_mistake_and_fails(command: Command, workspace: Path) -> None:
+    edit(workspace, "seed: 0", "seed: -1")
+    edit(workspace, "size_px: 256", "size_px: 1")
+    code, out, err = command("check")
+    assert (code, out) == (1, "")
+    assert [line.split(" is ")[0] for line in err.splitlines()] == ["params.yaml: seed", "params.yaml: prepare.size_px"]
+
+
+def test_check_of_another_file_names_it(command: Command, workspace: Path) -> None:
+    (workspace / "params.yaml").rename(workspace / "other.yaml")
+    assert command("check", "other.yaml")[0] == 0
+    code, _, err = command("check")
+    assert code == 1
+    assert err.startswith("params.yaml")
+    assert len(err.splitlines()) == 1
+
+
+def test_the_module_is_a_command_and_needs_no_torch_to_check(root: Path) -> None:
+    script = (
+        "import sys; sys.argv = ['thaw', 'check']; import runpy\n"
+        "try: runpy.run_module('thaw', run_name='__main__')\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "params.yaml is valid" in done.stdout
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_blocks_are_listed_input_first_with_their_parameters_and_activations(command: Command) -> None:
+    code, out, _ = command("blocks", "timm:test_resnet")
+    assert code == 0
+    assert "timm:test_resnet: 6 blocks, 96 features, 160 px" in out
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
+    assert [row[1] for row in rows] == ["conv1", "bn1", "layer1", "layer2", "layer3", "layer4"]
+    assert [row[0] for row in rows] == ["6", "5", "4", "3", "2", "1"]
+    total = sum(parameter.numel() for parameter in tiny.backbone().module.parameters())
+    assert sum(int(row[2].replace(",", "")) for row in rows) == total
+    assert rows[0][3:] == ["3x160x160", "150"]
+
+
+def test_blocks_of_params_yaml_are_the_default(command: Command, workspace: Path) -> None:
+    code, out, _ = command("blocks")
+    assert code == 0
+    assert "package:efficientnet_lite0: 9 blocks, 1280 features, 224 px" in out
+
+
+def test_blocks_of_a_misspelt_source_are_one_line_with_the_nearest_names(command: Command) -> None:
+    code, out, err = command("blocks", "timm:test_resnt")
+    assert (code, out) == (1, "")
+    assert err.startswith("timm has no model 'test_resnt'; the nearest are test_resnet")
+    assert len(err.splitlines()) == 1
+
+
+def test_plan_shows_each_phase_with_the_rate_of_each_block(command: Command, data_set: Path) -> None:
+    code, out, err = command("plan")
+    assert code == 0, err
+    assert out.startswith("top: from head")
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
+    assert [row[0] for row in rows] == ["head", "layer4", "layer3", "layer2", "layer1", "bn1", "conv1"]
+    assert [row[2] for row in rows] == ["0.0004", "0.0002", "0.0001", "frozen", "frozen", "frozen", "frozen"]
+    assert "lowest rate 0.25 of the head's" in " ".join(out.split())
+    assert "of 8 images" in out
+
+
+def test_plan_of_a_data_set_that_is_not_there_is_one_line(command: Command, workspace: Path) -> None:
+    edit(workspace, r"raw: \S+", "raw: nowhere")
+    code, _, err = command("plan")
+    assert code == 1
+    assert err == "params.yaml: data.raw is nowhere, which does not exist; give a folder of classes or a CSV\n"
+
+
+def test_plan_of_a_depth_that_is_not_there_is_one_line(command: Command, data_set: Path) -> None:
+    edit(data_set, r"depth: \d+", "depth: 50")
+    code, _, err = command("plan")
+    assert code == 1
+    assert err == "depth is 50; test_resnet has 6 blocks: give 0 to 6, or all\n"
+
+
+@pytest.fixture(scope="module")
+def final(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_final(tmp_path_factory.mktemp("models") / "final")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Nine files, of which three are no images."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index, pixels in enumerate(tiny.pixels(6)):
+        Image.fromarray(pixels).save(folder / f"{index} ä.png")
+    Image.fromarray(tiny.pixels(1)[0]).save(folder / "cut.png")
+    (folder / "cut.png").write_bytes((folder / "cut.png").read_bytes()[:700])
+    (folder / "page.jpg").write_text("<html>")
+    (folder / "empty.png").write_bytes(b"")
+    return folder
+
+
+def test_predict_answers_for_the_images_lists_the_broken_files_and_fails(
+    command: Command, photos: Path, final: Path
+) -> None:
+    code, out, err = command("predict", photos, "--model", final)
+    assert code == 1
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [Path(row["path"]).name for row in rows] == [f"{index} ä.png" for index in range(6)]
+    for row in rows:
+        shares = {name: float(row[f"p:{name}"]) for name in tiny.CLASSES}
+        assert sum(shares.values()) == pytest.approx(1)
+        assert row["class"] == max(shares, key=lambda name: shares[name])
+        assert float(row["probability"]) == max(shares.values())
+    lines = err.splitlines()
+    assert sorted(Path(line.split(" cannot be used: ")[0]).name for line in lines[:3]) == [
+        "cut.png",
+        "empty.png",
+        "page.jpg",
+    ]
+    assert lines[3:] == ["3 of 9 files could not be used; the other 6 were classified"]
+
+
+def test_predict_writes_json_lines_to_a_file(command: Command, photos: Path, final: Path, tmp_path: Path) -> None:
+    out_file = tmp_path / "new" / "answers.jsonl"
+    code, out, _ = command("predict", photos / "0 ä.png", "--model", final, "--format", "json", "--out", out_file)
+    assert (code, out) == (0, "")
+    (row,) = [json.loads(line) for line in out_file.read_text(encoding="utf-8").splitlines()]
+    assert row["path"].endswith("0 ä.png")
+    assert sum(row[f"p:{name}"] for name in tiny.CLASSES) == pytest.approx(1)
+
+
+def test_predict_gives_what_the_api_gives(command: Command, photos: Path, final: Path) -> None:
+    from thaw import model
+
+    path = photos / "1 ä.png"
+    row = json.loads(command("predict", path, "--model", final, "--format", "json")[1])
+    expected = model.load(final).predict([path])[0]
+    np.testing.assert_allclose([row[f"p:{name}"] for name in tiny.CLASSES], expected)
+
+
+def test_predict_takes_names_that_are_not_utf_8(command: Command, final: Path, tmp_path: Path) -> None:
+    good, bad = tmp_path / "caf\udce9.png", tmp_path / "b\udcff.png"
+    Image.fromarray(tiny.pixels(1)[0]).save(good)
+    bad.write_bytes(b"")
+    code, out, err = command("predict", good, bad, "--model", final, "--format", "json")
+    assert code == 1
+    assert json.loads(out)["path"].endswith("caf\\xe9.png")
+    assert "cannot be used: empty file" in err
+
+
+@pytest.mark.parametrize("case", ["no such path", "empty folder", "no model", "unwritable"])
+def test_what_predict_cannot_do_is_one_line(
+    command: Command, photos: Path, final: Path, tmp_path: Path, case: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    given: dict[str, tuple[list[str | Path], str]] = {
+        "no such path": ([tmp_path / "nowhere", "--model", final], "nowhere does not exist; give image files"),
+        "empty folder": ([tmp_path / "empty", "--model", final], "empty: no files there; give image files, or folders"),
+        "no model": ([photos, "--model", tmp_path / "none"], "is missing; `dvc repro` writes it"),
+        "unwritable": (
+            [photos / "0 ä.png", "--model", final, "--out", photos / "empty.png" / "a.csv"],
+            "a.csv cannot be written: ",
+        ),
+    }
+    arguments, message = given[case]
+    code, out, err = command("predict", *arguments)
+    assert (code, out) == (1, "")
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_help_names_every_command(command: Command) -> None:
+    code, out, _ = command("--help")
+    assert code == 0
+    assert all(name in out for name in ("check", "plan", "blocks", "predict", "summary"))

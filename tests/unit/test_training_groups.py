@@ -1,0 +1,97 @@
+"""Which parameters train and how fast: rules, and the optimizer that really holds what they ask for."""
+
+import pytest
+import torch
+from torch.nn import Parameter
+
+from tests import tiny
+from thaw.errors import TrainingError
+from thaw.network.backbone import Backbone
+from thaw.training.groups import Rule, param_groups, rules_of
+from thaw.training.head import build_head
+from thaw.training.loop import Classifier
+
+MATRIX, VECTOR = (2, 2), (2,)
+
+
+def named(**shapes: tuple[int, ...]) -> list[tuple[str, Parameter]]:
+    return [(name.replace("__", "."), Parameter(torch.zeros(shape))) for name, shape in shapes.items()]
+
+
+def classifier(network: Backbone, depth: int) -> Classifier:
+    return Classifier(network.split(depth)[1], build_head(network.num_features, 3, [], 0.0))
+
+
+def test_the_first_rule_that_matches_wins() -> None:
+    parameters = named(head__weight=MATRIX, backbone__a=MATRIX)
+    rules = [Rule("head", r"head\..+", 0.1), Rule("rest", r".+", 0.01)]
+    rates = {group["lr"]: len(group["params"]) for group in param_groups(parameters, rules, 0.0)}
+    assert rates == {0.1: 1, 0.01: 1}
+
+
+def test_a_pattern_must_match_the_whole_name() -> None:
+    with pytest.raises(TrainingError, match=r"no rule covers the parameter header.weight"):
+        param_groups(named(header__weight=MATRIX), [Rule("head", "head", 0.1)], 0.0)
+
+
+def test_a_parameter_that_no_rule_covers_is_an_error_that_says_what_to_do() -> None:
+    with pytest.raises(TrainingError, match=r"no rule covers the parameter backbone\.a; add one, or end the list with"):
+        param_groups(named(head__weight=MATRIX, backbone__a=MATRIX), [Rule("head", r"head\..+", 0.1)], 0.0)
+
+
+def test_a_rule_that_matches_nothing_is_an_error() -> None:
+    rules = [Rule("all", ".+", 0.1), Rule("stem", r"backbone\.stem", 0.1)]
+    with pytest.raises(TrainingError, match="the rule for stem matches no parameter"):
+        param_groups(named(head__weight=MATRIX), rules, 0.0)
+
+
+def test_what_a_rule_freezes_is_in_no_group_and_has_no_gradient() -> None:
+    parameters = named(head__weight=MATRIX, backbone__a=MATRIX)
+    groups = param_groups(parameters, [Rule("frozen", "backbone.+", None), Rule("rest", ".+", 0.1)], 0.5)
+    assert [group["params"] for group in groups] == [[parameters[0][1]]]
+    assert [parameter.requires_grad for _, parameter in parameters] == [True, False]
+
+
+def test_norms_and_biases_are_not_decayed() -> None:
+    parameters = named(head__weight=MATRIX, head__bias=VECTOR, backbone__conv=(2, 2, 1, 1), backbone__norm=VECTOR)
+    groups = param_groups(parameters, [Rule("all", ".+", 0.1)], 0.05)
+    decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    assert [decay[id(parameter)] for _, parameter in parameters] == [0.05, 0.0, 0.05, 0.0]
+
+
+def test_groups_are_one_for_each_rate_and_decay_not_one_for_each_tensor() -> None:
+    network = tiny.backbone()
+    params = tiny.phase(depth=3, lr_scale=0.5)
+    rules = rules_of(params, network, network.cut_index(3))
+    groups = param_groups(classifier(network, 3).named_parameters(), rules, params.weight_decay)
+    assert len(groups) == 4 * 2
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet"])
+def test_every_block_gets_its_rate_in_the_optimizer(name: str) -> None:
+    network = tiny.backbone(name, input_px=160)
+    params, depth = tiny.phase(lr=0.02, lr_scale=0.5), 3
+    index = network.cut_index(depth)
+    model = classifier(network, depth)
+    optimizer = torch.optim.AdamW(
+        param_groups(model.named_parameters(), rules_of(params, network, index), params.weight_decay)
+    )
+    rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    assert len(rates) == len(list(model.parameters()))
+    for parameter_name, parameter in model.named_parameters():
+        part, _, rest = parameter_name.partition(".")
+        distance = 0 if part == "head" else len(network.blocks) - network.block_of(rest)
+        assert rates[id(parameter)] == pytest.approx(0.02 * 0.5**distance), parameter_name
+
+
+def test_the_rules_of_a_phase_cover_the_whole_network_and_freeze_below_the_cut() -> None:
+    network = tiny.backbone("test_vit", input_px=160)
+    rules = rules_of(tiny.phase(), network, network.cut_index(2))
+    assert [rule.label for rule in rules] == ["head", *reversed(network.blocks)]
+    assert [rule.lr is None for rule in rules] == [False, False, False, *[True] * (len(network.blocks) - 2)]
+    parameters = [("head.weight", Parameter(torch.zeros(2)))]
+    parameters += [(f"backbone.{name}", value) for name, value in network.module.named_parameters()]
+    groups = param_groups(parameters, rules, 0.0)
+    trained = {id(parameter) for group in groups for parameter in group["params"]}
+    frozen = {name for name, parameter in parameters if id(parameter) not in trained}
+    assert frozen == {name for name, _ in parameters[1:] if network.block_of(name.removeprefix("backbone.")) < 6}

@@ -1,0 +1,188 @@
+"""The head: solved exactly against an oracle, folded, well conditioned; and hidden layers that learn."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from thaw.errors import TrainingError
+from thaw.params import HeadParams
+from thaw.training.head import (
+    FeatureSet,
+    build_head,
+    cross_entropy,
+    fit_hidden,
+    fit_linear,
+    linear_module,
+    logits_of,
+    soft_targets,
+)
+
+
+def blobs(
+    num_examples: int, num_classes: int, *, spread: float = 1.0, seed: int = 0, num_features: int = 6
+) -> FeatureSet:
+    """Return clusters around fixed centres, far from zero and unequal in scale."""
+    centres = np.random.default_rng(99).normal(size=(num_classes, num_features)) * 2
+    random = np.random.default_rng(seed)
+    labels = np.arange(num_examples) % num_classes
+    values = (centres[labels] + spread * random.normal(size=(num_examples, num_features))) * 3 + 10
+    return FeatureSet(values.astype(np.float32), labels, np.ones(num_examples))
+
+
+def oracle(train: FeatureSet, strength: float, weights: NDArray[np.float64] | None = None) -> Any:
+    """Return scikit-learn's own fit on features centred, and scaled by one factor."""
+    scaler = StandardScaler(with_std=False).fit(train.features.astype(np.float64))
+    centred = scaler.transform(train.features.astype(np.float64))
+    scale = np.sqrt((centred**2).mean())
+    solver = LogisticRegression(C=strength, tol=1e-10, max_iter=5000).fit(centred / scale, train.labels, weights)
+    return lambda features: solver.predict_proba(scaler.transform(features.astype(np.float64)) / scale)
+
+
+def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    return torch.softmax(torch.from_numpy(logits).double(), dim=1).numpy()
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 5])
+def test_the_linear_head_is_scikit_learns_with_the_scaling_folded_in(num_classes: int) -> None:
+    train, val = blobs(200, num_classes), blobs(80, num_classes, seed=1)
+    fit = fit_linear(train, val, num_classes, strengths=(0.1,))
+    ours = softmax(val.features @ fit.weight.T + fit.bias)
+    np.testing.assert_allclose(ours, oracle(train, 0.1)(val.features), atol=2e-3)
+    np.testing.assert_allclose(softmax(logits_of(linear_module(fit), val.features)), ours, atol=1e-4)
+
+
+def test_the_strength_is_the_one_with_the_lowest_validation_loss() -> None:
+    train, val = blobs(60, 3, spread=2.5, num_features=40), blobs(60, 3, spread=2.5, seed=1, num_features=40)
+    strengths = (0.0001, 0.01, 1.0, 100.0)
+    losses = {strength: fit_linear(train, val, 3, strengths=(strength,)).val_loss for strength in strengths}
+    fit = fit_linear(train, val, 3, strengths=strengths)
+    assert fit.strength == min(losses, key=lambda strength: losses[strength])
+    assert fit.val_loss == pytest.approx(losses[fit.strength], rel=0.1)  # both stop near the optimum
+    logits = val.features @ fit.weight.T + fit.bias
+    assert fit.val_loss == pytest.approx(cross_entropy(logits, val.labels), rel=1e-4)
+
+
+def test_an_unsure_label_counts_as_rows_of_every_class_in_its_shares() -> None:
+    train, val = blobs(90, 3, spread=1.5), blobs(60, 3, seed=1)
+    unsure = FeatureSet(train.features, train.labels, np.where(np.arange(90) % 2, 1.0, 0.6))
+    rows, labels, weights = [], [], []
+    for index in range(90):
+        for label in range(3):
+            sure = unsure.confidence[index]
+            rows.append(train.features[index])
+            labels.append(label)
+            weights.append(sure if label == train.labels[index] else (1 - sure) / 2)
+    copies = FeatureSet(np.stack(rows), np.array(labels), np.ones(270))
+    fit = fit_linear(unsure, val, 3, strengths=(0.1,))
+    expected = oracle(copies, 0.1, np.array(weights))(val.features)
+    np.testing.assert_allclose(softmax(val.features @ fit.weight.T + fit.bias), expected, atol=3e-3)
+    assert not np.allclose(expected, oracle(train, 0.1)(val.features), atol=3e-2)
+
+
+def test_a_nearly_constant_feature_gets_no_huge_weight() -> None:
+    train, val = blobs(120, 2), blobs(60, 2, seed=1)
+    for part in (train, val):
+        part.features[:, 0] = 5 + 1e-4 * part.features[:, 0]
+    ours = fit_linear(train, val, 2).largest_weight
+    scaler = StandardScaler().fit(train.features)
+    each = LogisticRegression(C=0.1, max_iter=500).fit(scaler.transform(train.features), train.labels)
+    assert ours < 2
+    assert float(np.abs(each.coef_ / scaler.scale_).max()) > 100 * ours
+
+
+def test_constant_features_still_give_the_frequencies() -> None:
+    labels = np.array([0, 0, 0, 1])
+    same = FeatureSet(np.full((4, 3), 2.0, np.float32), labels, np.ones(4))
+    fit = fit_linear(same, same, 2)
+    np.testing.assert_allclose(softmax(same.features @ fit.weight.T + fit.bias)[0], [0.75, 0.25], atol=0.01)
+
+
+def test_a_class_without_training_images_is_an_error() -> None:
+    train, val = blobs(40, 2), blobs(40, 3)
+    with pytest.raises(TrainingError, match="1 of 3 classes have no training image"):
+        fit_linear(train, val, 3)
+
+
+def hidden(**changes: Any) -> HeadParams:
+    return HeadParams.model_validate({"hidden": [16], "dropout": 0.0, "lr": 0.01, "epochs": 60} | changes)
+
+
+def xor(num_examples: int, seed: int) -> FeatureSet:
+    points = np.random.default_rng(seed).uniform(-1, 1, (num_examples, 2))
+    labels = (points[:, 0] * points[:, 1] > 0).astype(np.int64)
+    return FeatureSet((points * 5 + 20).astype(np.float32), labels, np.ones(num_examples))
+
+
+def test_hidden_layers_learn_what_no_line_can_and_fold_the_scaling() -> None:
+    train, val = xor(400, 0), xor(200, 1)
+    line = fit_linear(train, val, 2)
+    assert ((val.features @ line.weight.T + line.bias).argmax(axis=1) == val.labels).mean() < 0.7
+    head, rows = fit_hidden(train, val, 2, hidden(), seed=0)
+    logits = logits_of(head, val.features)
+    assert (logits.argmax(axis=1) == val.labels).mean() > 0.9
+    # The folded head, on raw features, has the loss of the best epoch, on scaled ones.
+    best = min(row["val_loss"] for row in rows)
+    assert cross_entropy(logits.astype(np.float64), val.labels) == pytest.approx(best, rel=1e-2)
+
+
+def test_hidden_layers_are_the_same_for_the_same_seed_whatever_was_drawn_before() -> None:
+    train, val = xor(60, 0), xor(30, 1)
+    heads = []
+    for noise in (1, 2):
+        torch.manual_seed(noise)
+        heads.append(fit_hidden(train, val, 2, hidden(epochs=3, dropout=0.2), seed=5)[0].state_dict())
+    assert all(torch.equal(value, heads[1][name]) for name, value in heads[0].items())
+
+
+def test_hidden_layers_stop_early_and_keep_their_best_epoch() -> None:
+    random = np.random.default_rng(0)
+    train, val = (
+        FeatureSet(random.normal(size=(40, 5)).astype(np.float32), random.integers(0, 2, 40), np.ones(40))
+        for _ in range(2)
+    )
+    head, rows = fit_hidden(train, val, 2, hidden(epochs=500), seed=0)
+    best = min(range(len(rows)), key=lambda index: rows[index]["val_loss"])
+    assert len(rows) == best + 1 + 10 < 500
+    logits = logits_of(head, val.features).astype(np.float64)
+    assert cross_entropy(logits, val.labels) == pytest.approx(rows[best]["val_loss"], rel=1e-3)
+
+
+def test_hidden_layers_that_diverge_are_an_error() -> None:
+    with pytest.raises(TrainingError, match=r"head: the loss is not finite in epoch \d+; lower head.lr \(now 1e\+30\)"):
+        fit_hidden(xor(60, 0), xor(30, 1), 2, hidden(lr=1e30), seed=0)
+
+
+def test_a_head_has_the_layers_that_it_was_asked_for() -> None:
+    assert isinstance(build_head(6, 3, [], 0.5), nn.Linear)
+    head = build_head(6, 3, [5, 4], 0.5)
+    shapes = [tuple(layer.weight.shape) for layer in head.modules() if isinstance(layer, nn.Linear)]
+    assert shapes == [(5, 6), (4, 5), (3, 4)]
+    assert sum(isinstance(layer, nn.Dropout) for layer in head.modules()) == 3
+
+
+def test_soft_targets_put_the_doubt_on_the_other_classes() -> None:
+    targets = soft_targets(np.array([0, 2]), np.array([1.0, 0.7]), 4)
+    np.testing.assert_allclose(targets, [[1.0, 0.0, 0.0, 0.0], [0.1, 0.1, 0.7, 0.1]], atol=1e-7)
+    smoothed = soft_targets(np.array([0]), np.array([1.0]), 4, smoothing=0.2)
+    np.testing.assert_allclose(smoothed, [[0.85, 0.05, 0.05, 0.05]], atol=1e-7)
+
+
+def test_smoothed_targets_give_torchs_own_label_smoothing() -> None:
+    logits = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    labels = np.array([0, 1, 2, 3, 0])
+    ours = nn.functional.cross_entropy(logits, soft_targets(labels, np.ones(5), 4, 0.1))
+    reference = nn.functional.cross_entropy(logits, torch.from_numpy(labels), label_smoothing=0.1)
+    torch.testing.assert_close(ours, reference)
+
+
+def test_the_log_loss_is_torchs_and_survives_large_logits() -> None:
+    logits = np.array([[1000.0, 0.0], [0.0, -1000.0], [1.0, 2.0]])
+    labels = np.array([1, 0, 1])
+    reference = nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))
+    assert cross_entropy(logits, labels) == pytest.approx(float(reference))

@@ -1,0 +1,253 @@
+"""A phase from end to end on a tiny network: cached or not, interrupted or not, the same bits."""
+
+import copy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests import tiny
+from thaw import files
+from thaw.errors import ParamsError, TrainingError
+from thaw.params import ComputeParams, PhaseParams
+from thaw.training import artifact, boundary
+from thaw.training.phase import Start, Trained, run_phase
+
+pytestmark = pytest.mark.usefixtures("scratch")
+
+UNCACHED = tiny.TORCH.model_copy(update={"cache_gib": 1e-9})
+FLIPS = tiny.augment(flip="both", brightness=0.2)
+
+
+class InterruptedRunError(Exception):
+    """What stands for a killed process."""
+
+
+def train(
+    params: PhaseParams,
+    *,
+    name: str = "top",
+    network: str = "test_resnet",
+    compute: ComputeParams = tiny.TORCH,
+    stop_after: int | None = None,
+    start: Start | None = None,
+    **data: Any,
+) -> Trained:
+    backbone = tiny.backbone(network, input_px=32 if network != "test_vit" else 160)
+    size_px = 40 if network != "test_vit" else 160
+    begin = start or tiny.start(backbone)
+    begin = Start(begin.tensors, begin.model | {"augment": {"flip": "both", "accuracy": {}}})
+
+    def on_epoch(row: dict[str, float]) -> None:
+        if row["epoch"] == stop_after:
+            raise InterruptedRunError
+
+    return run_phase(
+        name, params, images=tiny.packed(size_px=size_px, **data), backbone=backbone, start=begin, augment=FLIPS,
+        seed=3, compute=compute, on_epoch=on_epoch,
+    )  # fmt: skip
+
+
+def assert_same(left: Trained, right: Trained) -> None:
+    assert left["tensors"].keys() == right["tensors"].keys()
+    for name, value in left["tensors"].items():
+        assert torch.equal(value, right["tensors"][name]), name
+    np.testing.assert_array_equal(left["logits"], right["logits"])
+    assert left["curves"] == right["curves"]
+
+
+def forget(scratch: Path, part: str) -> None:
+    files.remove(scratch / part)
+
+
+@pytest.mark.parametrize(
+    ("network", "changes"),
+    [
+        ("test_resnet", {"norm": "train"}),
+        ("test_resnet", {"norm": "frozen", "depth": "all"}),
+        ("test_efficientnet", {"norm": "stats", "depth": 3}),
+        ("test_vit", {"lr": 0.001, "views": 3}),
+        ("test_resnet", {"refit": True}),
+    ],
+)
+def test_a_cached_phase_is_bit_for_bit_the_same_phase_without_a_cache(
+    scratch: Path, network: str, changes: dict[str, Any]
+) -> None:
+    params = tiny.phase(**changes)
+    cached = train(params, network=network)
+    assert (scratch / "cache").is_dir()
+    forget(scratch, "cache")
+    forget(scratch, "checkpoints")
+    fresh = train(params, network=network, compute=UNCACHED)
+    assert not (scratch / "cache").exists() or not list((scratch / "cache").glob("[0-9a-f]*"))
+    assert_same(cached, fresh)
+    assert cached["model"]["frozen_sha256"] == fresh["model"]["frozen_sha256"]
+
+
+def test_a_second_run_reads_the_cache_and_gives_the_same(scratch: Path) -> None:
+    first = train(tiny.phase())
+    times = {path: path.stat().st_mtime_ns for path in (scratch / "cache").rglob("*.npy")}
+    assert len(times) == 2 + 1
+    forget(scratch, "checkpoints")
+    assert_same(first, train(tiny.phase()))
+    assert {path: path.stat().st_mtime_ns for path in (scratch / "cache").rglob("*.npy")} == times
+
+
+@pytest.mark.parametrize("norm", ["frozen", "stats", "train"])
+def test_nothing_below_the_cut_moves_buffers_included(norm: str) -> None:
+    before = {name: value.clone() for name, value in tiny.backbone().module.state_dict().items()}
+    trained = train(tiny.phase(norm=norm, epochs=6))
+    ours = {name.removeprefix("backbone.") for name in trained["tensors"] if name.startswith("backbone.")}
+    network = tiny.backbone()
+    assert ours == {name for name in before if network.block_of(name) >= 4}
+    moved = {name for name in ours if not torch.equal(trained["tensors"][f"backbone.{name}"], before[name])}
+    statistics = {name for name in ours if "running_" in name or "num_batches" in name}
+    assert moved == (ours - statistics if norm == "frozen" else ours)
+
+
+def test_a_frozen_tensor_that_moves_is_found_out() -> None:
+    network = tiny.backbone()
+    before = artifact.frozen_digest(network, 3)
+    artifact.check_frozen(before, artifact.frozen_digest(network, 3), "top")
+    network.module.get_buffer("layer1.0.bn1.running_mean").add_(1e-6)
+    after = artifact.frozen_digest(network, 3)
+    with pytest.raises(TrainingError, match="top: a tensor below the cut has moved although it is frozen"):
+        artifact.check_frozen(before, after, "top")
+    network.module.get_parameter("layer4.0.conv1.weight").data.add_(1)
+    assert artifact.frozen_digest(network, 3) == after
+
+
+@cache
+def uninterrupted(norm: str) -> Trained:
+    return train(tiny.phase(norm=norm, refit=norm == "train"))
+
+
+@pytest.mark.parametrize(("epoch", "norm"), [(0, "train"), (1, "train"), (2, "train"), (3, "train"), (2, "stats")])
+def test_a_phase_that_is_interrupted_ends_as_one_that_was_not(scratch: Path, epoch: int, norm: str) -> None:
+    params = tiny.phase(norm=norm, refit=norm == "train")
+    whole = uninterrupted(norm)
+    forget(scratch, "checkpoints")
+    with pytest.raises(InterruptedRunError):
+        train(params, stop_after=epoch)
+    assert_same(whole, train(params))
+
+
+def test_a_phase_resumes_in_mid_way_and_not_from_the_start(scratch: Path) -> None:
+    with pytest.raises(InterruptedRunError):
+        train(tiny.phase(), stop_after=2)
+    forget(scratch, "cache")
+    seen: list[float] = []
+    state = next((scratch / "checkpoints").iterdir())
+    assert files.read_json(state / "state.json")["epoch"] == 2
+    network = tiny.backbone()
+    begin = tiny.start(network)
+    begin = Start(begin.tensors, begin.model | {"augment": {"flip": "both", "accuracy": {}}})
+    run_phase(
+        "top", tiny.phase(), images=tiny.packed(), backbone=network, start=begin, augment=FLIPS, seed=3,
+        compute=tiny.TORCH, on_epoch=lambda row: seen.append(row["epoch"]),
+    )  # fmt: skip
+    assert seen == [0, 1, 2, 3]
+
+
+def test_a_damaged_checkpoint_is_not_resumed(scratch: Path) -> None:
+    whole = train(tiny.phase())
+    tensors = next((scratch / "checkpoints").glob("*/tensors.safetensors"))
+    data = bytearray(tensors.read_bytes())
+    data[-5] ^= 1
+    tensors.write_bytes(data)
+    assert_same(whole, train(tiny.phase()))
+
+
+@pytest.mark.parametrize("changes", [{"lr": 0.003}, {"views": 1}, {"norm": "frozen"}, {"label_smoothing": 0.1}])
+def test_other_settings_start_a_run_of_their_own(scratch: Path, changes: dict[str, Any]) -> None:
+    train(tiny.phase(epochs=1))
+    train(tiny.phase(epochs=1, **changes))
+    assert len(list((scratch / "checkpoints").iterdir())) == 2
+
+
+def follow(trained: Trained) -> Start:
+    return Start(trained["tensors"], trained["model"] | {"lineage": {**trained["model"]["lineage"], "parent": "top"}})
+
+
+def test_a_run_that_is_interrupted_after_a_phase_boundary_ends_as_one_that_was_not(scratch: Path) -> None:
+    top, deeper = tiny.phase(depth=1, epochs=2), tiny.phase(start="top", depth=3, epochs=2)
+    whole = train(deeper, name="mid", start=follow(train(top)))
+    for epoch in (0, 1):
+        forget(scratch, "checkpoints")
+        with pytest.raises(InterruptedRunError):
+            train(deeper, name="mid", start=follow(train(top)), stop_after=epoch)
+        assert_same(whole, train(deeper, name="mid", start=follow(train(top))))
+
+
+def test_a_phase_begins_with_the_best_weights_of_the_one_that_it_starts_from() -> None:
+    top = train(tiny.phase(depth=1))
+    deeper = train(tiny.phase(start="top", depth=3, epochs=1), name="mid", start=follow(top))
+    best = min(row["val_loss"] for row in top["curves"])
+    assert deeper["curves"][0]["epoch"] == 0
+    # The other cut rounds other activations to float16.
+    assert deeper["curves"][0]["val_loss"] == pytest.approx(best, abs=5e-3)
+    assert deeper["model"]["depth_blocks"] == 3
+    assert deeper["model"]["start"] == "top"
+
+
+def test_a_phase_shallower_than_its_start_is_refused_with_what_to_do() -> None:
+    backbone = tiny.backbone()
+    begin = tiny.start(backbone, depth_blocks=3)
+    with pytest.raises(
+        ParamsError, match=r"unfreeze.phases.top.depth is 2, but head, .* has unfrozen 3 blocks; .* give at"
+    ):
+        train(tiny.phase(depth=2), start=begin)
+
+
+def test_views_0_augments_afresh_in_every_epoch_and_caches_validation_only(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[set[int]] = []
+    batch = boundary.Fresh.batch
+
+    def spy(self: boundary.Fresh, rows: np.ndarray[Any, Any], views: np.ndarray[Any, Any]) -> list[Tensor]:
+        seen.append(set(views.tolist()))
+        return batch(self, rows, views)
+
+    monkeypatch.setattr(boundary.Fresh, "batch", spy)
+    train(tiny.phase(views=0))
+    assert [views for index, views in enumerate(seen) if index % 4 == 0] == [{1}, {2}, {3}]
+    assert all(len(views) == 1 and views != {0} for views in seen)
+    assert len(list((scratch / "cache").glob("*/manifest.json"))) == 1
+
+
+def test_a_phase_that_is_unfrozen_to_the_input_trains_every_tensor() -> None:
+    trained = train(tiny.phase(depth="all", epochs=1))
+    names = {name.removeprefix("backbone.") for name in trained["tensors"] if name.startswith("backbone.")}
+    assert names == set(tiny.backbone().module.state_dict())
+    assert trained["model"]["cut"] == 0
+
+
+def test_what_a_phase_leaves_gives_its_validation_logits_again(tmp_path: Path) -> None:
+    trained = train(tiny.phase())
+    with files.new_folder(tmp_path / "top") as folder:
+        artifact.write(folder, **trained)
+    tensors, model = artifact.read(tmp_path / "top")
+    assert model["lineage"]["parent"] == files.verify(tmp_path / "top")
+    network = tiny.backbone(seed=0)
+    head = artifact.assemble(network, tensors, model)
+    images, rows = tiny.packed(), trained["rows"]
+    seen = boundary.Views(images, network.spec, 3, FLIPS).plain(rows)
+    with torch.inference_mode():
+        logits = head(network.module.eval()(seen)).numpy()
+    np.testing.assert_allclose(logits, trained["logits"], atol=0.02)
+
+
+def test_grey_images_train_a_grey_network() -> None:
+    backbone = tiny.backbone(in_channels=1)
+    images = tiny.packed(channels=1)
+    before = copy.deepcopy(backbone.module.state_dict())
+    trained = run_phase(
+        "top", tiny.phase(depth="all", lr=1e-3, epochs=1), images=images, backbone=backbone, start=tiny.start(backbone),
+        augment=tiny.augment(), seed=0, compute=tiny.TORCH, on_epoch=lambda _: None,
+    )  # fmt: skip
+    assert {f"backbone.{name}" for name in before} < set(trained["tensors"])
