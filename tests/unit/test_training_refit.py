@@ -1,0 +1,40 @@
+import numpy as np
+import torch
+from torch import nn
+
+from thaw.training.head import FeatureSet, fit_linear
+from thaw.training.refit import estimate_statistics, pooled, solve_head
+
+
+def test_statistics_are_the_averages_over_the_batches() -> None:
+    norm = nn.BatchNorm2d(3)
+    batches = [torch.randn(8, 3, 4, 4) * 5 + 2 for _ in range(4)]
+    estimate_statistics(norm, iter([batch] for batch in batches))
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    torch.testing.assert_close(norm.running_mean, torch.stack([batch.mean(dim=(0, 2, 3)) for batch in batches]).mean(0))
+    torch.testing.assert_close(norm.running_var, torch.stack([batch.var(dim=(0, 2, 3)) for batch in batches]).mean(0))
+
+
+def test_weights_and_momentum_stay_and_the_suffix_ends_in_eval_mode() -> None:
+    suffix = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, momentum=0.01))
+    before = {name: value.clone() for name, value in suffix.named_parameters()}
+    estimate_statistics(suffix, iter([[torch.randn(4, 3, 2, 2)]]))
+    assert all(torch.equal(value, before[name]) for name, value in suffix.named_parameters())
+    assert suffix[1].momentum == 0.01
+    assert not any(module.training for module in suffix.modules())
+
+
+def test_features_come_out_in_the_order_of_the_batches() -> None:
+    batches = [torch.full((2, 3), float(number)) for number in range(3)]
+    assert pooled(nn.Identity(), iter([batch] for batch in batches))[:, 0].tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_solved_head_is_the_best_regularised_fit() -> None:
+    generator = np.random.default_rng(0)
+    features = generator.normal(size=(80, 5)).astype(np.float32)
+    labels = (features[:, 0] > 0).astype(np.int64)
+    examples = FeatureSet(features, labels, np.ones(80))
+    head = nn.Linear(5, 2)
+    solve_head(head, examples, examples)
+    np.testing.assert_allclose(head.weight.detach().numpy(), fit_linear(examples, examples, 2).weight, rtol=1e-5)
