@@ -7,7 +7,7 @@ from thaw.images.pack import PackedImages
 from thaw.images.views import num_answers, still
 from thaw.network.backbone import load_backbone
 from thaw.network.engine import use_threads
-from thaw.training import features
+from thaw.training import extract, features
 from thaw.training.boundary import Prefix, Views
 from thaw.training.symmetry import FlipChoice, choose_flip
 
@@ -29,15 +29,15 @@ def main() -> None:
         views = Views(images, backbone.spec, params.seed, augment.model_copy(update={"flip": "none"}))
         prefix = Prefix(views, whole, identity=files.digest([lineage["backbone"], "whole"]), compute=params.compute)
         train_rows, val_rows = images.rows("train"), images.rows("val")
-        plain = [features.compute(prefix, rows, 0, label="plain") for rows in (train_rows, val_rows)]
-        train, val = (features.examples(images, *part) for part in zip((train_rows, val_rows), plain, strict=True))
+        plain = [extract.compute(prefix, rows, 0, label="plain") for rows in (train_rows, val_rows)]
+        train, val = (extract.examples(images, *part) for part in zip((train_rows, val_rows), plain, strict=True))
         if augment.flip == "auto":
-            mirrored = features.compute_mirrored(prefix, augment, val_rows)
+            mirrored = extract.compute_mirrored(prefix, augment, val_rows)
             choice = choose_flip(train, val, *mirrored, num_classes=len(images.classes))
             print(choice)
         augment = augment.model_copy(update={"flip": choice.flip})
         train, val = (
-            features.add_views(images, part, prefix.seen_as(how), rows, num_views)
+            extract.add_views(images, part, prefix.seen_as(how), rows, num_views)
             for part, how, rows, num_views in (
                 (train, augment, train_rows, params.features.views),
                 (val, still(augment), val_rows, num_answers(augment)),

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from thaw import files, run
 from thaw.training import artifact, features
-from thaw.training.head import fit_hidden, fit_linear, linear_module
+from thaw.training.head import fit_hidden
+from thaw.training.linear import fit_linear, linear_module
 
 SECTIONS = ("seed", "head")
 INPUTS = ("data/features",)

@@ -17,11 +17,10 @@ from thaw.training.head import (
     build_head,
     cross_entropy,
     fit_hidden,
-    fit_linear,
-    linear_module,
     logits_of,
     soft_targets,
 )
+from thaw.training.linear import fit_linear, linear_module
 
 
 def blobs(

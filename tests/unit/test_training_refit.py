@@ -2,7 +2,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from thaw.training.head import FeatureSet, fit_linear
+from thaw.training.head import FeatureSet
+from thaw.training.linear import fit_linear
 from thaw.training.refit import estimate_statistics, pooled, solve_head
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from thaw import files
 from thaw.errors import TrainingError
-from thaw.network.backbone import Backbone
 from thaw.network.build import load_tensors
 from thaw.training.head import build_head
+
+if TYPE_CHECKING:
+    from thaw.network.backbone import Backbone
 
 
 def write(
@@ -47,7 +49,7 @@ def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return load_file(folder / "weights.safetensors"), model | {"lineage": model["lineage"] | {"parent": fingerprint}}
 
 
-def assemble(backbone: Backbone, tensors: Mapping[str, Tensor], model: Mapping[str, Any]) -> nn.Module:
+def assemble(backbone: "Backbone", tensors: Mapping[str, Tensor], model: Mapping[str, Any]) -> nn.Module:
     """Lay a phase's tensors over a backbone and return its head."""
     own = backbone.module.state_dict()
     trained = {name.removeprefix("backbone."): value for name, value in tensors.items() if name.startswith("backbone.")}
@@ -59,7 +61,7 @@ def assemble(backbone: Backbone, tensors: Mapping[str, Tensor], model: Mapping[s
     return head.eval()
 
 
-def frozen_digest(backbone: Backbone, index: int) -> str:
+def frozen_digest(backbone: "Backbone", index: int) -> str:
     """Return the SHA-256 of every tensor, buffers included, of the blocks before `index`: the proof of a freeze."""
     state = backbone.module.state_dict()
     return files.digest(

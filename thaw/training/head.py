@@ -1,16 +1,13 @@
-"""The new output layers: a linear head solved exactly, or hidden layers trained on the cached features."""
+"""The new output layers, the targets that they learn, and the training of a head with hidden layers."""
 
 import copy
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,10 +18,6 @@ from thaw.training.schedule import generator
 Features = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
-# Inverse regularisation strengths tried from strong to weak, each fit starting from the one before; on features of
-# unit variance the best lay between 0.01 and 0.1 for every data set that we looked at.
-STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-_PATIENCE = 2
 _BATCH = 256
 _HIDDEN_PATIENCE = 10
 _HIDDEN_DECAY = 0.01
@@ -39,21 +32,6 @@ class FeatureSet:
     confidence: NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class LinearFit:
-    """A fitted linear head and what the choice of its regularisation rests on."""
-
-    weight: NDArray[np.float64]
-    bias: NDArray[np.float64]
-    strength: float
-    val_loss: float
-
-    @property
-    def largest_weight(self) -> float:
-        """Largest magnitude of a weight; a head that a phase starts from must not have huge ones."""
-        return float(np.abs(self.weight).max())
-
-
 def build_head(num_features: int, num_classes: int, hidden: Sequence[int], dropout: float) -> nn.Module:
     """Return an untrained head: one linear layer, or hidden layers with ReLU and dropout before it."""
     if not hidden:
@@ -63,45 +41,6 @@ def build_head(num_features: int, num_classes: int, hidden: Sequence[int], dropo
         layers += [nn.Dropout(dropout), nn.Linear(num_features, width), nn.ReLU()]
         num_features = width
     return nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(num_features, num_classes))
-
-
-def fit_linear(
-    train: FeatureSet, val: FeatureSet, num_classes: int, strengths: Sequence[float] = STRENGTHS
-) -> LinearFit:
-    """Return the multinomial logistic regression whose regularisation has the lowest validation loss.
-
-    Solved by L-BFGS on features centred and scaled by one common factor, which is then folded into the layer: a
-    factor of its own for each feature fits slightly better and ruins the start of a phase (decision 0006).
-    """
-    centre = train.features.mean(axis=0, dtype=np.float64)
-    scale = float(np.sqrt(((train.features - centre) ** 2).mean(dtype=np.float64))) or 1.0
-    features, labels, weights = _soften(train, num_classes)
-    if absent := sorted(set(range(num_classes)) - set(labels.tolist())):
-        raise TrainingError(
-            f"{len(absent)} of {num_classes} classes have no training image (number {absent[0] + 1} of classes.json is "
-            "the first); add images of it, or remove it"
-        )
-    solver = LogisticRegression(warm_start=True, max_iter=300, tol=1e-4)
-    scaled, scaled_val = (
-        (values - centre.astype(np.float32)) / np.float32(scale) for values in (features, val.features)
-    )
-    best: LinearFit | None = None
-    worse = 0
-    for strength in strengths:
-        solver.C = strength
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # 300 iterations near the optimum are enough
-            solver.fit(scaled, labels, sample_weight=weights)
-        weight, bias = _all_classes(solver, num_classes)
-        loss = cross_entropy(scaled_val @ weight.T + bias, val.labels)
-        if best is None or loss < best.val_loss:
-            best, worse = LinearFit(weight / scale, bias - weight @ centre / scale, strength, loss), 0
-        else:
-            worse += 1
-        if worse == _PATIENCE:
-            break
-    assert best is not None
-    return best
 
 
 def fit_hidden(
@@ -149,13 +88,6 @@ def fit_hidden(
     return head.eval(), rows
 
 
-def linear_module(fit: LinearFit) -> nn.Linear:
-    """Return a linear fit as a layer."""
-    head = nn.Linear(fit.weight.shape[1], fit.weight.shape[0])
-    head.load_state_dict({"weight": torch.from_numpy(fit.weight).float(), "bias": torch.from_numpy(fit.bias).float()})
-    return head.eval()
-
-
 def logits_of(head: nn.Module, features: Features) -> NDArray[np.float32]:
     """Return logits [images, classes] of features [images, features]."""
     with torch.inference_mode():
@@ -179,25 +111,6 @@ def cross_entropy(logits: NDArray[np.float64], labels: Labels) -> float:
     """Return the mean log loss of logits [examples, classes], in nats."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     return float((np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]).mean())
-
-
-def _soften(train: FeatureSet, num_classes: int) -> tuple[Features, Labels, NDArray[np.float64]]:
-    """Return examples with weights that stand for soft targets: an unsure label also counts for the other classes."""
-    unsure = np.flatnonzero(train.confidence < 1)
-    features, labels, weights = [train.features], [train.labels], [train.confidence]
-    for other in range(1, num_classes if len(unsure) else 1):
-        features.append(train.features[unsure])
-        labels.append((train.labels[unsure] + other) % num_classes)
-        weights.append((1 - train.confidence[unsure]) / (num_classes - 1))
-    return np.concatenate(features), np.concatenate(labels), np.concatenate(weights)
-
-
-def _all_classes(solver: LogisticRegression, num_classes: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return weight [classes, features] and bias [classes] of a fit, with one row a class also for two classes."""
-    weight, bias = np.asarray(solver.coef_, np.float64), np.asarray(solver.intercept_, np.float64)
-    if num_classes == 2:
-        return np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    return weight, bias
 
 
 def _fold(layer: nn.Linear, centre: Tensor, scale: float) -> None:

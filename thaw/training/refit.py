@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from thaw.training.head import FeatureSet, fit_linear, linear_module
+from thaw.training.head import FeatureSet
+from thaw.training.linear import fit_linear, linear_module
 from thaw.training.norms import running_norms, train_with_norms
 
 

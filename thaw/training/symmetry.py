@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from thaw.training.head import Features, FeatureSet, fit_linear
+from thaw.training.head import Features, FeatureSet
+from thaw.training.linear import fit_linear
 
 # Largest share of the skill (accuracy above always naming the commonest class) that a mirror image may cost. Measured:
 # solar cells lose 9 %, handwritten digits 49 % (docs/log.md).
