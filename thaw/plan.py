@@ -8,6 +8,7 @@ from rich.table import Table
 from torch import nn
 from torch.nn import functional
 
+from thaw import files
 from thaw.errors import ThawError
 from thaw.images import listing
 from thaw.images.pack import read_table
@@ -109,11 +110,15 @@ def _seconds_an_image(
 
 
 def _data_set(params: Params) -> tuple[int, int, int]:
-    """Return the number of training images, channels and classes: exact once `prepare` has run."""
-    prepared = Path("data/prepared/samples.csv")
-    if prepared.exists():
-        samples = read_table(prepared)
-        return int((samples["split"] == "train").sum()), 3, int(samples["label"].nunique())
+    """Return the number of training images, channels and classes: exact once `prepare` has run.
+
+    Before that the share of training images is the one asked for, and colour is assumed.
+    """
+    prepared = Path("data/prepared")
+    if (prepared / "samples.csv").exists():
+        samples = read_table(prepared / "samples.csv")
+        channels = files.read_json(prepared / "audit.json")["channels"]
+        return int((samples["split"] == "train").sum()), channels, int(samples["label"].nunique())
     listed = listing.read(listing.locate(params.data.raw))
     share = 1 - params.prepare.test_fraction - params.prepare.val_fraction
     return round(len(listed.table) * share), 3, len(listed.classes)

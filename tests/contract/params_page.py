@@ -66,6 +66,8 @@ def _allowed(key: str, field: dict[str, Any]) -> str:
         return f"a list of {_allowed(key, field['items']).removeprefix('a ').replace('number', 'numbers')}"
     if field["type"] == "string":
         return FORM_WORDS.get(field.get("pattern", ""), "text").removeprefix("null or ")
+    if field["type"] == "boolean":
+        return "`true` or `false`"
     words = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "and below"}
     bounds = [f"{word} {field[bound]:.12g}" for bound, word in words.items() if bound in field]
     return " ".join(["a whole number" if field["type"] == "integer" else "a number", *bounds])
@@ -74,6 +76,8 @@ def _allowed(key: str, field: dict[str, Any]) -> str:
 def _shipped(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name}: {_shipped(inner)}" for name, inner in value.items())
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
     return f"`{'null' if value is None else value}`"
 
 

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from thaw.errors import DataError
-from thaw.images.views import render, symmetry_of
+from thaw.images.views import num_answers, render, still, symmetry_of
 from thaw.params import AugmentParams
 
 NONE: dict[str, Any] = {
     "flip": "none",
+    "average": False,
     "crop_scale": 1.0,
     "rotate_deg": 0.0,
     "shift": 0.0,
@@ -24,6 +25,7 @@ NONE: dict[str, Any] = {
 }
 FULL: dict[str, Any] = {
     "flip": "square",
+    "average": True,
     "crop_scale": 0.5,
     "rotate_deg": 20.0,
     "shift": 0.1,
@@ -161,3 +163,16 @@ def test_colours_stay_within_their_range() -> None:
     levels = out.permute(0, 2, 3, 1).numpy() * np.array([0.5, 0.25, 0.2]) + np.array([0.5, 0.4, 0.3])
     assert levels.min() > -1e-5
     assert levels.max() < 1 + 1e-5
+
+
+@pytest.mark.parametrize(
+    ("flip", "expected"), [("none", 1), ("horizontal", 2), ("vertical", 2), ("both", 4), ("square", 8)]
+)
+def test_an_answer_is_averaged_over_every_flip_in_force_or_none(flip: str, expected: int) -> None:
+    averaged = AugmentParams(**(NONE | {"flip": flip, "average": True}))
+    assert num_answers(averaged) == expected
+    assert num_answers(averaged.model_copy(update={"average": False})) == 1
+
+
+def test_what_answers_are_averaged_over_only_mirrors() -> None:
+    assert still(AugmentParams(**FULL)) == AugmentParams(**(NONE | {"flip": "square", "average": True}))
