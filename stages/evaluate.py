@@ -23,7 +23,11 @@ def main() -> None:
         final = model.load(INPUTS[3])
         chosen, names = final.facts["phase"], final.facts["selected_from"]
         answers = {}
-        for name in names:
+        for name in names:  # each after the one that it starts from
+            facts = files.read_json(phases / name / "model.json")
+            if facts.get("best_epoch") == 0:  # it gained nothing, so it is what it started from
+                answers[name] = answers[facts["start"]]
+                continue
             candidate = final if name == chosen else model.load_phase(phases / name, Path(INPUTS[1]))
             answers[name] = candidate.answer(images, rows, compute=params.compute, label=f"evaluate: {name}")
         metrics = testset.test_metrics(
