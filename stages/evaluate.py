@@ -22,7 +22,7 @@ def main() -> None:
         labels, samples = images.labels(rows), images.samples.iloc[rows]
         final = model.load(INPUTS[3])
         chosen, names = final.facts["phase"], final.facts["selected_from"]
-        answers = {}
+        answers: dict[str, testset.Probabilities] = {}
         for name in names:  # each after the one that it starts from
             facts = files.read_json(phases / name / "model.json")
             if facts.get("best_epoch") == 0:  # it gained nothing, so it is what it started from

@@ -36,7 +36,7 @@ def main() -> None:
             live.next_step()  # type: ignore[no-untyped-call]
 
         with files.new_folder(Path(out)) as folder, live:
-            phase = run_phase(
+            trained = run_phase(
                 name,
                 params.unfreeze.phases[name],
                 images=images,
@@ -47,7 +47,8 @@ def main() -> None:
                 compute=params.compute,
                 on_epoch=on_epoch,
             )
-            artifact.write(folder, **phase)
+            trained.write(folder)
+        files.remove(trained.checkpoint)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from types import FrameType
 import psutil
 
 from thaw.errors import ParamsError, RunError, ThawError
-from thaw.files import digest, remove, write_json
+from thaw.files import digest, remove, sha256_of, write_json
 from thaw.params import PARAMS_FILE, Params, load_params, read_tree
 
 _BY_DVC = "DVC_STAGE"  # set by DVC in the environment of every stage
@@ -96,6 +96,11 @@ def scratch() -> Path:
         if parent.parts[-3:] == (".dvc", "tmp", "exps"):
             return parent.parents[2] / ".thaw"
     return here / ".thaw"
+
+
+def code_digest() -> str:
+    """Return the SHA-256 of every source file of ours in memory; a checkpoint of other code is never resumed."""
+    return digest({f"{path.parent.name}/{path.name}": sha256_of(path) for path in _own_sources()})
 
 
 def _raise_exit(signum: int, _frame: FrameType | None) -> None:

@@ -206,6 +206,5 @@ def test_a_batch_of_one_under_batch_statistics_is_one_line_that_says_what_to_do(
 def test_answers_are_averaged_over_their_views(tmp_path: Path) -> None:
     run = phase(tmp_path)
     one = [run.model(*Points().batch(np.arange(4), np.full(4, view))).detach() for view in range(3)]
-    run.num_answers = 3
-    logits = run.evaluate(Points(), labelled(4))[2]
+    logits = run.evaluate(Points(), labelled(4), 3)[2]
     torch.testing.assert_close(torch.from_numpy(logits), torch.stack(one).mean(dim=0))

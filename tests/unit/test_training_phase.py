@@ -53,11 +53,11 @@ def train(
 
 
 def assert_same(left: Trained, right: Trained) -> None:
-    assert left["tensors"].keys() == right["tensors"].keys()
-    for name, value in left["tensors"].items():
-        assert torch.equal(value, right["tensors"][name]), name
-    np.testing.assert_array_equal(left["logits"], right["logits"])
-    assert left["curves"] == right["curves"]
+    assert left.result.tensors.keys() == right.result.tensors.keys()
+    for name, value in left.result.tensors.items():
+        assert torch.equal(value, right.result.tensors[name]), name
+    np.testing.assert_array_equal(left.result.val_logits, right.result.val_logits)
+    assert left.result.curves == right.result.curves
 
 
 def forget(scratch: Path, part: str) -> None:
@@ -85,7 +85,7 @@ def test_a_cached_phase_is_bit_for_bit_the_same_phase_without_a_cache(
     fresh = train(params, network=network, compute=UNCACHED)
     assert not (scratch / "cache").exists() or not list((scratch / "cache").glob("[0-9a-f]*"))
     assert_same(cached, fresh)
-    assert cached["model"]["frozen_sha256"] == fresh["model"]["frozen_sha256"]
+    assert cached.model["frozen_sha256"] == fresh.model["frozen_sha256"]
 
 
 def test_a_second_run_reads_the_cache_and_gives_the_same(scratch: Path) -> None:
@@ -101,10 +101,10 @@ def test_a_second_run_reads_the_cache_and_gives_the_same(scratch: Path) -> None:
 def test_nothing_below_the_cut_moves_buffers_included(norm: str) -> None:
     before = {name: value.clone() for name, value in tiny.backbone().module.state_dict().items()}
     trained = train(tiny.phase(norm=norm, epochs=6))
-    ours = {name.removeprefix("backbone.") for name in trained["tensors"] if name.startswith("backbone.")}
+    ours = {name.removeprefix("backbone.") for name in trained.result.tensors if name.startswith("backbone.")}
     network = tiny.backbone()
     assert ours == {name for name in before if network.block_of(name) >= 4}
-    moved = {name for name in ours if not torch.equal(trained["tensors"][f"backbone.{name}"], before[name])}
+    moved = {name for name in ours if not torch.equal(trained.result.tensors[f"backbone.{name}"], before[name])}
     statistics = {name for name in ours if "running_" in name or "num_batches" in name}
     assert moved == (ours - statistics if norm == "frozen" else ours)
 
@@ -170,7 +170,7 @@ def test_other_settings_start_a_run_of_their_own(scratch: Path, changes: dict[st
 
 
 def follow(trained: Trained) -> Start:
-    return Start(trained["tensors"], trained["model"] | {"lineage": {**trained["model"]["lineage"], "parent": "top"}})
+    return Start(trained.result.tensors, trained.model | {"lineage": {**trained.model["lineage"], "parent": "top"}})
 
 
 def test_a_run_that_is_interrupted_after_a_phase_boundary_ends_as_one_that_was_not(scratch: Path) -> None:
@@ -186,12 +186,12 @@ def test_a_run_that_is_interrupted_after_a_phase_boundary_ends_as_one_that_was_n
 def test_a_phase_begins_with_the_best_weights_of_the_one_that_it_starts_from() -> None:
     top = train(tiny.phase(depth=1))
     deeper = train(tiny.phase(start="top", depth=3, epochs=1), name="mid", start=follow(top))
-    best = min(row["val_loss"] for row in top["curves"])
-    assert deeper["curves"][0]["epoch"] == 0
+    best = min(row["val_loss"] for row in top.result.curves)
+    assert deeper.result.curves[0]["epoch"] == 0
     # The other cut rounds other activations to float16.
-    assert deeper["curves"][0]["val_loss"] == pytest.approx(best, abs=5e-3)
-    assert deeper["model"]["depth_blocks"] == 3
-    assert deeper["model"]["start"] == "top"
+    assert deeper.result.curves[0]["val_loss"] == pytest.approx(best, abs=5e-3)
+    assert deeper.model["depth_blocks"] == 3
+    assert deeper.model["start"] == "top"
 
 
 def test_a_phase_shallower_than_its_start_is_refused_with_what_to_do() -> None:
@@ -222,24 +222,24 @@ def test_views_0_augments_afresh_in_every_epoch_and_caches_validation_only(
 
 def test_a_phase_that_is_unfrozen_to_the_input_trains_every_tensor() -> None:
     trained = train(tiny.phase(depth="all", epochs=1))
-    names = {name.removeprefix("backbone.") for name in trained["tensors"] if name.startswith("backbone.")}
+    names = {name.removeprefix("backbone.") for name in trained.result.tensors if name.startswith("backbone.")}
     assert names == set(tiny.backbone().module.state_dict())
-    assert trained["model"]["cut"] == 0
+    assert trained.model["cut"] == 0
 
 
 def test_what_a_phase_leaves_gives_its_validation_logits_again(tmp_path: Path) -> None:
     trained = train(tiny.phase())
     with files.new_folder(tmp_path / "top") as folder:
-        artifact.write(folder, **trained)
+        trained.write(folder)
     tensors, model = artifact.read(tmp_path / "top")
     assert model["lineage"]["parent"] == files.verify(tmp_path / "top")
     network = tiny.backbone(seed=0)
     head = artifact.assemble(network, tensors, model)
-    images, rows = tiny.packed(), trained["rows"]
+    images, rows = tiny.packed(), trained.val.rows
     seen = boundary.Views(images, network.spec, 3, FLIPS).plain(rows)
     with torch.inference_mode():
         logits = head(network.module.eval()(seen)).numpy()
-    np.testing.assert_allclose(logits, trained["logits"], atol=0.02)
+    np.testing.assert_allclose(logits, trained.result.val_logits, atol=0.02)
 
 
 def test_grey_images_train_a_grey_network() -> None:
@@ -250,4 +250,4 @@ def test_grey_images_train_a_grey_network() -> None:
         "top", tiny.phase(depth="all", lr=1e-3, epochs=1), images=images, backbone=backbone, start=tiny.start(backbone),
         augment=tiny.augment(), seed=0, compute=tiny.TORCH, on_epoch=lambda _: None,
     )  # fmt: skip
-    assert {f"backbone.{name}" for name in before} < set(trained["tensors"])
+    assert {f"backbone.{name}" for name in before} < set(trained.result.tensors)

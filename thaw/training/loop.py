@@ -23,7 +23,6 @@ from thaw.training.schedule import epoch_order, epoch_views, generator, rate_fac
 
 Rows = NDArray[np.int64]
 _EVAL_BATCH = 64
-_REFIT_VIEWS = 2
 
 
 class Source(Protocol):
@@ -133,16 +132,18 @@ class Phase:
             checkpoint.save(self.folder, self.model, self.optimizer, best, state)
             on_epoch(row)
         self.model.load_state_dict(best)
-        return Result(best, self.evaluate(*val)[2], state["curves"], state["best_epoch"])
+        return Result(best, self.evaluate(*val, self.num_answers)[2], state["curves"], state["best_epoch"])
 
     @torch.inference_mode()
-    def evaluate(self, source: Source, examples: LabelledRows) -> tuple[float, float, NDArray[np.float32]]:
-        """Return log loss, accuracy and logits [images, classes] in eval mode, averaged over the views of an answer."""
+    def evaluate(
+        self, source: Source, examples: LabelledRows, num_views: int = 1
+    ) -> tuple[float, float, NDArray[np.float32]]:
+        """Return log loss, accuracy and logits [images, classes] in eval mode, averaged over the first views."""
         self.model.eval()
         parts = []
         for start in range(0, len(examples.rows), _EVAL_BATCH):
             rows = examples.rows[start : start + _EVAL_BATCH]
-            answers = [self._logits(source.batch(rows, np.full(len(rows), view))) for view in range(self.num_answers)]
+            answers = [self._logits(source.batch(rows, np.full(len(rows), view))) for view in range(num_views)]
             parts.append(torch.stack(answers).mean(dim=0))
         logits = torch.cat(parts)
         labels = torch.from_numpy(examples.labels)
@@ -157,15 +158,12 @@ class Phase:
             views = epoch_views(num_train, self.params.views, seed=self.seed, phase=self.name, epoch=0)
             estimate_statistics(suffix, self._batches(train[0], train[1].rows[order], views[order]))
         if isinstance(self.model.head, nn.Linear):
-            solve_head(self.model.head, self._features(*train, _REFIT_VIEWS), self._features(*val, 1))
+            solve_head(self.model.head, self._features(*train), self._features(*val))
 
-    def _features(self, source: Source, examples: LabelledRows, num_views: int) -> FeatureSet:
-        """Return what the suffix makes of the first views of each row, one view after another."""
-        num_views = min(num_views, self.params.views) if self.params.views else num_views
-        rows = np.tile(examples.rows, num_views)
-        views = np.repeat(np.arange(num_views), len(examples.rows))
-        features = pooled(self.model.backbone, self._batches(source, rows, views))
-        return FeatureSet(features, np.tile(examples.labels, num_views), np.tile(examples.confidence, num_views))
+    def _features(self, source: Source, examples: LabelledRows) -> FeatureSet:
+        """Return what the suffix makes of the plain view of each row."""
+        batches = self._batches(source, examples.rows, np.zeros(len(examples.rows), np.int64))
+        return FeatureSet(pooled(self.model.backbone, batches), examples.labels, examples.confidence)
 
     def _batches(self, source: Source, rows: Rows, views: Rows) -> Iterator[list[Tensor]]:
         for start in range(0, len(rows), _EVAL_BATCH):

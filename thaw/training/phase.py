@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from thaw import files, run
@@ -18,7 +18,7 @@ from thaw.params import AugmentParams, ComputeParams, PhaseParams
 from thaw.training import artifact
 from thaw.training.boundary import Cached, Fresh, Prefix, Views, make_room, view_folder
 from thaw.training.groups import rules_of
-from thaw.training.loop import Classifier, LabelledRows, Phase, Source
+from thaw.training.loop import Classifier, LabelledRows, Phase, Result, Source
 
 _GIB = 2**30
 
@@ -31,15 +31,26 @@ class Start:
     model: dict[str, Any]
 
 
-class Trained(TypedDict):
-    """What `artifact.write` puts into the phase's folder."""
+@dataclass(frozen=True)
+class Trained:
+    """What a phase leaves, and the checkpoint that is of no more use once that is written."""
 
-    tensors: dict[str, Tensor]
+    result: Result
     model: dict[str, Any]
-    logits: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    rows: NDArray[np.int64]
-    curves: list[dict[str, float]]
+    val: LabelledRows
+    checkpoint: Path
+
+    def write(self, folder: Path) -> None:
+        """Fill the phase's folder."""
+        artifact.write(
+            folder,
+            tensors=self.result.tensors,
+            model=self.model,
+            logits=self.result.val_logits,
+            labels=self.val.labels,
+            rows=self.val.rows,
+            curves=self.result.curves,
+        )
 
 
 def run_phase(
@@ -87,7 +98,7 @@ def run_phase(
         num_answers=num_answers(augment),
         seed=seed,
         device=device_of(compute),
-        folder=run.scratch() / "checkpoints" / files.digest([model, augment.model_dump(), seed, prefix.engine.name]),
+        folder=_checkpoint(model, augment.model_dump(), seed, prefix.engine.name),
     )
     train, val = (labelled(images, split) for split in ("train", "val"))
     train_source = _source(prefix, train, params.views, compute, f"{name}: train")
@@ -96,20 +107,18 @@ def run_phase(
     artifact.check_frozen(pristine, artifact.frozen_digest(backbone, index), name)
     if result.best_epoch == 0:
         print(f"{name}: no epoch was better on validation than the start; its weights are those of {params.start}")
-    return Trained(
-        tensors=result.tensors,
-        model={**model, "best_epoch": result.best_epoch},
-        logits=result.val_logits,
-        labels=val.labels,
-        rows=val.rows,
-        curves=result.curves,
-    )
+    return Trained(result, {**model, "best_epoch": result.best_epoch}, val, phase.folder)
 
 
 def labelled(images: PackedImages, split: str) -> LabelledRows:
     """Return the rows of a split with their labels and confidences."""
     rows = images.rows(split)
     return LabelledRows(rows, images.labels(rows), images.samples["confidence"].to_numpy(np.float64)[rows])
+
+
+def _checkpoint(*settings: object) -> Path:
+    """Return the folder of the checkpoint, under a fingerprint of everything that the phase depends on."""
+    return run.scratch() / "checkpoints" / files.digest([*settings, run.code_digest()])
 
 
 def _say_what_trains(name: str, backbone: Backbone, index: int, prefix: Prefix) -> None:
