@@ -114,13 +114,13 @@ def verdict_sentence(verdicts: Sequence[Verdict], *, confidence: float, draws: i
         nearest, duel = max(rivals, key=lambda rival: rival[1].win_fraction)
         return (
             f"Unfreezing did not help: the best phase, {nearest.name}, {_shift(duel)} that of the head and wins in "
-            f"{duel.win_fraction:.0%} of {draws} bootstrap draws ({confidence:.0%} are asked for), with an accuracy of "
+            f"{duel.win_fraction:.1%} of {draws} bootstrap draws ({confidence:.0%} are asked for), with an accuracy of "
             f"{nearest.accuracy:.3f} against {head.accuracy:.3f} on {images} images; the head is kept."
         )
     gain = chosen.against_head
     assert gain is not None
     return (
-        f"Unfreezing helped: {chosen.name} {_shift(gain)} that of the head and wins in {gain.win_fraction:.0%} of "
+        f"Unfreezing helped: {chosen.name} {_shift(gain)} that of the head and wins in {gain.win_fraction:.1%} of "
         f"{draws} bootstrap draws, with an accuracy of {chosen.accuracy:.3f} against {head.accuracy:.3f} on "
         f"{images} images."
     )

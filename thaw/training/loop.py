@@ -108,7 +108,7 @@ class Phase:
                 )
             best = checkpoint.trained_tensors(self.model)
             state: dict[str, Any] = {"epoch": 0, "best_epoch": 0, "best_loss": loss, "curves": []}
-            state["curves"].append({"epoch": 0, "val_loss": loss, "val_accuracy": accuracy} | self._rates(0, 1))
+            state["curves"].append({"epoch": 0, "val_loss": loss, "val_accuracy": accuracy} | self._rates(0.0))
             if self.params.refit:
                 self._refit(train, val)
         else:
@@ -175,7 +175,7 @@ class Phase:
         return logits
 
     def _epoch(self, epoch: int, source: Source, examples: LabelledRows) -> dict[str, float]:
-        """Train one epoch and return its mean loss and the rates at its end."""
+        """Train one epoch and return its mean loss and its mean rates."""
         params, num_steps = self.params, steps_per_epoch(len(examples.rows), self.params.batch_size)
         order = epoch_order(len(examples.rows), seed=self.seed, phase=self.name, epoch=epoch)
         views = epoch_views(len(examples.rows), params.views, seed=self.seed, phase=self.name, epoch=epoch)
@@ -183,10 +183,10 @@ class Phase:
         torch.manual_seed(int(generator(self.seed, self.name, "dropout", epoch).integers(2**31)))
         train_with_norms(self.model, params.norm)
         hooks = follow_statistics(self.model) if params.norm == "stats" else []
-        total = 0.0
+        total = factors = 0.0
         for step in range(num_steps):
             chosen = order[step * params.batch_size : (step + 1) * params.batch_size]
-            self._set_rates((epoch - 1) * num_steps + step, params.epochs * num_steps)
+            factors += self._set_rates((epoch - 1) * num_steps + step, params.epochs * num_steps)
             boundary = [value.to(self.device) for value in source.batch(examples.rows[chosen], views[chosen])]
             loss = functional.cross_entropy(self._answer(boundary), targets[chosen].to(self.device))
             value = float(loss.detach())
@@ -201,9 +201,7 @@ class Phase:
             total += value
         for hook in hooks:
             hook.remove()
-        return {"epoch": epoch, "train_loss": total / num_steps} | self._rates(
-            epoch * num_steps - 1, params.epochs * num_steps
-        )
+        return {"epoch": epoch, "train_loss": total / num_steps} | self._rates(factors / num_steps)
 
     def _answer(self, boundary: list[Tensor]) -> Tensor:
         try:
@@ -217,11 +215,12 @@ class Phase:
             ) from None
         return logits
 
-    def _set_rates(self, step: int, num_steps: int) -> None:
+    def _set_rates(self, step: int, num_steps: int) -> float:
+        """Give every group its rate at a step and return the factor on the peaks."""
         factor = rate_factor(step, num_steps, self.params.warmup)
         for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
+        return factor
 
-    def _rates(self, step: int, num_steps: int) -> dict[str, float]:
-        factor = rate_factor(step, num_steps, self.params.warmup)
+    def _rates(self, factor: float) -> dict[str, float]:
         return {f"lr:{rule.label}": rule.lr * factor for rule in self.rules if rule.lr is not None}
