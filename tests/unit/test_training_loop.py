@@ -152,7 +152,7 @@ def test_rates_keep_their_ratio_through_the_whole_schedule(tmp_path: Path) -> No
     assert len(run.optimizer.param_groups) == 4  # two rates, each with decay and without
     np.testing.assert_allclose(sorted(map(max, seen)), sorted(0.01 * factor for factor in factors))
     np.testing.assert_allclose([max(rates) / min(rates) for rates in seen], 10)
-    means = [0.01 * np.mean(factors[start : start + 5]) for start in range(0, 20, 5)]
+    means = [0.01 * float(np.mean(factors[start : start + 5])) for start in range(0, 20, 5)]
     np.testing.assert_allclose([row["lr:head"] for row in result.curves], [0.0, *means])
     np.testing.assert_allclose([row["lr:head"] / row["lr:block"] for row in result.curves[1:]], 10)
 
