@@ -6,6 +6,7 @@ and a folder that is cut short or altered is built again.
 """
 
 import copy
+import mmap
 import shutil
 from collections.abc import Collection
 from contextlib import suppress
@@ -128,12 +129,21 @@ class Cached:
         positions = self._position[rows]
         assert positions.min() >= 0, "a row that is not in this bank"
         num_tensors = len(self._views[0])
-        return [
+        tensors = [
             _tensor(
                 np.stack([self._views[view][part][position] for position, view in zip(positions, views, strict=True)])
             )
             for part in range(num_tensors)
         ]
+        self._let_go()
+        return tensors
+
+    def _let_go(self) -> None:
+        """Unmap what was read: it stays in the system's cache, but a bank of a gibibyte no longer counts as ours."""
+        mappings: list[object] = [array.base for arrays in self._views for array in arrays]
+        for mapping in mappings:
+            if isinstance(mapping, mmap.mmap):
+                mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def _open_view(prefix: Prefix, rows: Rows, view: int, label: str) -> list[NDArray[np.floating]]:
