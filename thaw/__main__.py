@@ -82,25 +82,8 @@ def predict(
             broken += 1
             print(str(error).encode("utf-8", "backslashreplace").decode(), file=sys.stderr)
             continue
-        best = int(probabilities.argmax())
-        row: dict[str, str | float] = {
-            "path": os.fsencode(path).decode("utf-8", "backslashreplace"),
-            "class": model.classes[best],
-            "probability": float(probabilities[best]),
-        }
-        rows.append(row | {f"p:{name}": float(value) for name, value in zip(model.classes, probabilities, strict=True)})
-    text = (
-        _as_csv(rows, model.classes)
-        if form is Format.CSV
-        else "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    )
-    if out is None:
-        sys.stdout.write(text)
-    else:
-        try:
-            files.write_text(out, text)
-        except OSError as error:
-            raise ThawError(f"{out} cannot be written: {error.strerror}; name another file with --out") from None
+        rows.append(_row(path, model.classes, [float(value) for value in probabilities]))
+    _write(rows, model.classes, form, out)
     if broken:
         print(
             f"{broken} of {len(found)} files could not be used; the other {len(rows)} were classified", file=sys.stderr
@@ -116,6 +99,30 @@ def summary() -> None:
     Console().print(
         summary_table(files.read_json(Path("reports/metrics.json")), files.read_json(Path("reports/selection.json")))
     )
+
+
+def _row(path: Path, classes: list[str], probabilities: list[float]) -> dict[str, str | float]:
+    probability, answer = max(zip(probabilities, classes, strict=True), key=lambda pair: pair[0])
+    row: dict[str, str | float] = {
+        "path": os.fsencode(path).decode("utf-8", "backslashreplace"),
+        "class": answer,
+        "probability": probability,
+    }
+    return row | {f"p:{name}": value for name, value in zip(classes, probabilities, strict=True)}
+
+
+def _write(rows: list[dict[str, str | float]], classes: list[str], form: Format, out: Path | None) -> None:
+    if form is Format.CSV:
+        text = _as_csv(rows, classes)
+    else:
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    if out is None:
+        sys.stdout.write(text)
+        return
+    try:
+        files.write_text(out, text)
+    except OSError as error:
+        raise ThawError(f"{out} cannot be written: {error.strerror}; name another file with --out") from None
 
 
 def _as_csv(rows: list[dict[str, str | float]], classes: list[str]) -> str:

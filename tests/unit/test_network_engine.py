@@ -62,6 +62,15 @@ def test_onnx_runtime_agrees_with_eager_on_any_number_of_images() -> None:
             np.testing.assert_allclose(ours, reference, atol=1e-4 * float(np.abs(reference).max()))
 
 
+def test_a_released_engine_opens_again_and_gives_the_same() -> None:
+    released = engine(tiny.AUTO)
+    before = released(images())
+    released.release()
+    for ours, reference in zip(released(images()), before, strict=True):
+        np.testing.assert_array_equal(ours, reference)
+    assert released.name == "onnxruntime"
+
+
 def test_an_exported_prefix_is_used_again(scratch: Path) -> None:
     engine(tiny.AUTO)
     path = next((scratch / "engines").rglob("*.onnx"))

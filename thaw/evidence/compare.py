@@ -10,6 +10,7 @@ candidate the same single degree of freedom, and is shipped with the winner.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,31 @@ def mcnemar_p(correct: NDArray[np.bool_], reference: NDArray[np.bool_]) -> float
     return min(1.0, float(2 * tail / 2 ** (gained + lost)))
 
 
+@dataclass(frozen=True)
+class _Scored:
+    """A candidate's answers image by image, at the temperature that fits them best."""
+
+    candidate: Candidate
+    temperature: float
+    losses: NDArray[np.float64]
+    correct: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, candidate: Candidate, labels: NDArray[np.int64]) -> "_Scored":
+        check(labels, probabilities(candidate.logits))
+        temperature = fit_temperature(candidate.logits, labels)
+        losses = sample_losses(candidate.logits, labels, temperature)
+        return cls(candidate, temperature, losses, candidate.logits.argmax(axis=1) == labels)
+
+    def against(
+        self, reference: "_Scored | None", *, units: NDArray[np.int64], draws: int, seed: int
+    ) -> Comparison | None:
+        if reference is None:
+            return None
+        found = paired_bootstrap(self.losses, reference.losses, units=units, draws=draws, seed=seed)
+        return Comparison(reference.candidate.name, *found, mcnemar_p(self.correct, reference.correct))
+
+
 def choose(
     candidates: Sequence[Candidate],
     labels: NDArray[np.int64],
@@ -109,41 +135,28 @@ def choose(
     are drawn whole, as in `bootstrap_intervals`.
     Raises: DataError if the labels or a candidate's answers are not those of the same, at least one, images.
     """
-    units = unit_of(groups, len(labels))
-    temperatures = {}
-    losses: dict[str, NDArray[np.float64]] = {}
-    correct: dict[str, NDArray[np.bool_]] = {}
-    for candidate in candidates:
-        check(labels, probabilities(candidate.logits))
-        temperatures[candidate.name] = fit_temperature(candidate.logits, labels)
-        losses[candidate.name] = sample_losses(candidate.logits, labels, temperatures[candidate.name])
-        correct[candidate.name] = candidate.logits.argmax(axis=1) == labels
-
-    def against(name: str, reference: str | None) -> Comparison | None:
-        if reference is None:
-            return None
-        found = paired_bootstrap(losses[name], losses[reference], units=units, draws=draws, seed=seed)
-        return Comparison(reference, *found, mcnemar_p(correct[name], correct[reference]))
-
+    against = partial(_Scored.against, units=unit_of(groups, len(labels)), draws=draws, seed=seed)
+    scored: dict[str, _Scored] = {}
     verdicts: list[Verdict] = []
-    best: str | None = None
+    first: _Scored | None = None
+    best: _Scored | None = None
     for candidate in candidates:
-        name = candidate.name
-        against_best = against(name, best)
+        own = scored[candidate.name] = _Scored.of(candidate, labels)
+        against_best = against(own, best)
         took_over = against_best is None or against_best.win_fraction >= confidence
-        best = name if took_over else best
         verdicts.append(
             Verdict(
-                name=name,
+                name=candidate.name,
                 start=candidate.start,
-                accuracy=float(correct[name].mean()),
+                accuracy=float(own.correct.mean()),
                 log_loss=float(sample_losses(candidate.logits, labels).mean()),
-                temperature=temperatures[name],
-                calibrated_log_loss=float(losses[name].mean()),
-                against_head=against(name, candidates[0].name if verdicts else None),
-                against_start=against(name, candidate.start),
+                temperature=own.temperature,
+                calibrated_log_loss=float(own.losses.mean()),
+                against_head=against(own, first),
+                against_start=against(own, scored[candidate.start] if candidate.start else None),
                 against_best=against_best,
                 took_over=took_over,
             )
         )
+        first, best = first or own, own if took_over else best
     return verdicts

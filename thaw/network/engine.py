@@ -40,6 +40,8 @@ class Engine:
         """
         self._device = device_of(compute)
         self._prefix = prefix.to(self._device)
+        self._threads = compute.threads
+        self._graph: Path | None = None
         self._session: onnxruntime.InferenceSession | None = None
         self.name = "torch"
         self.note = ""
@@ -47,13 +49,14 @@ class Engine:
         if wanted == "torch" or (wanted == "auto" and self._device.type != "cpu") or not _has_work(prefix):
             return
         try:
-            session = _open_session(_exported(prefix, sample, key), compute)
+            graph = _exported(prefix, sample, key)
+            session = _open_session(graph, self._threads)
             difference = self._difference(session, sample)
             if not difference <= TOLERANCE:  # NaN counts as disagreement
                 raise BackboneError(
                     f"it differs from torch by {difference:.1e} of the activation's scale; {TOLERANCE:.0e} is allowed"
                 )
-            self._session, self.name = session, "onnxruntime"
+            self._graph, self._session, self.name = graph, session, "onnxruntime"
         except Exception as error:  # the exporter raises whatever an operator it does not know makes it raise
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
             if wanted == "onnxruntime":
@@ -64,9 +67,15 @@ class Engine:
 
     def __call__(self, images: Tensor) -> Activations:
         """Return the boundary activation of a batch, one float32 array a boundary tensor."""
-        if self._session is not None:
-            return _run_session(self._session, images)
-        return self._eager(images)
+        if self._graph is None:
+            return self._eager(images)
+        if self._session is None:
+            self._session = _open_session(self._graph, self._threads)
+        return _run_session(self._session, images)
+
+    def release(self) -> None:
+        """Give back the memory that the engine works in, hundreds of MiB; the next call takes it again."""
+        self._session = None
 
     @torch.inference_mode()
     def _eager(self, images: Tensor) -> Activations:
@@ -146,9 +155,9 @@ def one_at_a_time(folder: Path, *, wait: bool = True) -> Iterator[None]:
         yield
 
 
-def _open_session(path: Path, compute: ComputeParams) -> onnxruntime.InferenceSession:
+def _open_session(path: Path, threads: int | None) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = compute.threads or len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
     options.log_severity_level = 3
     # Waiting threads that spin are a gain of a few per cent on an idle machine and ruin a busy one.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

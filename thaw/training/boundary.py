@@ -123,6 +123,7 @@ class Cached:
         self._position = np.full(int(rows.max()) + 1, -1)
         self._position[rows] = np.arange(len(rows))
         self._views = [_open_view(prefix, rows, view, label) for view in range(num_views)]
+        prefix.engine.release()  # what is cached need not be computed again
 
     def batch(self, rows: Rows, views: Rows) -> list[Tensor]:
         """Return the boundary tensors of each (row, view) pair, float32."""

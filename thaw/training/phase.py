@@ -72,23 +72,13 @@ def run_phase(
     use_threads(compute)
     index = backbone.cut_index(params.depth)
     _check_depth(name, params, index, start, backbone)
-    pristine = artifact.frozen_digest(backbone, index)
+    model = _facts(name, params, start, backbone, index)
     head = artifact.assemble(backbone, start.tensors, start.model)
     module, suffix = backbone.split(params.depth)
     augment = augment.model_copy(update={"flip": start.model["augment"]["flip"]})
     identity = files.digest([start.model["lineage"]["backbone"], index])
     prefix = Prefix(Views(images, backbone.spec, seed, augment), module, identity=identity, compute=compute)
     _say_what_trains(name, backbone, index, prefix)
-
-    model = {
-        **start.model,
-        "phase": name,
-        "start": params.start,
-        "depth_blocks": len(backbone.units) - index,
-        "cut": index,
-        "lineage": {**start.model["lineage"], "params": files.digest(params.model_dump())},
-        "frozen_sha256": pristine,
-    }
     phase = Phase(
         name,
         Classifier(suffix, head),
@@ -104,10 +94,23 @@ def run_phase(
     train_source = _source(prefix, train, params.views, compute, f"{name}: train")
     val_source = _source(prefix.seen_as(still(augment)), val, num_answers(augment), compute, f"{name}: val")
     result = phase.run((train_source, train), (val_source, val), _printing(name, on_epoch))
-    artifact.check_frozen(pristine, artifact.frozen_digest(backbone, index), name)
+    artifact.check_frozen(model["frozen_sha256"], artifact.frozen_digest(backbone, index), name)
     if result.best_epoch == 0:
         print(f"{name}: no epoch was better on validation than the start; its weights are those of {params.start}")
     return Trained(result, {**model, "best_epoch": result.best_epoch}, val, phase.folder)
+
+
+def _facts(name: str, params: PhaseParams, start: Start, backbone: Backbone, index: int) -> dict[str, Any]:
+    """Return the phase's model.json: that of its start, and what this phase is and keeps frozen."""
+    return {
+        **start.model,
+        "phase": name,
+        "start": params.start,
+        "depth_blocks": len(backbone.units) - index,
+        "cut": index,
+        "lineage": {**start.model["lineage"], "params": files.digest(params.model_dump())},
+        "frozen_sha256": artifact.frozen_digest(backbone, index),
+    }
 
 
 def labelled(images: PackedImages, split: str) -> LabelledRows:
