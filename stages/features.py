@@ -23,7 +23,7 @@ def main() -> None:
         images = PackedImages.open(Path("data/prepared"))
         preprocessing = files.read_json(Path("data/prepared/settings.json"))
         backbone = load_backbone(Path("models/backbone"), in_channels=images.channels)
-        lineage = {"data": images.fingerprint, "backbone": files.verify(Path("models/backbone"))}
+        lineage = {"data": images.fingerprint, "backbone": backbone.fingerprint}
         whole, _ = backbone.split(0)
         augment, choice = params.augment, FlipChoice(params.augment.flip)
         views = Views(images, backbone.spec, params.seed, augment.model_copy(update={"flip": "none"}))

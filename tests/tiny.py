@@ -1,5 +1,6 @@
 """Tiny data sets, networks and settings, real ones, for the tests of training."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def backbone(name: str = "test_resnet", *, in_channels: int = 3, input_px: int =
     """Return a tiny network of timm with random weights: the same ones for the same seed."""
     torch.manual_seed(seed)
     spec = describe(f"timm:{name}", in_channels=in_channels)
-    return assemble(spec.model_copy(update={"input_px": input_px}), None)
+    return replace(assemble(spec.model_copy(update={"input_px": input_px}), None), fingerprint="weights")
 
 
 def preprocessing(size_px: int = 40) -> dict[str, Any]:
@@ -114,6 +115,6 @@ def start(network: Backbone, *, classes: int = 3, depth_blocks: int = 0, hidden:
         "depth_blocks": depth_blocks,
         "cut": len(network.blocks) - depth_blocks,
         "head": {"hidden": list(hidden), "dropout": 0.0},
-        "lineage": {"data": "data", "backbone": "weights"},
+        "lineage": {"data": "fingerprint", "backbone": "weights"},
     }
     return Start({f"head.{name}": value for name, value in head.state_dict().items()}, model)

@@ -51,7 +51,7 @@ def blocks(
     source: Annotated[str | None, typer.Argument(help="A backbone source; without it, the one in params.yaml.")] = None,
 ) -> None:
     """List a backbone's blocks, input first: parameters, and the activation's size at the cut below each."""
-    from thaw.network.backbone import open_backbone
+    from thaw.network.source import open_backbone
     from thaw.plan import blocks_table
 
     source = source or load_params().backbone.source

@@ -38,3 +38,8 @@ class TrainingError(ThawError):
 
 class RunError(ThawError):
     """The run itself must stop: another run holds the lock, or an input changed under it."""
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text, at most 160 characters of it; its type's name if it has no text."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]

@@ -5,6 +5,7 @@ files, and is renamed once it is complete. Whoever reads one calls `verify` firs
 file that a cache restored wrongly, is refused.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from thaw import timing
 from thaw.errors import ArtifactError
 
 MANIFEST = "manifest.json"
@@ -72,13 +74,24 @@ def new_folder(path: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
-        write_json(partial / MANIFEST, {"files": _describe(partial)})
-        remove(path)
-        partial.rename(path)
+        with timing.part("write"):
+            write_json(partial / MANIFEST, {"files": _describe(partial)})
+            remove(path)
+            partial.rename(path)
     finally:
         remove(partial)
 
 
+@contextmanager
+def one_at_a_time(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock beside a folder of the scratch space. Raises: BlockingIOError if it is held and `wait` is off."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f".{folder.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+
+
+@timing.counted("read")
 def verify(folder: Path) -> str:
     """Check every file of an artifact folder against its manifest and return the manifest's own SHA-256.
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from thaw import files
+from thaw import files, timing
 from thaw.errors import ArtifactError, DataError
 from thaw.images.decode import UnusableError, decode
 from thaw.images.pack import PackedImages
@@ -105,6 +105,7 @@ class Model:
         logits = torch.from_numpy(np.concatenate(parts)).double() / self.facts.get("temperature", 1.0)
         return torch.softmax(logits, dim=1).numpy()
 
+    @timing.counted("answer")
     def answer(
         self, images: PackedImages, rows: NDArray[np.int64], *, compute: ComputeParams, label: str
     ) -> NDArray[np.float64]:
@@ -180,6 +181,8 @@ def load_phase(folder: Path, backbone_folder: Path) -> Model:
     """Return the classifier that a phase's folder makes of the backbone. Raises: ArtifactError if one is not whole."""
     tensors, facts = artifact.read(folder)
     backbone = load_backbone(backbone_folder, in_channels=read_spec(facts["backbone"]).in_channels)
+    if facts["lineage"]["backbone"] != backbone.fingerprint:
+        raise ArtifactError(f"{folder} was trained on another backbone than is in {backbone_folder}; run `dvc repro`")
     return Model(backbone, artifact.assemble(backbone, tensors, facts), facts, facts["lineage"]["parent"])
 
 

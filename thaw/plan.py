@@ -12,9 +12,10 @@ from thaw import files
 from thaw.errors import ThawError
 from thaw.images import listing
 from thaw.images.pack import read_table
-from thaw.network.backbone import Backbone, open_backbone
+from thaw.network.backbone import Backbone
 from thaw.network.cut import probe
 from thaw.network.engine import use_threads
+from thaw.network.source import open_backbone
 from thaw.params import Params, PhaseParams
 from thaw.training.groups import rules_of
 from thaw.training.head import build_head
@@ -51,21 +52,22 @@ def plan_tables(params: Params) -> list[Table]:
     if params.backbone.input_px is not None:
         spec = backbone.spec.model_copy(update={"input_px": params.backbone.input_px})
         backbone = Backbone(backbone.module, spec)
+    head = build_head(backbone.num_features, num_classes, params.head.hidden, params.head.dropout)
     return [
-        _phase_table(name, phase, backbone, num_train, num_classes, params.compute.cache_gib)
+        _phase_table(name, phase, backbone, num_train, head, params.compute.cache_gib)
         for name, phase in params.unfreeze.phases.items()
     ]
 
 
 def _phase_table(
-    name: str, phase: PhaseParams, backbone: Backbone, num_train: int, num_classes: int, cache_gib: float
+    name: str, phase: PhaseParams, backbone: Backbone, num_train: int, head: nn.Module, cache_gib: float
 ) -> Table:
     index = backbone.cut_index(phase.depth)
     rules = rules_of(phase, backbone, index)
     prefix, suffix = backbone.split(phase.depth)
     shapes = probe(prefix, backbone.example(2))
     gib = sum(shape.numel() for shape in shapes) * 2 * num_train * phase.views / 2**30
-    prefix_s, step_s = _seconds_an_image(prefix, suffix, backbone, num_classes)
+    prefix_s, step_s = _seconds_an_image(prefix, suffix, backbone, head)
     cached = 0 < gib <= cache_gib
     passes = phase.views if cached else phase.epochs
     seconds = num_train * (passes * prefix_s + phase.epochs * step_s)
@@ -79,9 +81,8 @@ def _phase_table(
     )
     for column in ("block", "parameters", "learning rate", "weight decay"):
         table.add_column(column, justify="left" if column == "block" else "right")
-    table.add_row(
-        "head", f"{num_classes * (backbone.num_features + 1):,}", f"{phase.lr:.3g}", f"{phase.weight_decay:g}"
-    )
+    num_head = sum(value.numel() for value in head.parameters())
+    table.add_row("head", f"{num_head:,}", f"{phase.lr:.3g}", f"{phase.weight_decay:g}")
     for rule in rules[1:]:
         position = backbone.blocks.index(rule.label)
         rate, decay = ("frozen", "") if rule.lr is None else (f"{rule.lr:.3g}", f"{phase.weight_decay:g}")
@@ -89,12 +90,10 @@ def _phase_table(
     return table
 
 
-def _seconds_an_image(
-    prefix: nn.Module, suffix: nn.Module, backbone: Backbone, num_classes: int
-) -> tuple[float, float]:
+def _seconds_an_image(prefix: nn.Module, suffix: nn.Module, backbone: Backbone, head: nn.Module) -> tuple[float, float]:
     """Return the seconds that the prefix, and a training step of the suffix, take for one image."""
     images = torch.rand_like(backbone.example(_PROBE_IMAGES))
-    model = Classifier(suffix, build_head(backbone.num_features, num_classes, [], 0.0)).train()
+    model = Classifier(suffix, head).train()
     labels = torch.zeros(_PROBE_IMAGES, dtype=torch.long)
     with torch.no_grad():
         boundary = prefix(images)

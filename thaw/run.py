@@ -5,6 +5,7 @@ between would be recorded as if it had been used; a killed `dvc repro` leaves it
 would start a second writer; a partial output would be consumed by `dvc repro -s`.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -21,6 +22,7 @@ from types import FrameType
 
 import psutil
 
+from thaw import timing
 from thaw.errors import ParamsError, RunError, ThawError
 from thaw.files import digest, remove, sha256_of, write_json
 from thaw.params import PARAMS_FILE, Params, load_params, read_tree
@@ -28,6 +30,7 @@ from thaw.params import PARAMS_FILE, Params, load_params, read_tree
 _BY_DVC = "DVC_STAGE"  # set by DVC in the environment of every stage
 _WATCH_INTERVAL_S = 1.0
 _GRACE_S = 10.0
+_KEPT_S = 30 * 24 * 3600.0
 
 
 def main(body: Callable[[], None]) -> None:
@@ -50,8 +53,15 @@ def main(body: Callable[[], None]) -> None:
         if error.filename is None and error.errno is None:
             raise
         where = f" ({error.filename})" if error.filename else ""
-        print(f"the system refused a file operation: {error.strerror}{where}", file=sys.stderr)
+        advice = f"; free space on the disk of {_disks()}" if error.errno == errno.ENOSPC else ""
+        print(f"the system refused a file operation: {error.strerror}{where}{advice}", file=sys.stderr)
         sys.exit(1)
+
+
+def _disks() -> str:
+    """Return a folder on each disk that a stage writes to; a write that fails does not say which of them is full."""
+    folders = [folder for folder in (scratch(), Path.cwd()) if folder.exists()]
+    return " or ".join(str(folder) for folder in {folder.stat().st_dev: folder for folder in folders}.values())
 
 
 @contextmanager
@@ -63,12 +73,14 @@ def stage(name: str, *, sections: Sequence[str], inputs: Sequence[str], outs: Se
     file changed meanwhile; the outs are then removed.
     """
     started = time.perf_counter()
+    timing.add("import", time.time() - psutil.Process().create_time())
     params = load_params()
     for path in inputs:
         if not Path(path).exists():
             raise RunError(f"{path} is missing; run `dvc repro`, which makes it before this stage")
     with _lock(name):
         leave_with_dvc()
+        _forget_old()
         before = _snapshot(sections, inputs)
         yield params
         changed = [what for what, state in _snapshot(sections, inputs).items() if before.get(what, state) != state]
@@ -79,9 +91,25 @@ def stage(name: str, *, sections: Sequence[str], inputs: Sequence[str], outs: Se
             f"{', '.join(changed[:5])} changed while {name} was running, so its result would be recorded under the "
             "wrong inputs; nothing was kept, run `dvc repro` again"
         )
-    seconds = time.perf_counter() - started
-    write_json(scratch() / "timings" / f"{name}.json", {"stage": name, "seconds": round(seconds, 2)})
-    print(f"{name}: {seconds:.1f} s", file=sys.stderr)
+    _report(name, time.perf_counter() - started)
+
+
+def _forget_old() -> None:
+    """Delete exported prefixes, and checkpoints of runs that were never taken up again, after a month."""
+    for path in [*scratch().glob("checkpoints/*"), *scratch().glob("engines/*")]:
+        if path.stat().st_mtime < time.time() - _KEPT_S:
+            remove(path)
+
+
+def _report(name: str, seconds: float) -> None:
+    """Print and keep what a stage took, in all and by part; the import came before the stage."""
+    parts = timing.spent()
+    parts["other"] = max(seconds - sum(parts.values()) + parts["import"], 0.0)
+    seconds += parts["import"]
+    rounded = {part: round(spent, 2) for part, spent in parts.items()}
+    write_json(scratch() / "timings" / f"{name}.json", {"stage": name, "seconds": round(seconds, 2), "parts": rounded})
+    shown = ", ".join(f"{part} {spent:.1f}" for part, spent in parts.items())
+    print(f"{name}: {seconds:.1f} s ({shown})", file=sys.stderr)
 
 
 def scratch() -> Path:

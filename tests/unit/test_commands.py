@@ -132,6 +132,14 @@ def test_plan_shows_each_phase_with_the_rate_of_each_block(command: Command, dat
     assert "of 8 images" in out
 
 
+def test_plan_counts_the_hidden_layers_of_the_head(command: Command, data_set: Path) -> None:
+    edit(data_set, r"hidden: \[\]", "hidden: [10]")
+    code, out, err = command("plan")
+    assert code == 0, err
+    (head,) = [line.split("│")[2].strip() for line in out.splitlines() if line.startswith("│ head")]
+    assert head == f"{(96 + 1) * 10 + (10 + 1) * 3:,}"
+
+
 def test_plan_of_a_data_set_that_is_not_there_is_one_line(command: Command, workspace: Path) -> None:
     edit(workspace, r"raw: \S+", "raw: nowhere")
     code, _, err = command("plan")

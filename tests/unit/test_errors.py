@@ -1,5 +1,7 @@
 import re
 
+import pytest
+
 from thaw import errors
 
 
@@ -18,3 +20,18 @@ def test_every_error_that_a_user_can_act_on_is_a_thaw_error_and_explains_itself(
 
 def test_a_thaw_error_prints_as_its_text() -> None:
     assert str(errors.DataError("data/raw is empty; put images there")) == "data/raw is empty; put images there"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("one"), "one"),
+        (ValueError("\n  one\ntwo\n"), "one"),
+        (ValueError("x" * 161), "x" * 160),
+        (ValueError(), "ValueError"),
+        (RuntimeError(" \n"), "RuntimeError"),
+        (KeyError("one"), "'one'"),
+    ],
+)
+def test_the_first_line_of_an_error_is_never_empty_and_never_long(error: Exception, line: str) -> None:
+    assert errors.first_line(error) == line

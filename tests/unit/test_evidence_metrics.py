@@ -9,7 +9,7 @@ from sklearn import metrics as oracle
 
 from thaw.errors import DataError
 from thaw.evidence.intervals import bootstrap_intervals, bootstrap_weights, unit_of
-from thaw.evidence.metrics import ECE_BINS, class_table, classification_metrics
+from thaw.evidence.metrics import ECE_BINS, classification_metrics
 
 
 def answers(images: int, classes: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -81,14 +81,6 @@ def test_a_certain_mistake_has_a_finite_loss() -> None:
     assert found["log_loss"] == pytest.approx(oracle.log_loss([0, 1], [[0.0, 1.0], [0.0, 1.0]]), abs=1e-9)
 
 
-def test_the_class_table_agrees_with_scikit_learn() -> None:
-    labels, probabilities = answers(90, 4, 7)
-    table = class_table(labels, probabilities, ["a", "b", "c", "d"])
-    expected = oracle.precision_recall_fscore_support(labels, probabilities.argmax(axis=1), labels=range(4))
-    for column, values in zip(("precision", "recall", "f1", "support"), expected, strict=True):
-        np.testing.assert_allclose(table[column], values, atol=1e-12)
-
-
 @pytest.mark.parametrize(
     ("labels", "probabilities", "words"),
     [
@@ -105,11 +97,6 @@ def test_the_class_table_agrees_with_scikit_learn() -> None:
 def test_what_is_no_probability_is_refused_with_a_reason(labels: list[int], probabilities: object, words: str) -> None:
     with pytest.raises(DataError, match=words):
         classification_metrics(np.array(labels, dtype=np.int64), np.array(probabilities, dtype=np.float64))
-
-
-def test_a_wrong_number_of_class_names_is_refused() -> None:
-    with pytest.raises(DataError, match="1 class names for 2"):
-        class_table(np.array([0]), np.array([[0.5, 0.5]]), ["a"])
 
 
 def test_intervals_cover_the_truth_as_often_as_they_claim() -> None:

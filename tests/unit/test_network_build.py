@@ -9,9 +9,9 @@ from torch import Tensor
 from tests import tiny
 from thaw.errors import ArtifactError, BackboneError
 from thaw.images.views import render
-from thaw.network.backbone import Backbone, assemble, open_backbone
+from thaw.network.backbone import Backbone, assemble
 from thaw.network.build import build, load_tensors
-from thaw.network.source import describe
+from thaw.network.source import describe, open_backbone
 from thaw.network.spec import Spec, read_spec
 
 EQUAL = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from tests import tiny
 from thaw.errors import BackboneError
-from thaw.network.backbone import Backbone, open_backbone
+from thaw.network.backbone import Backbone
 from thaw.network.cut import probe
+from thaw.network.source import open_backbone
 from thaw.network.spec import Spec
 
 SPEC = Spec(

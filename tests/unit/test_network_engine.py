@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from tests import tiny
 from thaw.errors import BackboneError
+from thaw.network import engine as engines
 from thaw.network.engine import Engine, device_of, use_threads
+from thaw.network.session import Session
 from thaw.params import ComputeParams
 
 pytestmark = pytest.mark.usefixtures("scratch")
@@ -53,7 +55,7 @@ class Unexportable(nn.Module):
 
 def test_onnx_runtime_agrees_with_eager_on_any_number_of_images() -> None:
     prefix = tiny.backbone("test_efficientnet").split(3)[0]
-    fast, eager = engine(tiny.AUTO, prefix), engine(tiny.TORCH, prefix)
+    fast, eager = engine(tiny.BY_NAME, prefix), engine(tiny.TORCH, prefix)
     assert (fast.name, fast.note, eager.name) == ("onnxruntime", "", "torch")
     for num_images in (1, 2, 7):
         for ours, reference in zip(fast(images(num_images)), eager(images(num_images)), strict=True):
@@ -62,8 +64,44 @@ def test_onnx_runtime_agrees_with_eager_on_any_number_of_images() -> None:
             np.testing.assert_allclose(ours, reference, atol=1e-4 * float(np.abs(reference).max()))
 
 
+@pytest.fixture
+def race(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Return how long each engine takes in a probe, to be set by the test."""
+    seconds = {"torch": 1.0, "onnxruntime": 0.5}
+
+    def timed(runner: engines.Runner, _sample: Tensor) -> float:
+        return seconds["onnxruntime" if isinstance(runner, Session) else "torch"]
+
+    monkeypatch.setattr(engines, "_seconds", timed)
+    return seconds
+
+
+@pytest.mark.parametrize(("onnx_s", "expected"), [(0.5, "onnxruntime"), (1.2, "onnxruntime"), (1.3, "torch")])
+def test_the_faster_engine_is_taken_unless_it_is_close(race: dict[str, float], onnx_s: float, expected: str) -> None:
+    race["onnxruntime"] = onnx_s
+    chosen = engine(tiny.AUTO)
+    assert chosen.name == expected
+    assert chosen.rates == {"torch": 4.0, "onnxruntime": round(4 / onnx_s, 1)}
+    assert f"torch {chosen.rates['torch']:.0f}" in str(chosen)
+
+
+def test_engines_are_probed_once(race: dict[str, float], scratch: Path) -> None:
+    assert engine(tiny.AUTO).name == "onnxruntime"
+    race["onnxruntime"] = 9.0
+    assert engine(tiny.AUTO).name == "onnxruntime"
+    assert engine(tiny.AUTO, key="another").name == "torch"
+    assert engine(tiny.AUTO.model_copy(update={"threads": 2})).name == "torch"
+    found = next(path for path in (scratch / "engines").glob("*.json") if '"onnxruntime": 8' in path.read_text())
+    found.write_text("not json")
+    assert engine(tiny.AUTO).name == "torch"
+
+
+def test_the_rate_of_an_engine_is_measured() -> None:
+    assert all(0 < rate < 1e6 for rate in engine(tiny.AUTO).rates.values())
+
+
 def test_a_released_engine_opens_again_and_gives_the_same() -> None:
-    released = engine(tiny.AUTO)
+    released = engine(tiny.BY_NAME)
     before = released(images())
     released.release()
     for ours, reference in zip(released(images()), before, strict=True):
@@ -72,10 +110,10 @@ def test_a_released_engine_opens_again_and_gives_the_same() -> None:
 
 
 def test_an_exported_prefix_is_used_again(scratch: Path) -> None:
-    engine(tiny.AUTO)
+    engine(tiny.BY_NAME)
     path = next((scratch / "engines").rglob("*.onnx"))
     before = path.stat().st_mtime_ns
-    assert engine(tiny.AUTO).name == "onnxruntime"
+    assert engine(tiny.BY_NAME).name == "onnxruntime"
     assert path.stat().st_mtime_ns == before
 
 
@@ -101,7 +139,7 @@ def test_one_flipped_bit_in_an_onnx_file_is_noticed(scratch: Path) -> None:
 def test_a_prefix_that_cannot_be_exported_runs_in_torch_with_a_note() -> None:
     fallen_back = engine(tiny.AUTO, Unexportable())
     assert fallen_back.name == "torch"
-    assert fallen_back.note.startswith("ONNX Runtime was not used: ")
+    assert fallen_back.note.startswith("onnxruntime was not used: ")
     assert "\n" not in fallen_back.note
     np.testing.assert_allclose(fallen_back(images())[0], images().numpy() * 2)
 
@@ -136,7 +174,7 @@ def test_a_prefix_on_which_the_engines_disagree_runs_in_torch_with_a_note(answer
 
 
 def test_a_prefix_on_which_the_engines_agree_closely_enough_runs_in_onnx_runtime() -> None:
-    assert engine(tiny.AUTO, Wavering(1.00001)).name == "onnxruntime"
+    assert engine(tiny.BY_NAME, Wavering(1.00001)).name == "onnxruntime"
 
 
 def test_a_network_unfrozen_to_its_input_needs_no_engine(scratch: Path) -> None:

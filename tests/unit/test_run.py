@@ -96,11 +96,11 @@ def test_a_defect_of_ours_keeps_its_traceback(start: Start) -> None:
     assert "surprise" in errors
 
 
-def test_an_error_of_the_system_names_the_file(start: Start) -> None:
+def test_a_full_disk_is_one_line_that_names_the_disk(start: Start, workspace: Path) -> None:
     code, errors = _finish(start("            open('/dev/full', 'w', buffering=1).write('x' + chr(10))"))
     assert code == 1
     assert errors.count("\n") == 1
-    assert "No space left on device" in errors
+    assert f"No space left on device; free space on the disk of {workspace}\n" in errors
 
 
 def test_params_with_mistakes_stop_a_stage_before_it_starts(start: Start, workspace: Path) -> None:

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from tests import tiny
+from thaw import files
 from thaw.errors import ParamsError, TrainingError
-from thaw.network.engine import one_at_a_time
-from thaw.training.boundary import Cached, Fresh, Prefix, Views, make_room, view_folder
+from thaw.training.bank import Cached, make_room, view_folder
+from thaw.training.boundary import Fresh, Prefix, Views
 
 pytestmark = pytest.mark.usefixtures("scratch")
 
@@ -40,7 +41,7 @@ def test_activations_are_those_of_the_network_on_the_view_but_for_float16() -> N
     with torch.inference_mode():
         reference = BELOW(prefix().views.plain(ROWS))[0]
     torch.testing.assert_close(ours, reference, rtol=1e-3, atol=1e-3)
-    assert prefix().storage == np.float16
+    assert prefix().trial.storage == np.float16
 
 
 def test_activations_that_float16_cannot_hold_are_kept_in_float32() -> None:
@@ -49,14 +50,14 @@ def test_activations_that_float16_cannot_hold_are_kept_in_float32() -> None:
             return (images * 1e4 + 1e5,)
 
     large = prefix(module=Large())
-    assert large.storage == np.float32
+    assert large.trial.storage == np.float32
     assert Cached(large, ROWS, 1, label="x").batch(ROWS, np.zeros(5, np.int64))[0].max() > 65504
 
 
 def test_a_bank_takes_the_bytes_that_it_was_said_to_take(scratch: Path) -> None:
     Cached(prefix(), ROWS, 2, label="train")
     stored = sum(np.load(path).nbytes for path in (scratch / "cache").rglob("*.npy"))
-    assert prefix().bank_bytes(len(ROWS), 2) == stored
+    assert prefix().trial.bytes_an_image * len(ROWS) * 2 == stored
 
 
 def test_more_than_ten_boundary_tensors_keep_their_order() -> None:
@@ -113,7 +114,7 @@ def test_an_activation_that_is_no_number_is_refused_and_nothing_is_kept(scratch:
     bright, dark = np.array([0, 3]), np.array([0, 1])
     views = tiny.packed(2)
     broken = prefix(module=Broken())
-    broken._first = broken._first[:1]
+    broken._rows = broken._rows[:1]
     with pytest.raises(TrainingError, match="an activation at the cut is NaN, infinite or beyond float16; choose"):
         Cached(broken, dark, 1, label="x")
     assert not list((scratch / "cache").glob("*/"))
@@ -147,7 +148,7 @@ def test_room_is_never_made_at_the_cost_of_the_views_that_are_needed_next(scratc
 
 def test_what_a_killed_run_left_half_written_is_cleared_away(scratch: Path) -> None:
     partial = fill(scratch, ".abc.partial", 5)
-    with one_at_a_time(scratch / "cache" / "abc"):  # someone is writing it
+    with files.one_at_a_time(scratch / "cache" / "abc"):  # someone is writing it
         make_room(10**9)
         assert partial.exists()
     make_room(10**9)

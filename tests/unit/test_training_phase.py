@@ -141,7 +141,7 @@ def test_a_phase_resumes_in_mid_way_and_not_from_the_start(scratch: Path) -> Non
         train(tiny.phase(), stop_after=2)
     forget(scratch, "cache")
     seen: list[float] = []
-    state = next((scratch / "checkpoints").iterdir())
+    state = next((scratch / "checkpoints").glob("[!.]*"))
     assert files.read_json(state / "state.json")["epoch"] == 2
     network = tiny.backbone()
     begin = tiny.start(network)
@@ -166,7 +166,7 @@ def test_a_damaged_checkpoint_is_not_resumed(scratch: Path) -> None:
 def test_other_settings_start_a_run_of_their_own(scratch: Path, changes: dict[str, Any]) -> None:
     train(tiny.phase(epochs=1))
     train(tiny.phase(epochs=1, **changes))
-    assert len(list((scratch / "checkpoints").iterdir())) == 2
+    assert len(list((scratch / "checkpoints").glob("[!.]*"))) == 2
 
 
 def follow(trained: Trained) -> Start:

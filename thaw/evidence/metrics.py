@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from thaw.errors import DataError
@@ -34,31 +33,6 @@ def classification_metrics(labels: NDArray[np.int64], probabilities: NDArray[np.
     """
     values = Table.of(labels, probabilities).metrics(np.ones((len(labels), 1)))
     return {name: float(value[0]) for name, value in values.items() if np.isfinite(value[0])}
-
-
-def class_table(labels: NDArray[np.int64], probabilities: NDArray[np.float64], classes: list[str]) -> pd.DataFrame:
-    """Return a row per class: class, precision, recall, f1 (0 where undefined) and support (images).
-
-    Raises: DataError as `classification_metrics`, and if the number of names is not the number of columns.
-    """
-    check(labels, probabilities)
-    if len(classes) != probabilities.shape[1]:
-        raise DataError(
-            f"{len(classes)} class names for {probabilities.shape[1]} columns of probabilities; they must match"
-        )
-    predicted = probabilities.argmax(axis=1)
-    support = np.bincount(labels, minlength=len(classes))
-    guesses = np.bincount(predicted, minlength=len(classes))
-    hits = np.bincount(labels[predicted == labels], minlength=len(classes))
-    return pd.DataFrame(
-        {
-            "class": classes,
-            "precision": _ratio(hits, guesses),
-            "recall": _ratio(hits, support),
-            "f1": _ratio(2 * hits, support + guesses),
-            "support": support,
-        }
-    )
 
 
 def check(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from thaw import timing
 from thaw.errors import DataError
 from thaw.evidence.metrics import ECE_BINS, bins_of, check
 
@@ -21,6 +22,7 @@ _MAX_ROWS = 50_000
 _LOSSES = {"train_loss": "training", "val_loss": "validation"}
 
 
+@timing.counted("plots")
 def write_plots(
     folder: Path,
     labels: NDArray[np.int64],

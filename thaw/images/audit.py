@@ -9,6 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
+from thaw.images.split import connected
+
 _MOST_LISTED = 100
 _MOST_IN_A_GROUP = 10
 # Values of mirror images differ in their last bits; nothing must be decided at a round number.
@@ -89,19 +91,13 @@ def near_duplicates(samples: pd.DataFrame) -> list[dict[str, Any]]:
     """
     hashes = [int(text[:_HASH_DIGITS], 16) for text in samples["looks"]]
     thumbs = [np.frombuffer(bytes.fromhex(text[_HASH_DIGITS:]), np.uint8).astype(int) for text in samples["looks"]]
-    parent = list(range(len(hashes)))
 
-    def root(row: int) -> int:
-        while parent[row] != row:
-            parent[row] = parent[parent[row]]
-            row = parent[row]
-        return row
-
-    for row, other in _candidates(hashes):
+    def alike(row: int, other: int) -> bool:
         near = (hashes[row] ^ hashes[other]).bit_count() <= _NEAR_BITS
-        if near and np.abs(thumbs[row] - thumbs[other]).max() <= _NEAR_LEVELS:
-            parent[root(other)] = root(row)
-    return [_shown(samples, rows) for rows in _same([root(row) for row in range(len(hashes))])]
+        return near and bool(np.abs(thumbs[row] - thumbs[other]).max() <= _NEAR_LEVELS)
+
+    groups = connected(len(hashes), (pair for pair in _candidates(hashes) if alike(*pair)))
+    return [_shown(samples, rows) for rows in groups if len(rows) > 1]
 
 
 _NEAR_BITS, _NUM_BANDS, _BAND_BITS, _NUM_NEIGHBOURS, _NEAR_LEVELS = 7, 8, 16, 8, 4

@@ -2,7 +2,7 @@
 
 `data.raw` is one of: a folder with a sub-folder a class; a folder with train, val (or valid, validation) and test
 folders of class folders, whose split is kept; a CSV manifest with the columns path and label, and optionally split,
-group and confidence, with paths relative to the CSV's folder.
+group and confidence, with paths relative to the CSV's folder; a folder that holds such a manifest as manifest.csv.
 """
 
 import difflib
@@ -20,6 +20,7 @@ from thaw.errors import DataError
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 COLUMNS = ("path", "label", "split", "group", "confidence")
 _IGNORED = {"thumbs.db", "desktop.ini", "__macosx"}
+_SAMPLE = Path("data/sample")
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,19 @@ MANIFEST = "manifest.csv"
 
 def locate(raw: str) -> Path:
     """Return `data.raw` as a path. Raises: DataError if there is nothing."""
-    if not Path(raw).exists():
-        raise DataError(f"params.yaml: data.raw is {raw}, which does not exist; give a folder of classes or a CSV")
-    return Path(raw)
+    if Path(raw).exists():
+        return Path(raw)
+    advice = "give a folder of classes or a CSV"
+    if Path(raw).is_relative_to(_SAMPLE):
+        advice = f"run `dvc repro {_SAMPLE}/dvc.yaml`, which lays out the sample images"
+    raise DataError(f"params.yaml: data.raw is {raw}, which does not exist; {advice}")
 
 
 def read(raw: Path) -> Listing:
     """Return what `data.raw` lists. Raises: DataError if that is not a data set of two classes or more."""
     manifest = raw / MANIFEST if raw.is_dir() else raw
     listing = _read_csv(manifest) if manifest.is_file() else _read_folder(raw)
-    for name in [*listing.table["path"], *listing.table["label"], *listing.links]:
+    for name in [*listing.table["path"], *listing.table["label"], *listing.table["group"], *listing.links]:
         _check_name(name, raw)
     _check_classes(listing.classes, raw)
     return listing
@@ -65,21 +69,32 @@ def _read_folder(raw: Path) -> Listing:
     tops = _folders(raw, raw, links)
     given = [name for name in tops if name.lower() in SPLITS]
     rows: list[tuple[str, str, str]] = []
-    if "train" in {name.lower() for name in given} and len(given) == len(tops):
-        _check_split_folders(given, raw)
-        for top in tops:
+    if _is_split(tops, given, raw):
+        for top in given:
             for name in _folders(raw / top, raw, links):
-                rows += [(path, name, SPLITS[top.lower()]) for path in _files(raw / top / name, raw, links)]
+                rows += [(path, name, SPLITS[top.lower()]) for path in _class_files(raw / top / name, raw, links)]
     else:
         for name in tops:
-            found = [(path, name, "") for path in _files(raw / name, raw, links)]
-            if not found:
-                raise DataError(f"{raw / name} holds no files; add images of this class or remove the folder")
-            rows += found
+            rows += [(path, name, "") for path in _class_files(raw / name, raw, links)]
     if not rows:
         raise DataError(f"{raw} holds no class folders with files in them; give each class a folder of its images")
     table = pd.DataFrame(rows, columns=["path", "label", "split"], dtype=object).assign(group="", confidence=1.0)
     return Listing(raw, table.sort_values("path", ignore_index=True), sorted(links))
+
+
+def _is_split(tops: list[str], given: list[str], raw: Path) -> bool:
+    """Return whether the folders are splits, not classes. Raises: DataError if some are and others cannot be."""
+    if "train" not in {name.lower() for name in given}:
+        return False
+    if others := [name for name in tops if name not in given]:
+        if len(given) == 1:  # a class called train
+            return False
+        raise DataError(
+            f"{raw} has the split folders {', '.join(given)} and beside them {', '.join(others[:5])}; move these "
+            "elsewhere or put a dot before their names (if all of them are classes, list the images in a CSV)"
+        )
+    _check_split_folders(given, raw)
+    return True
 
 
 def _check_split_folders(names: list[str], raw: Path) -> None:
@@ -111,6 +126,13 @@ def _folders(folder: Path, raw: Path, links: list[str]) -> list[str]:
         elif entry.is_dir(follow_symlinks=False):
             names.append(entry.name)
     return sorted(names)
+
+
+def _class_files(folder: Path, raw: Path, links: list[str]) -> list[str]:
+    found = list(_files(folder, raw, links))
+    if not found:
+        raise DataError(f"{folder} holds no files; add images of this class or remove the folder")
+    return found
 
 
 def _files(folder: Path, raw: Path, links: list[str]) -> Iterator[str]:
@@ -185,6 +207,8 @@ def _check_name(name: str, raw: Path) -> None:
     except UnicodeEncodeError:
         shown = os.fsencode(name).decode("ascii", "backslashreplace")
         raise DataError(f"{raw}: the name {shown} is not valid UTF-8; rename it") from None
+    if "\r" in name or "\0" in name:  # the one ends a row for whoever reads the CSV, the other no system call takes
+        raise DataError(f"{raw}: the name {name!r} holds a carriage return or a NUL character; rename it")
 
 
 def _check_classes(classes: list[str], raw: Path) -> None:

@@ -4,7 +4,6 @@
 that reads a packed row neither opens nor decodes anything.
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from thaw import files
+from thaw import files, timing
 from thaw.errors import ArtifactError
 
 SHARD_BYTES = 2**30
@@ -81,8 +80,9 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as CSV, with floats that read back as they were."""
-    table.to_csv(path, index=False, encoding="utf-8", lineterminator="\n")
+    """Write a table as CSV (UTF-8) in one step, with floats that read back as they were."""
+    # pandas would open the path itself: an out may be a hard link into DVC's cache, which that would alter.
+    files.write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
 class Spool:
@@ -115,6 +115,7 @@ class Spool:
         return image if stored == num_channels else np.repeat(image, num_channels, axis=2)
 
 
+@timing.counted("write")
 def write(
     folder: Path,
     samples: pd.DataFrame,
@@ -139,8 +140,7 @@ def write(
             for number in chunk:
                 file.write(np.ascontiguousarray(spool.read(number, channels)).data)
     write_table(folder / "samples.csv", samples[list(COLUMNS)])
-    text = json.dumps({"classes": classes}, indent=2, ensure_ascii=False) + "\n"
-    (folder / "classes.json").write_text(text, encoding="utf-8")
+    files.write_json(folder / "classes.json", {"classes": classes})
     return channels
 
 

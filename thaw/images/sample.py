@@ -61,9 +61,7 @@ def lay_out(images: str, manifest: str, licence: str) -> None:
         files.remove(partial)
     names = table["file"].map(lambda path: Path(path).name)
     table = table.assign(path=Path(images).name + "/" + table["label"] + "/" + names).sort_values("path")
-    unfinished = Path(manifest).with_name(f".{Path(manifest).name}.partial")
-    write_table(unfinished, table[["path", "label", "confidence"]])
-    unfinished.replace(manifest)
+    write_table(Path(manifest), table[["path", "label", "confidence"]])
     files.write_text(Path(licence), LICENCE)
 
 

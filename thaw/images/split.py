@@ -6,9 +6,10 @@ two groups together or a class was so small that it had to be repaired.
 """
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 from typing import Any
 
 import pandas as pd
@@ -114,8 +115,20 @@ def _check_groups(table: pd.DataFrame) -> None:
 
 
 def _tied(groups: list[str], hashes: list[str]) -> dict[str, list[int]]:
-    """Return the rows of each unit under its key: rows are tied by an equal group or an equal hash (union-find)."""
-    parent = list(range(len(groups)))
+    """Return the rows of each unit under its key: rows are tied by an equal group or an equal hash."""
+    first: dict[tuple[str, str], int] = {}
+    ties = [(row, first.setdefault(("sha256", sha256), row)) for row, sha256 in enumerate(hashes)]
+    ties += [(row, first.setdefault(("group", group), row)) for row, group in enumerate(groups) if group]
+    units = connected(len(groups), ties)
+    return {min({groups[row] for row in rows} - {""} or {hashes[row] for row in rows}): rows for rows in units}
+
+
+def connected(num_rows: int, ties: Iterable[tuple[int, int]]) -> list[list[int]]:
+    """Return the rows in sets, each in order, where tied rows share a set, as do all that are tied to one (union-find).
+
+    The sets are in the order of their first rows; a row without a tie is a set of its own.
+    """
+    parent = list(range(num_rows))
 
     def root(row: int) -> int:
         while parent[row] != row:
@@ -123,15 +136,12 @@ def _tied(groups: list[str], hashes: list[str]) -> dict[str, list[int]]:
             row = parent[row]
         return row
 
-    first: dict[tuple[str, str], int] = {}
-    for row, (group, sha256) in enumerate(zip(groups, hashes, strict=True)):
-        for tie in [("sha256", sha256), *([("group", group)] if group else [])]:
-            parent[root(row)] = root(first.setdefault(tie, row))
+    for row, other in ties:
+        parent[root(row)] = root(other)
     members: dict[int, list[int]] = defaultdict(list)
-    for row in range(len(groups)):
+    for row in range(num_rows):
         members[root(row)].append(row)
-    keys = {top: {groups[row] for row in rows} - {""} or {hashes[row] for row in rows} for top, rows in members.items()}
-    return {min(keys[top]): rows for top, rows in members.items()}
+    return list(members.values())
 
 
 def repair(units: list[Unit]) -> list[dict[str, Any]]:
@@ -141,34 +151,47 @@ def repair(units: list[Unit]) -> list[dict[str, Any]]:
     gap. Of several candidates the one that fills most gaps goes, then the smallest, then the first by place.
     Raises: DataError naming a class that is in too few units.
     """
-    movable = {label for unit in units if len(unit.allowed) > 1 for label in unit.labels}
-    targets = {split for unit in units if len(unit.allowed) > 1 for split in unit.allowed}
+    movable = [unit for unit in units if len(unit.allowed) > 1]
+    targets = {split for unit in movable for split in unit.allowed}
+    counts = Counter((label, unit.split) for unit in units for label in unit.labels)
+    gaps = {(label, split) for unit in movable for label in unit.labels for split in targets} - set(counts)
+
+    def rank(number: int, split: str) -> _Rank:
+        unit = movable[number]
+        filled = sum((label, split) in gaps for label in unit.labels)
+        return -filled, len(unit.members), unit.place, split, number
+
+    # Gaps are filled and none is opened, so a rank can only fall: it is looked at anew when its turn comes.
+    queue = [move for number, unit in enumerate(movable) for split in unit.allowed if (move := rank(number, split))[0]]
+    heapify(queue)
+    stuck: dict[tuple[str, str], list[_Rank]] = defaultdict(list)
     moves: list[dict[str, Any]] = []
-    counts: dict[tuple[str, str], int] = defaultdict(int)
-    for unit in units:
-        for label in unit.labels:
-            counts[label, unit.split] += 1
-    while gaps := sorted((label, split) for label in movable for split in targets if not counts[label, split]):
-        choices = [(unit, split) for unit in units for split in unit.allowed - {unit.split} if _may_leave(unit, counts)]
-        filled = {(unit.key, split): sum((label, split) in gaps for label in unit.labels) for unit, split in choices}
-        useful = [(unit, split) for unit, split in choices if filled[unit.key, split]]
-        if not useful:
-            raise DataError(_too_small(gaps[0], units))
-        unit, split = min(useful, key=lambda move: (-filled[move[0].key, move[1]], *_cost(*move)))
+    while gaps:
+        if not queue:
+            raise DataError(_too_small(min(gaps), units))
+        move = heappop(queue)
+        *_, split, number = move
+        unit = movable[number]
+        if (now := rank(number, split)) != move:
+            if now[0]:
+                heappush(queue, now)
+            continue
+        if alone := [(label, unit.split) for label in unit.labels if counts[label, unit.split] == 1]:
+            stuck[alone[0]].append(move)  # it cannot leave until another unit of this class comes to its split
+            continue
         moves.append({"unit": unit.key, "images": len(unit.members), "from": unit.split, "to": split})
         for label in unit.labels:
             counts[label, unit.split] -= 1
             counts[label, split] += 1
+            gaps.discard((label, split))
+            for freed in stuck.pop((label, split), []):
+                heappush(queue, freed)
         unit.split = split
     return moves
 
 
-def _cost(unit: Unit, split: str) -> tuple[int, float, str]:
-    return len(unit.members), unit.place, split
-
-
-def _may_leave(unit: Unit, counts: Mapping[tuple[str, str], int]) -> bool:
-    return len(unit.allowed) > 1 and all(counts[label, unit.split] > 1 for label in unit.labels)
+_Rank = tuple[int, int, float, str, int]
+"""What decides between moves: less the gaps that it fills, images, place, the split to go to, the unit's number."""
 
 
 def _too_small(gap: tuple[str, str], units: Iterable[Unit]) -> str:

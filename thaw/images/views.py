@@ -104,6 +104,11 @@ def num_answers(augment: AugmentParams) -> int:
     return len(_SYMMETRIES[augment.flip]) if augment.average else 1
 
 
+def num_distinct(num_views: int, augment: AugmentParams) -> int:
+    """Return how many of the first views differ: where only mirror images are shown, they come round again."""
+    return num_views if _draws_anything(augment) else min(num_views, len(_SYMMETRIES[augment.flip]))
+
+
 def symmetry_of(name: str, view: int, *, seed: int, flip: str) -> _Symmetry:
     """Return which mirror image a view shows: none for view 0, then the others in an order of the sample's own."""
     group = _SYMMETRIES[flip]

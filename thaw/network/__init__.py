@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from thaw.network.backbone import Backbone, open_backbone
+    from thaw.network.backbone import Backbone
+    from thaw.network.source import open_backbone
 
 __all__ = ["Backbone", "open_backbone"]
 
@@ -11,7 +12,7 @@ __all__ = ["Backbone", "open_backbone"]
 def __getattr__(name: str) -> Any:
     """Load the public names on first use, so that `import thaw.network` stays light."""
     if name in __all__:
-        from thaw.network import backbone
+        from thaw.network import backbone, source
 
-        return getattr(backbone, name)
+        return getattr(source if name == "open_backbone" else backbone, name)
     raise AttributeError(f"module 'thaw.network' has no attribute {name!r}")

@@ -1,7 +1,7 @@
 """A backbone: a pretrained network without its output layer, its blocks, and the two halves of a cut."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -25,6 +25,8 @@ class Backbone:
 
     module: nn.Module
     spec: Spec
+    fingerprint: str = ""
+    """SHA-256 of the manifest of the folder that it was loaded from, if it was."""
 
     @cached_property
     def units(self) -> list[Block]:
@@ -90,21 +92,6 @@ class Backbone:
         return next((index for index in found if index is not None), 0)
 
 
-def open_backbone(source: str, *, pretrained: bool = True, in_channels: int = 3) -> Backbone:
-    """Return the backbone of a source such as `package:efficientnet_lite0`, `timm:NAME` or `torchvision:NAME`.
-
-    Raises: BackboneError if the source is unknown, its weights cannot be had, or they do not fit.
-    """
-    from thaw.network.source import describe, fetch_tensors
-
-    if in_channels not in (1, 3):
-        raise BackboneError(f"in_channels is {in_channels}; it must be 1 (grey) or 3 (colour)")
-    if not pretrained:
-        return assemble(describe(source, in_channels=in_channels), None)
-    spec, tensors = fetch_tensors(source, sha256=None)
-    return assemble(spec.model_copy(update={"in_channels": in_channels}), tensors)
-
-
 def assemble(spec: Spec, tensors: Mapping[str, Tensor] | None) -> Backbone:
     """Return the backbone of a spec with the given tensors, or with random weights."""
     module = build(spec)
@@ -115,7 +102,7 @@ def assemble(spec: Spec, tensors: Mapping[str, Tensor] | None) -> Backbone:
 
 def load_backbone(folder: Path, *, in_channels: int) -> Backbone:
     """Return the backbone that the stage of that name stored. Raises: ArtifactError if the folder is not whole."""
-    files.verify(folder)
+    fingerprint = files.verify(folder)
     spec = read_spec(files.read_json(folder / "model.json").get("backbone"))
     spec = spec.model_copy(update={"in_channels": in_channels})
-    return assemble(spec, load_file(folder / "weights.safetensors"))
+    return replace(assemble(spec, load_file(folder / "weights.safetensors")), fingerprint=fingerprint)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import torch
+from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 from thaw.errors import BackboneError
@@ -14,6 +15,11 @@ def build(spec: Spec) -> nn.Module:
     module = _build_timm(spec.name) if spec.library == "timm" else _build_torchvision(spec.name)
     if spec.in_channels == 1:
         name, conv = _first_conv(module)
+        if type(conv) not in (nn.Conv2d, Conv2dSame):
+            raise BackboneError(
+                f"{spec.name} begins with a {type(conv).__name__}, which cannot be adapted to grey input; "
+                "convert the images to colour, or choose another backbone"
+            )
         parent = module.get_submodule(name.rpartition(".")[0])
         setattr(parent, name.rpartition(".")[2], _GreyConv2d(conv, bias_plane=not _is_grey_already(spec)))
     return module.eval()

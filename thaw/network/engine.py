@@ -1,33 +1,38 @@
 """Run the frozen prefix as what it is: inference, in the fastest engine that agrees with torch.
 
-On a processor ONNX Runtime computes the traced prefix several times faster than torch in eager mode. Its result is
-compared with eager float32 on real images before it is used; an engine that disagrees is not used at all.
+On a processor ONNX Runtime computes the traced prefix several times faster than torch in eager mode. An engine is
+compared with eager float32 on real images before it is used, in what it gives and in how fast; one that disagrees is
+not used at all. What was found is kept, so that the same prefix meets the same engine on this machine for good.
 """
 
-import fcntl
-import logging
 import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
+import timm
 import torch
-from numpy.typing import NDArray
+import torchvision
 from torch import Tensor, nn
 
 from thaw import files, run
 from thaw.errors import ArtifactError, BackboneError
+from thaw.network import blocks, build, cut, session
+from thaw.network.session import Activations, Session
 from thaw.params import ComputeParams
 
 # Largest difference to eager float32 that is accepted, as a fraction of the activation's largest magnitude.
 TOLERANCE = 1e-4
-_FILE = "prefix.onnx"
+# Torch takes the place of a faster engine's only if it beats it clearly: a close race would be decided by chance, and
+# another engine means other last digits.
+_CLEARLY = 1.25
+_MAX_ROUNDS = 5
+_PROBE_S = 0.5
 
-Activations = list[NDArray[np.float32]]
+Runner = Callable[[Tensor], Activations]
 
 
 class Engine:
@@ -40,58 +45,103 @@ class Engine:
         """
         self._device = device_of(compute)
         self._prefix = prefix.to(self._device)
-        self._threads = compute.threads
-        self._graph: Path | None = None
-        self._session: onnxruntime.InferenceSession | None = None
+        key = files.digest([key, self.made_by])
+        self._runner: Runner = self._eager
         self.name = "torch"
         self.note = ""
-        wanted = compute.frozen_engine
-        if wanted == "torch" or (wanted == "auto" and self._device.type != "cpu") or not _has_work(prefix):
+        self.rates: dict[str, float] = {}
+        """Images a second of each engine that was probed."""
+        if compute.frozen_engine == "torch" or not _has_work(prefix):
             return
+        if compute.frozen_engine == "onnxruntime":
+            self._take_by_name(sample, key, compute)
+            return
+        machine = [str(self._device), compute.threads, os.cpu_count()]
+        found = run.scratch() / "engines" / f"{files.digest([key, machine])}.json"
         try:
-            graph = _exported(prefix, sample, key)
-            session = _open_session(graph, self._threads)
-            difference = self._difference(session, sample)
-            if not difference <= TOLERANCE:  # NaN counts as disagreement
-                raise BackboneError(
-                    f"it differs from torch by {difference:.1e} of the activation's scale; {TOLERANCE:.0e} is allowed"
-                )
-            self._graph, self._session, self.name = graph, session, "onnxruntime"
-        except Exception as error:  # the exporter raises whatever an operator it does not know makes it raise
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-            if wanted == "onnxruntime":
-                raise BackboneError(
-                    f"ONNX Runtime cannot run this prefix: {reason}; set compute.frozen_engine to auto"
-                ) from error
-            self.note = f"ONNX Runtime was not used: {reason}"
+            choice = files.read_json(found)
+        except ArtifactError:
+            choice = self._probe(sample, key, compute)
+            files.write_json(found, choice)
+        found.touch()
+        self.name, self.note, self.rates = choice["name"], choice["note"], choice["rates"]
+        if self.name != "torch":
+            self._runner = self._candidates(sample, key, compute)[self.name]()
 
     def __call__(self, images: Tensor) -> Activations:
         """Return the boundary activation of a batch, one float32 array a boundary tensor."""
-        if self._graph is None:
-            return self._eager(images)
-        if self._session is None:
-            self._session = _open_session(self._graph, self._threads)
-        return _run_session(self._session, images)
+        return self._runner(images)
+
+    @property
+    def made_by(self) -> list[str]:
+        """What turns weights and images into activations beside the weights: our code and the libraries'."""
+        sources = (blocks, build, cut, session)
+        versions = [library.__version__ for library in (torch, torchvision, timm, onnxruntime)]
+        return [*versions, *(files.sha256_of(Path(str(module.__file__))) for module in sources)]
+
+    def __str__(self) -> str:
+        rates = ", ".join(f"{name} {rate:.0f}" for name, rate in self.rates.items())
+        return self.name + (f" (images/s: {rates})" if rates else "")
 
     def release(self) -> None:
-        """Give back the memory that the engine works in, hundreds of MiB; the next call takes it again."""
-        self._session = None
+        """Give back the memory that the engine works in; the next call takes it again."""
+        if isinstance(self._runner, Session):
+            self._runner.release()
 
     @torch.inference_mode()
     def _eager(self, images: Tensor) -> Activations:
         boundary = self._prefix(images.to(self._device))
         return [value.float().cpu().numpy() for value in boundary]
 
-    def _difference(self, session: onnxruntime.InferenceSession, images: Tensor) -> float:
-        """Return the largest difference to eager as a fraction of the largest magnitude; infinite if shapes differ."""
-        worst = 0.0
-        for ours, reference in zip(_run_session(session, images), self._eager(images), strict=True):
-            if ours.shape != reference.shape:
-                return float("inf")
-            scale = max(float(np.abs(reference).max()), 1e-12)
-            with np.errstate(invalid="ignore"):
-                worst = float(np.maximum(worst, np.abs(ours - reference).max() / scale))  # NaN stays NaN
-        return worst
+    def _take_by_name(self, sample: Tensor, key: str, compute: ComputeParams) -> None:
+        try:
+            session = Session(self._prefix, sample, key=key, threads=compute.threads)
+            _require_agreement(session(sample), self._eager(sample))
+        except Exception as error:
+            raise BackboneError(
+                f"ONNX Runtime cannot run this prefix: {_first_line(error)}; set compute.frozen_engine to auto"
+            ) from error
+        self._runner, self.name = session, "onnxruntime"
+
+    def _probe(self, sample: Tensor, key: str, compute: ComputeParams) -> dict[str, Any]:
+        """Return the name of the engine to use, the rate of each that was tried, and why one was refused."""
+        reference = self._eager(sample)
+        seconds = {"torch": _seconds(self._eager, sample)}
+        notes = []
+        for name, make in self._candidates(sample, key, compute).items():
+            try:
+                runner = make()
+                _require_agreement(runner(sample), reference)
+                seconds[name] = _seconds(runner, sample)
+            except Exception as error:  # noqa: BLE001, an exporter raises what an operator it does not know makes it
+                notes.append(f"{name} was not used: {_first_line(error)}")
+        fastest = min(seconds, key=lambda name: seconds[name] * (_CLEARLY if name == "torch" else 1))
+        rates = {name: round(len(sample) / spent, 1) for name, spent in seconds.items()}
+        return {"name": fastest, "note": "; ".join(notes), "rates": rates}
+
+    def _candidates(self, sample: Tensor, key: str, compute: ComputeParams) -> dict[str, Callable[[], Runner]]:
+        """Return what may be faster than eager torch on this device, by name."""
+        if self._device.type == "cpu":
+            return {"onnxruntime": lambda: Session(self._prefix, sample, key=key, threads=compute.threads)}
+        if self._device.type == "cuda":
+            return {"torch autocast": self._autocast, "torch compile": self._compiled}
+        return {}
+
+    def _autocast(self) -> Runner:
+        def run_half(images: Tensor) -> Activations:
+            with torch.autocast(self._device.type):
+                return self._eager(images)
+
+        return run_half
+
+    def _compiled(self) -> Runner:
+        compiled = torch.compile(self._prefix, dynamic=True)
+
+        @torch.inference_mode()
+        def run_compiled(images: Tensor) -> Activations:
+            return [value.float().cpu().numpy() for value in compiled(images.to(self._device))]
+
+        return run_compiled
 
 
 def device_of(compute: ComputeParams) -> torch.device:
@@ -119,51 +169,30 @@ def _has_work(prefix: nn.Module) -> bool:
     return next(prefix.parameters(), None) is not None
 
 
-def _exported(prefix: nn.Module, sample: Tensor, key: str) -> Path:
-    """Return the ONNX file of a prefix from the scratch folder, exporting it if it is not there whole."""
-    folder = run.scratch() / "engines" / files.digest([key, torch.__version__, onnxruntime.__version__])
-    with one_at_a_time(folder):
-        try:
-            files.verify(folder)
-        except ArtifactError:
-            with files.new_folder(folder) as partial:
-                _export(prefix, sample[:2].contiguous(), partial / _FILE)
-    return folder / _FILE
-
-
-def _export(prefix: nn.Module, images: Tensor, path: Path) -> None:
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program: Any = torch.onnx.export(
-            prefix,
-            (images,),
-            dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
-            external_data=False,
-            verbose=False,
+def _require_agreement(ours: Activations, reference: Activations) -> None:
+    """Raises: BackboneError with the figure if an engine's answer is not that of eager float32."""
+    difference = 0.0
+    for value, expected in zip(ours, reference, strict=True):
+        if value.shape != expected.shape:
+            raise BackboneError(f"its result has shape {value.shape}; torch gives {expected.shape}")
+        scale = max(float(np.abs(expected).max()), 1e-12)
+        with np.errstate(invalid="ignore"):
+            difference = float(np.maximum(difference, np.abs(value - expected).max() / scale))  # NaN stays NaN
+    if not difference <= TOLERANCE:  # NaN counts as disagreement
+        raise BackboneError(
+            f"it differs from torch by {difference:.1e} of the activation's scale; {TOLERANCE:.0e} is allowed"
         )
-        program.save(str(path), external_data=False)
 
 
-@contextmanager
-def one_at_a_time(folder: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold the lock beside a folder of the scratch space. Raises: BlockingIOError if it is held and `wait` is off."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f".{folder.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield
+def _seconds(runner: Runner, sample: Tensor) -> float:
+    """Return the median time of a few runs, one if it is slow; another has gone before."""
+    spent: list[float] = []
+    while sum(spent) < _PROBE_S and len(spent) < _MAX_ROUNDS:
+        started = time.perf_counter()
+        runner(sample)
+        spent.append(time.perf_counter() - started)
+    return float(np.median(spent))
 
 
-def _open_session(path: Path, threads: int | None) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
-    options.log_severity_level = 3
-    # Waiting threads that spin are a gain of a few per cent on an idle machine and ruin a busy one.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def _run_session(session: onnxruntime.InferenceSession, images: Tensor) -> Activations:
-    name = session.get_inputs()[0].name
-    return [np.asarray(value, dtype=np.float32) for value in session.run(None, {name: images.contiguous().numpy()})]
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]

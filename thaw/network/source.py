@@ -18,6 +18,7 @@ from torch import Tensor
 
 from thaw import files, run
 from thaw.errors import BackboneError
+from thaw.network.backbone import Backbone, assemble
 from thaw.network.build import build
 from thaw.network.spec import Spec
 
@@ -42,6 +43,19 @@ def describe(source: str, *, in_channels: int = 3) -> Spec:
     if kind == "torchvision":
         return _describe_torchvision(name).model_copy(update={"in_channels": in_channels})
     raise BackboneError(f"backbone.source is {source!r}; it must start with package:, timm: or torchvision:")
+
+
+def open_backbone(source: str, *, pretrained: bool = True, in_channels: int = 3) -> Backbone:
+    """Return the backbone of a source such as `package:efficientnet_lite0`, `timm:NAME` or `torchvision:NAME`.
+
+    Raises: BackboneError if the source is unknown, its weights cannot be had, or they do not fit.
+    """
+    if in_channels not in (1, 3):
+        raise BackboneError(f"in_channels is {in_channels}; it must be 1 (grey) or 3 (colour)")
+    if not pretrained:
+        return assemble(describe(source, in_channels=in_channels), None)
+    spec, tensors = fetch_tensors(source, sha256=None)
+    return assemble(spec.model_copy(update={"in_channels": in_channels}), tensors)
 
 
 def fetch_tensors(source: str, *, sha256: str | None) -> tuple[Spec, dict[str, Tensor]]:
@@ -190,7 +204,8 @@ def _file_of(source: str, spec: Spec) -> Path:
         return _from_hub(name) if "huggingface.co" in spec.url else _from_url(spec.url)
     except Exception as error:  # noqa: BLE001 - urllib, requests and the hub's client each raise their own
         raise BackboneError(
-            f"the weights of {source} could not be brought from {spec.url}: {_first_line(error)}"
+            f"the weights of {source} could not be brought from {spec.url}: {_first_line(error)}; "
+            "check the connection, or take a source that comes in a package, such as package:efficientnet_lite0"
         ) from None
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from thaw import files
+from thaw import files, timing
 from thaw.errors import TrainingError
 from thaw.network.build import load_tensors
 from thaw.training.head import build_head
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from thaw.network.backbone import Backbone
 
 
+@timing.counted("write")
 def write(
     folder: Path,
     *,

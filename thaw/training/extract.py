@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thaw.images.pack import PackedImages
-from thaw.images.views import still
+from thaw.images.views import num_distinct, still
 from thaw.params import AugmentParams
 from thaw.progress import progress
 from thaw.training.boundary import Prefix
@@ -39,7 +39,10 @@ def add_views(
     images: PackedImages, plain: FeatureSet, prefix: Prefix, rows: NDArray[np.int64], num_views: int
 ) -> FeatureSet:
     """Return the features of view 0 with those of the views up to `num_views` behind them."""
-    others = [compute(prefix, rows, view, label=f"view {view}") for view in range(1, num_views)]
+    others = [
+        compute(prefix, rows, view, label=f"view {view}")
+        for view in range(1, num_distinct(num_views, prefix.views.augment))
+    ]
     return examples(images, rows, np.concatenate([plain.features, *others]))
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
-from thaw import files
+from thaw import files, timing
 from thaw.training.head import FeatureSet, logits_of
 
 
@@ -35,6 +35,7 @@ class Features:
         return self.val.labels[: len(self.val_rows)]
 
 
+@timing.counted("write")
 def write(folder: Path, train: FeatureSet, val: FeatureSet, val_rows: NDArray[np.int64], facts: dict[str, Any]) -> None:
     """Write features.safetensors and features.json into a folder."""
     tensors = {

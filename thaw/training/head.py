@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from thaw import timing
 from thaw.errors import TrainingError
 from thaw.params import HeadParams
 from thaw.training.schedule import generator
@@ -43,6 +44,7 @@ def build_head(num_features: int, num_classes: int, hidden: Sequence[int], dropo
     return nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(num_features, num_classes))
 
 
+@timing.counted("train")
 def fit_hidden(
     train: FeatureSet, val: FeatureSet, num_classes: int, params: HeadParams, *, seed: int
 ) -> tuple[nn.Module, list[dict[str, float]]]:

@@ -11,6 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from thaw import timing
 from thaw.errors import TrainingError
 from thaw.training.head import Features, FeatureSet, Labels, cross_entropy
 
@@ -35,6 +36,7 @@ class LinearFit:
         return float(np.abs(self.weight).max())
 
 
+@timing.counted("train")
 def fit_linear(
     train: FeatureSet, val: FeatureSet, num_classes: int, strengths: Sequence[float] = STRENGTHS
 ) -> LinearFit:

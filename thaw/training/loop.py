@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from thaw import timing
 from thaw.errors import TrainingError
 from thaw.params import PhaseParams
 from thaw.training import checkpoint
 from thaw.training.groups import Rule, param_groups
 from thaw.training.head import FeatureSet, soft_targets
 from thaw.training.norms import follow_statistics, train_with_norms
+from thaw.training.prefetch import ahead
 from thaw.training.refit import estimate_statistics, pooled, solve_head
 from thaw.training.schedule import epoch_order, epoch_views, generator, rate_factor, steps_per_epoch
 
@@ -89,6 +91,7 @@ class Phase:
         self.optimizer = torch.optim.AdamW(groups, fused=True)
         self._peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
 
+    @timing.counted("train")
     def run(
         self,
         train: tuple[Source, LabelledRows],
@@ -140,12 +143,11 @@ class Phase:
     ) -> tuple[float, float, NDArray[np.float32]]:
         """Return log loss, accuracy and logits [images, classes] in eval mode, averaged over the first views."""
         self.model.eval()
-        parts = []
-        for start in range(0, len(examples.rows), _EVAL_BATCH):
-            rows = examples.rows[start : start + _EVAL_BATCH]
-            answers = [self._logits(source.batch(rows, np.full(len(rows), view))) for view in range(num_views)]
-            parts.append(torch.stack(answers).mean(dim=0))
-        logits = torch.cat(parts)
+        answers = []
+        for view in range(num_views):
+            batches = self._batches(source, examples.rows, np.full(len(examples.rows), view))
+            answers.append(torch.cat([self.model(*batch).float().cpu() for batch in batches]))
+        logits = torch.stack(answers).mean(dim=0)
         labels = torch.from_numpy(examples.labels)
         loss = float(functional.cross_entropy(logits.double(), labels))
         return loss, float((logits.argmax(dim=1) == labels).double().mean()), logits.numpy()
@@ -153,8 +155,9 @@ class Phase:
     def _refit(self, train: tuple[Source, LabelledRows], val: tuple[Source, LabelledRows]) -> None:
         """Bring norm statistics and a linear head in line with the training images (see refit.py)."""
         suffix, num_train = self.model.backbone, len(train[1].rows)
-        if self.params.norm != "frozen":
-            order = epoch_order(num_train, seed=self.seed, phase=self.name, epoch=0)
+        if self.params.norm != "frozen" and num_train > 1:
+            whole = max(num_train // _EVAL_BATCH, 1) * _EVAL_BATCH  # a short last batch would count as much as the rest
+            order = epoch_order(num_train, seed=self.seed, phase=self.name, epoch=0)[:whole]
             views = epoch_views(num_train, self.params.views, seed=self.seed, phase=self.name, epoch=0)
             estimate_statistics(suffix, self._batches(train[0], train[1].rows[order], views[order]))
         if isinstance(self.model.head, nn.Linear):
@@ -166,13 +169,12 @@ class Phase:
         return FeatureSet(pooled(self.model.backbone, batches), examples.labels, examples.confidence)
 
     def _batches(self, source: Source, rows: Rows, views: Rows) -> Iterator[list[Tensor]]:
-        for start in range(0, len(rows), _EVAL_BATCH):
-            batch = source.batch(rows[start : start + _EVAL_BATCH], views[start : start + _EVAL_BATCH])
-            yield [value.to(self.device) for value in batch]
+        def make(number: int) -> list[Tensor]:
+            chosen = slice(number * _EVAL_BATCH, (number + 1) * _EVAL_BATCH)
+            return source.batch(rows[chosen], views[chosen])
 
-    def _logits(self, boundary: list[Tensor]) -> Tensor:
-        logits: Tensor = self.model(*(value.to(self.device) for value in boundary)).float().cpu()
-        return logits
+        for batch in ahead(make, math.ceil(len(rows) / _EVAL_BATCH)):
+            yield [value.to(self.device) for value in batch]
 
     def _epoch(self, epoch: int, source: Source, examples: LabelledRows) -> dict[str, float]:
         """Train one epoch and return its mean loss and its mean rates."""
@@ -183,12 +185,14 @@ class Phase:
         torch.manual_seed(int(generator(self.seed, self.name, "dropout", epoch).integers(2**31)))
         train_with_norms(self.model, params.norm)
         hooks = follow_statistics(self.model) if params.norm == "stats" else []
+        batches = [order[step * params.batch_size : (step + 1) * params.batch_size] for step in range(num_steps)]
         total = factors = 0.0
-        for step in range(num_steps):
-            chosen = order[step * params.batch_size : (step + 1) * params.batch_size]
+        for step, batch in enumerate(
+            ahead(lambda step: source.batch(examples.rows[batches[step]], views[batches[step]]), num_steps)
+        ):
             factors += self._set_rates((epoch - 1) * num_steps + step, params.epochs * num_steps)
-            boundary = [value.to(self.device) for value in source.batch(examples.rows[chosen], views[chosen])]
-            loss = functional.cross_entropy(self._answer(boundary), targets[chosen].to(self.device))
+            boundary = [value.to(self.device) for value in batch]
+            loss = functional.cross_entropy(self._answer(boundary), targets[batches[step]].to(self.device))
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise TrainingError(

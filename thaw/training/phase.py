@@ -1,5 +1,6 @@
 """Set up and run one phase of unfreezing: cut, bank of views, rules, training, proof of the freeze."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +10,16 @@ import numpy as np
 from torch import Tensor
 
 from thaw import files, run
-from thaw.errors import ParamsError
+from thaw.errors import ArtifactError, ParamsError
 from thaw.images.pack import PackedImages
-from thaw.images.views import num_answers, still
+from thaw.images.views import num_answers, num_distinct, still
 from thaw.network.backbone import Backbone
 from thaw.network.engine import device_of, use_threads
 from thaw.params import AugmentParams, ComputeParams, PhaseParams
 from thaw.training import artifact
-from thaw.training.boundary import Cached, Fresh, Prefix, Views, make_room, view_folder
+from thaw.training.bank import Cached, Space, view_folder
+from thaw.training.boundary import Fresh, Prefix, Views
+from thaw.training.costs import Work, decide, train_passes, val_passes
 from thaw.training.groups import rules_of
 from thaw.training.loop import Classifier, LabelledRows, Phase, Result, Source
 
@@ -72,16 +75,20 @@ def run_phase(
     use_threads(compute)
     index = backbone.cut_index(params.depth)
     _check_depth(name, params, index, start, backbone)
+    _check_lineage(name, params, start, backbone, images)
     model = _facts(name, params, start, backbone, index)
     head = artifact.assemble(backbone, start.tensors, start.model)
     module, suffix = backbone.split(params.depth)
     augment = augment.model_copy(update={"flip": start.model["augment"]["flip"]})
-    identity = files.digest([start.model["lineage"]["backbone"], index])
-    prefix = Prefix(Views(images, backbone.spec, seed, augment), module, identity=identity, compute=compute)
+    identity = files.digest([backbone.fingerprint, backbone.blocks[:index]])
+    classifier = Classifier(suffix, head)
+    prefix = Prefix(
+        Views(images, backbone.spec, seed, augment), module, identity=identity, compute=compute, suffix=classifier
+    )
     _say_what_trains(name, backbone, index, prefix)
     phase = Phase(
         name,
-        Classifier(suffix, head),
+        classifier,
         params,
         rules_of(params, backbone, index),
         num_classes=len(images.classes),
@@ -90,14 +97,36 @@ def run_phase(
         device=device_of(compute),
         folder=_checkpoint(model, augment.model_dump(), seed, prefix.engine.name),
     )
-    train, val = (labelled(images, split) for split in ("train", "val"))
-    train_source = _source(prefix, train, params.views, compute, f"{name}: train")
-    val_source = _source(prefix.seen_as(still(augment)), val, num_answers(augment), compute, f"{name}: val")
-    result = phase.run((train_source, train), (val_source, val), _printing(name, on_epoch))
+    train, val = _sources(name, params, prefix, images, compute)
+    with files.one_at_a_time(phase.folder):  # two trials of the same phase would share their checkpoint
+        result = phase.run(train, val, _printing(name, on_epoch))
     artifact.check_frozen(model["frozen_sha256"], artifact.frozen_digest(backbone, index), name)
     if result.best_epoch == 0:
         print(f"{name}: no epoch was better on validation than the start; its weights are those of {params.start}")
-    return Trained(result, {**model, "best_epoch": result.best_epoch}, val, phase.folder)
+    return Trained(result, {**model, "best_epoch": result.best_epoch}, val[1], phase.folder)
+
+
+def _sources(
+    name: str, params: PhaseParams, prefix: Prefix, images: PackedImages, compute: ComputeParams
+) -> tuple[tuple[Source, LabelledRows], tuple[Source, LabelledRows]]:
+    """Return the training and the validation images, each with the activations of their views."""
+    train, val = (labelled(images, split) for split in ("train", "val"))
+    answers = num_answers(prefix.views.augment)
+    space = Space(int(compute.cache_gib * _GIB))
+    return (
+        (_source(prefix, train, params.views, train_passes(params), space, f"{name}: train"), train),
+        (
+            _source(
+                prefix.seen_as(still(prefix.views.augment)),
+                val,
+                answers,
+                val_passes(params, answers),
+                space,
+                f"{name}: val",
+            ),
+            val,
+        ),
+    )
 
 
 def _facts(name: str, params: PhaseParams, start: Start, backbone: Backbone, index: int) -> dict[str, Any]:
@@ -126,7 +155,7 @@ def _checkpoint(*settings: object) -> Path:
 
 def _say_what_trains(name: str, backbone: Backbone, index: int, prefix: Prefix) -> None:
     frozen = ", ".join(backbone.blocks[:index]) or "nothing"
-    print(f"{name}: frozen {frozen}; trains {', '.join(backbone.blocks[index:])}, head; prefix in {prefix.engine.name}")
+    print(f"{name}: frozen {frozen}; trains {', '.join(backbone.blocks[index:])}, head; prefix in {prefix.engine}")
     if prefix.engine.note:
         print(f"{name}: {prefix.engine.note}")
 
@@ -140,19 +169,28 @@ def _printing(name: str, on_epoch: Callable[[dict[str, float]], None]) -> Callab
     return both
 
 
-def _source(prefix: Prefix, examples: LabelledRows, num_views: int, compute: ComputeParams, label: str) -> Source:
-    needed = prefix.bank_bytes(len(examples.rows), num_views)
-    if num_views == 0:
+def _source(prefix: Prefix, examples: LabelledRows, num_views: int, passes: int, space: Space, label: str) -> Source:
+    """Return the activations of a split, cached or fresh, whichever is cheaper, and say which."""
+    rows, distinct = examples.rows, num_distinct(num_views, prefix.views.augment)
+    bank = [view_folder(prefix, rows, view) for view in range(distinct)]
+    work = Work(
+        num_images=len(rows),
+        num_views=distinct,
+        missing_views=sum(not folder.exists() for folder in bank),
+        passes=passes,
+        bytes_an_image=prefix.trial.bytes_an_image,
+        seconds_an_image=prefix.trial.seconds_an_image,
+    )
+    decision = decide(work, space.left_bytes)
+    print(f"{label}: {decision.reason}", flush=True)
+    if not decision.cached:
         return Fresh(prefix)
-    if needed > compute.cache_gib * _GIB:
-        print(
-            f"{label}: a bank of {num_views} views needs {needed / _GIB:.1f} GiB, more than compute.cache_gib; "
-            "its views are computed afresh in every epoch"
-        )
-        return Fresh(prefix)
-    bank = [view_folder(prefix, examples.rows, view) for view in range(num_views)]
-    make_room(int(compute.cache_gib * _GIB) - needed, keep=bank)
-    return Cached(prefix, examples.rows, num_views, label=label)
+    space.take(bank, work.bank_bytes)
+    started = time.perf_counter()
+    source = Cached(prefix, rows, num_views, label=label)
+    seconds = time.perf_counter() - started
+    print(f"{label}: {work.missing_views} of {distinct} views computed and cached in {seconds:.1f} s", flush=True)
+    return source
 
 
 def _check_depth(name: str, params: PhaseParams, index: int, start: Start, backbone: Backbone) -> None:
@@ -162,3 +200,14 @@ def _check_depth(name: str, params: PhaseParams, index: int, start: Start, backb
             f"has unfrozen {start.model['depth_blocks']} blocks; unfreezing goes from the top down: "
             "give at least as many, or start from head"
         )
+
+
+def _check_lineage(name: str, params: PhaseParams, start: Start, backbone: Backbone, images: PackedImages) -> None:
+    """Raises: ArtifactError if a phase's start was made of another backbone or other images than are here."""
+    lineage = start.model["lineage"]
+    for what, ours in (("backbone", backbone.fingerprint), ("data", images.fingerprint)):
+        if lineage[what] != ours:
+            raise ArtifactError(
+                f"{name}: {params.start}, which it starts from, was made with another {what} than is here now; "
+                "run `dvc repro`, which makes it anew"
+            )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from thaw.training.head import FeatureSet
 from thaw.training.linear import fit_linear, linear_module
-from thaw.training.norms import running_norms, train_with_norms
+from thaw.training.norms import running_norms
 
 
 @torch.no_grad()
@@ -22,12 +22,13 @@ def estimate_statistics(suffix: nn.Module, batches: Iterator[list[Tensor]]) -> N
     """Replace the running statistics of norm layers by their averages over batches of boundary tensors.
 
     Adaptive batch normalisation, Li et al. 2016 (arXiv:1603.04779): the weights stay, the statistics are the target
-    domain's. Leaves the suffix in eval mode.
+    domain's. Every batch counts alike, so let them be of one size. Leaves the suffix in eval mode.
     """
     norms = list(running_norms(suffix))
     momenta = [norm.momentum for norm in norms]
-    train_with_norms(suffix, "train")
+    suffix.eval()  # dropout would add noise
     for norm in norms:
+        norm.train()
         norm.reset_running_stats()
         norm.momentum = None  # torch then keeps the plain average of all batches
     for batch in batches:

@@ -48,7 +48,8 @@ def choose_flip(
 
     plain, across, down = accuracy(val.features), accuracy(horizontal), accuracy(vertical)
     chance = float(np.bincount(val.labels).max() / len(val.labels))
-    allowed = MAX_LOSS * max(plain - chance, 0.0)
-    keeps = [name for name, value in (("horizontal", across), ("vertical", down)) if plain - value <= allowed]
+    skill = plain - chance  # none: the head can tell nothing
+    mirrored = {"horizontal": across, "vertical": down}
+    keeps = [name for name, value in mirrored.items() if skill > 0 and plain - value <= MAX_LOSS * skill]
     flip = "both" if len(keeps) == 2 else keeps[0] if keeps else "none"
     return FlipChoice(flip, {"plain": plain, "horizontal": across, "vertical": down})

@@ -1,0 +1,77 @@
+"""ONNX Runtime: export a traced prefix once, keep the file, and run it on batches of any size."""
+
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from thaw import files, run
+from thaw.errors import ArtifactError
+
+_FILE = "prefix.onnx"
+
+Activations = list[NDArray[np.float32]]
+
+
+class Session:
+    """A prefix in ONNX Runtime: maps images [images, channels, height, width] to arrays [images, ...], float32."""
+
+    def __init__(self, prefix: nn.Module, sample: Tensor, *, key: str, threads: int | None) -> None:
+        """Export the prefix, unless the scratch folder has it under `key`. The exporter raises what it likes."""
+        self._graph = _exported(prefix, sample, key)
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self._session: onnxruntime.InferenceSession | None = None
+
+    def __call__(self, images: Tensor) -> Activations:
+        """Return the boundary activation of a batch, one array a boundary tensor."""
+        if self._session is None:
+            self._session = self._open()
+        name = self._session.get_inputs()[0].name
+        return [np.asarray(value, np.float32) for value in self._session.run(None, {name: images.contiguous().numpy()})]
+
+    def release(self) -> None:
+        """Give back the memory that the session works in, hundreds of MiB; the next call takes it again."""
+        self._session = None
+
+    def _open(self) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.log_severity_level = 3
+        # Waiting threads that spin are a gain of a few per cent on an idle machine and ruin a busy one.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        return onnxruntime.InferenceSession(str(self._graph), options, providers=["CPUExecutionProvider"])
+
+
+def _exported(prefix: nn.Module, sample: Tensor, key: str) -> Path:
+    """Return the ONNX file of a prefix from the scratch folder, exporting it if it is not there whole."""
+    folder = run.scratch() / "engines" / key
+    with files.one_at_a_time(folder):
+        try:
+            files.verify(folder)
+        except ArtifactError:
+            with files.new_folder(folder) as partial:
+                _export(prefix, sample[:2].contiguous(), partial / _FILE)
+        folder.touch()  # the time of last use decides when it is forgotten
+    return folder / _FILE
+
+
+def _export(prefix: nn.Module, images: Tensor, path: Path) -> None:
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program: Any = torch.onnx.export(
+            prefix,
+            (images,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+            external_data=False,
+            verbose=False,
+        )
+        program.save(str(path), external_data=False)
