@@ -37,7 +37,7 @@ check: $(VENV)/.installed-dev ## lint, spelling, types and params.yaml, without 
 test: repository check ## everything in check, then all tests (ARGS="tests/unit -x" narrows them)
 	pytest $(ARGS)
 
-bench: repository $(VENV)/.installed-dev ## measure every figure in docs/benchmarks.md anew; takes hours
+bench: repository $(VENV)/.installed-dev ## run every measurement in bench/ for docs/benchmarks.md, but not the demo; takes hours
 	@set -e; for file in bench/[a-z]*.py; do \
 	  name=$$(basename "$$file" .py); echo "python -m bench.$$name" >&2; python -m "bench.$$name"; done
 

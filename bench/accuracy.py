@@ -9,8 +9,6 @@ delete that folder to measure anew.
 
 import argparse
 import json
-import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -18,8 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from bench import _tools
 from thaw import files
 from thaw.run import scratch
 from thaw.yaml_tree import read_tree
@@ -52,36 +49,24 @@ def _run_once(tree: dict[str, Any]) -> dict[str, Any]:
     done = scratch() / "bench" / f"accuracy-{key[:16]}.json"
     if done.exists():
         return files.read_json(done)
-    clone = scratch() / "bench" / f"clone-{key[:16]}"
-    if not clone.exists():
-        subprocess.run(["git", "clone", "--quiet", ".", str(clone)], check=True)
-        (clone / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "THAW_SCRATCH": str(clone.resolve() / ".thaw"),
-    }
+    clone = _tools.clone(key, tree)
     started = time.perf_counter()
-    subprocess.run(["dvc", "repro"], cwd=clone, env=environment, check=True, stdout=sys.stderr)
+    subprocess.run(["dvc", "repro"], cwd=clone, env=_tools.environment(clone), check=True, stdout=sys.stderr)
     metrics = files.read_json(clone / "reports" / "metrics.json")
     stages = {
         path.stem: files.read_json(path)["seconds"] for path in sorted((clone / ".thaw" / "timings").glob("*.json"))
     }
     result = {
         "seed": tree["seed"],
-        "commit": _commit(),
+        "commit": _tools.commit(clone),
         "seconds": round(time.perf_counter() - started, 1),
         "stages": stages,
         "metrics": metrics,
         "validation": files.read_json(clone / "reports" / "selection.json")["candidates"],
     }
     files.write_json(done, result)
-    shutil.rmtree(clone)
+    files.remove(clone)
     return result
-
-
-def _commit() -> str:
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True)
-    return found.stdout.strip()
 
 
 def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:

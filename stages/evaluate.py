@@ -24,6 +24,7 @@ def main() -> None:
         chosen, names = final.facts["phase"], final.facts["selected_from"]
         answers: dict[str, testset.Probabilities] = {}
         for name in names:  # each after the one that it starts from
+            files.verify(phases / name)
             facts = files.read_json(phases / name / "model.json")
             if facts.get("best_epoch") == 0:  # it gained nothing, so it is what it started from
                 answers[name] = answers[facts["start"]]

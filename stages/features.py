@@ -1,4 +1,4 @@
-"""Pooled features of every image from the frozen backbone. Run by `dvc repro`, or `python -m stages.features`."""
+"""Features of train and val images from the frozen backbone. Run by `dvc repro`, or `python -m stages.features`."""
 
 from pathlib import Path
 

@@ -75,14 +75,12 @@ def predict(
     model = models.load(folder)
     rows: list[dict[str, str | float]] = []
     broken = 0
-    for path in progress(found, total=len(found), label="predict"):
-        try:
-            probabilities = model.predict([path])[0]
-        except DataError as error:
+    for path, answer in progress(model.answer_files(found), total=len(found), label="predict"):
+        if isinstance(answer, DataError):
             broken += 1
-            print(str(error).encode("utf-8", "backslashreplace").decode(), file=sys.stderr)
-            continue
-        rows.append(_row(path, model.classes, [float(value) for value in probabilities]))
+            print(str(answer).encode("utf-8", "backslashreplace").decode(), file=sys.stderr)
+        else:
+            rows.append(_row(path, model.classes, [float(value) for value in answer]))
     _write(rows, model.classes, form, out)
     if broken:
         print(

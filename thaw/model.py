@@ -1,6 +1,6 @@
 """The deliverable: a classifier that answers for images, loaded from the folder that `select` wrote."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -66,6 +66,20 @@ class Model:
         if not squares:
             return np.zeros((0, len(self.classes)))
         return self.probabilities(np.stack(squares))
+
+    def answer_files(self, paths: Sequence[Path]) -> Iterator[tuple[Path, NDArray[np.float64] | DataError]]:
+        """Yield each file with its calibrated probabilities [classes], or with the reason why it cannot be used."""
+        for start in range(0, len(paths), _BATCH):
+            found: dict[Path, NDArray[np.uint8] | DataError] = {}
+            for path in paths[start : start + _BATCH]:
+                try:
+                    found[path] = self.read(path)
+                except DataError as error:
+                    found[path] = error
+            squares = [square for square in found.values() if not isinstance(square, DataError)]
+            answers = iter(self.probabilities(np.stack(squares)) if squares else ())
+            for path, square in found.items():
+                yield path, square if isinstance(square, DataError) else next(answers)
 
     def read(self, image: Image) -> NDArray[np.uint8]:
         """Return an image as the square [size_px, size_px, channels] that the network's views are made from.

@@ -43,7 +43,8 @@ class DataParams(Section):
     """Where the images come from."""
 
     raw: Annotated[str, Field(min_length=1)]
-    """A folder with one sub-folder a class, a folder with train/val/test folders of such, or a CSV manifest."""
+    """A folder with one sub-folder a class, one with train/val/test folders of such, one with a `manifest.csv`,
+    or a CSV manifest."""
 
 
 class PrepareParams(Section):
@@ -184,9 +185,9 @@ class ComputeParams(Section):
     device: Annotated[str, Field(pattern=mistakes.FORMS["device"])]
     """`auto` takes the first GPU, or the processor if there is none."""
     frozen_engine: Literal["auto", "onnxruntime", "torch"]
-    """What runs the frozen prefix; auto takes ONNX Runtime on a processor where it agrees with torch."""
+    """What runs the frozen prefix; auto takes the fastest engine that agrees with torch, and asks once a machine."""
     cache_gib: Positive
-    """Largest activation cache of a phase, in GiB; a phase that needs more runs without one."""
+    """Largest activation cache of a phase, in GiB; a phase that needs more computes them anew in every epoch."""
 
 
 class Params(Section):

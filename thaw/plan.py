@@ -5,18 +5,21 @@ from pathlib import Path
 
 import torch
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from thaw import files
 from thaw.errors import ThawError
 from thaw.images import listing
 from thaw.images.pack import read_table
+from thaw.images.views import num_distinct
 from thaw.network.backbone import Backbone
 from thaw.network.cut import probe
-from thaw.network.engine import use_threads
+from thaw.network.engine import Engine, use_threads
 from thaw.network.source import open_backbone
 from thaw.params import Params, PhaseParams
+from thaw.training.boundary import widen
+from thaw.training.costs import Decision, Work, decide, train_passes
 from thaw.training.groups import rules_of
 from thaw.training.head import build_head
 from thaw.training.loop import Classifier
@@ -44,7 +47,8 @@ def blocks_table(source: str, backbone: Backbone) -> Table:
 def plan_tables(params: Params) -> list[Table]:
     """Return one table a phase: each block's rate as it will be applied, decay, norm mode, cache and estimated time.
 
-    The time is measured on random weights and a few random images now, prefix in torch; ONNX Runtime is faster.
+    The time is measured now on random weights and a few random images, the prefix in the engine that a run would use;
+    its first export takes a while and is kept.
     """
     use_threads(params.compute)
     num_train, channels, num_classes = _data_set(params)
@@ -54,28 +58,20 @@ def plan_tables(params: Params) -> list[Table]:
         backbone = Backbone(backbone.module, spec)
     head = build_head(backbone.num_features, num_classes, params.head.hidden, params.head.dropout)
     return [
-        _phase_table(name, phase, backbone, num_train, head, params.compute.cache_gib)
-        for name, phase in params.unfreeze.phases.items()
+        _phase_table(name, phase, backbone, num_train, head, params) for name, phase in params.unfreeze.phases.items()
     ]
 
 
 def _phase_table(
-    name: str, phase: PhaseParams, backbone: Backbone, num_train: int, head: nn.Module, cache_gib: float
+    name: str, phase: PhaseParams, backbone: Backbone, num_train: int, head: nn.Module, params: Params
 ) -> Table:
-    index = backbone.cut_index(phase.depth)
-    rules = rules_of(phase, backbone, index)
-    prefix, suffix = backbone.split(phase.depth)
-    shapes = probe(prefix, backbone.example(2))
-    gib = sum(shape.numel() for shape in shapes) * 2 * num_train * phase.views / 2**30
-    prefix_s, step_s = _seconds_an_image(prefix, suffix, backbone, head)
-    cached = 0 < gib <= cache_gib
-    passes = phase.views if cached else phase.epochs
-    seconds = num_train * (passes * prefix_s + phase.epochs * step_s)
+    rules = rules_of(phase, backbone, backbone.cut_index(phase.depth))
     lowest = next(rule.lr for rule in reversed(rules) if rule.lr is not None)
+    decision, train_s = _costs(phase, backbone, num_train, head, params)
     table = Table(
         title=f"{name}: from {phase.start}, {phase.epochs} epochs of {num_train} images, batches of {phase.batch_size}",
-        caption=f"views {phase.views}, cache {f'{gib:.2f} GiB' if cached else 'none'}; norm {phase.norm}; "
-        f"lowest rate {lowest / phase.lr:.3g} of the head's; about {seconds:.0f} s here with the prefix in torch",
+        caption=f"views {phase.views}; norm {phase.norm}; lowest rate {lowest / phase.lr:.3g} of the head's\n"
+        f"activations: {decision.reason}\ntraining on them: about {train_s:.0f} s",
         title_justify="left",
         caption_justify="left",
     )
@@ -90,22 +86,43 @@ def _phase_table(
     return table
 
 
-def _seconds_an_image(prefix: nn.Module, suffix: nn.Module, backbone: Backbone, head: nn.Module) -> tuple[float, float]:
-    """Return the seconds that the prefix, and a training step of the suffix, take for one image."""
+def _costs(
+    phase: PhaseParams, backbone: Backbone, num_train: int, head: nn.Module, params: Params
+) -> tuple[Decision, float]:
+    """Return how a phase comes by its activations, and the seconds of training on them."""
+    prefix, suffix = backbone.split(phase.depth)
     images = torch.rand_like(backbone.example(_PROBE_IMAGES))
-    model = Classifier(suffix, head).train()
-    labels = torch.zeros(_PROBE_IMAGES, dtype=torch.long)
-    with torch.no_grad():
-        boundary = prefix(images)
-        started = time.perf_counter()
-        prefix(images)
-        prefix_s = time.perf_counter() - started
+    key = files.digest(["plan", backbone.spec.model_dump(mode="json"), phase.depth])
+    engine = Engine(prefix, images, key=key, compute=params.compute)
+    boundary = [widen(value) for value in engine(images)]
+    prefix_s, step_s = _seconds_an_image(engine, images, boundary, Classifier(suffix, head))
+    # Flips that are still to be found out count as if all kept the label.
+    augment = params.augment.model_copy(update={"flip": "both"} if params.augment.flip == "auto" else {})
+    num_views = num_distinct(phase.views, augment)
+    work = Work(
+        num_images=num_train,
+        num_views=num_views,
+        missing_views=num_views,
+        passes=train_passes(phase),
+        bytes_an_image=2 * sum(value[0].numel() for value in boundary),
+        seconds_an_image=prefix_s,
+    )
+    return decide(work, int(params.compute.cache_gib * 2**30)), num_train * phase.epochs * step_s
+
+
+def _seconds_an_image(engine: Engine, images: Tensor, boundary: list[Tensor], model: Classifier) -> tuple[float, float]:
+    """Return the seconds that the prefix, and a training step of the suffix, take for one image."""
+    labels = torch.zeros(len(images), dtype=torch.long)
+    started = time.perf_counter()
+    engine(images)
+    prefix_s = time.perf_counter() - started
     step_s = float("inf")
+    model.train()
     for _ in range(2):
         started = time.perf_counter()
         functional.cross_entropy(model(*boundary), labels).backward()  # type: ignore[no-untyped-call]
         step_s = min(step_s, time.perf_counter() - started)
-    return prefix_s / _PROBE_IMAGES, step_s / _PROBE_IMAGES
+    return prefix_s / len(images), step_s / len(images)
 
 
 def _data_set(params: Params) -> tuple[int, int, int]:

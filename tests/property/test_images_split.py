@@ -1,11 +1,14 @@
 """The split is a partition, stable under order and growth, closed under groups and copies, repaired by fewest moves."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from random import Random
 
 import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
+from thaw.errors import DataError
 from thaw.images.split import SPLITS, Unit, assign, place_of, repair
 
 BASE = [(f"{label}{index}", "", label) for label in "ab" for index in range(60)]
@@ -60,3 +63,50 @@ def test_repair_fills_every_gap_with_one_move_each(cells: list[tuple[str, str]])
     gaps = {(label, where) for label, _ in cells for where in SPLITS} - set(cells)
     assert len(repair(units)) == len(gaps)
     assert {(next(iter(unit.labels)), unit.split) for unit in units} == set(cells) | gaps
+
+
+unit = st.builds(
+    lambda place, allowed, labels, images: Unit("", place, allowed, labels, list(range(images)), min(allowed)),
+    st.floats(0, 1, exclude_max=True),
+    st.sampled_from([frozenset(SPLITS), frozenset({"train", "val"}), *(frozenset({split}) for split in SPLITS)]),
+    st.frozensets(st.sampled_from("abc"), min_size=1),
+    st.integers(1, 2),
+)
+
+
+@given(st.lists(unit, max_size=15))
+def test_repair_takes_the_best_of_all_moves_at_every_step(units: list[Unit]) -> None:
+    units = [replace(unit, key=str(number)) for number, unit in enumerate(units)]
+    tried = [replace(unit) for unit in units]
+    expected = list(best_moves(tried))
+    try:
+        found = [(move["unit"], move["to"]) for move in repair(units)]
+    except DataError:
+        assert gaps_of(tried)
+        return
+    assert found == expected
+    assert not gaps_of(tried)
+
+
+def gaps_of(units: list[Unit]) -> set[tuple[str, str]]:
+    movable = [unit for unit in units if len(unit.allowed) > 1]
+    targets = {split for unit in movable for split in unit.allowed}
+    wanted = {(label, split) for unit in movable for label in unit.labels for split in targets}
+    return wanted - {(label, unit.split) for unit in units for label in unit.labels}
+
+
+def best_moves(units: list[Unit]) -> Iterator[tuple[str, str]]:
+    """Make the moves by looking at all of them each time, and yield each; stop where none fills a gap."""
+    while gaps := gaps_of(units):
+        held = [(label, unit.split) for unit in units for label in unit.labels]
+        moves = [
+            (-sum((label, split) in gaps for label in unit.labels), len(unit.members), unit.place, split, number)
+            for number, unit in enumerate(units)
+            for split in unit.allowed
+            if all(held.count((label, unit.split)) > 1 for label in unit.labels)
+        ]
+        if not moves or min(moves)[0] == 0:
+            return
+        *_, split, number = min(moves)
+        units[number].split = split
+        yield units[number].key, split

@@ -25,6 +25,7 @@ from thaw.images import listing
 from thaw.images.pack import PackedImages
 from thaw.network.backbone import Backbone
 from thaw.params import Params, load_params, read_tree
+from thaw.training.boundary import Views
 
 pytestmark = pytest.mark.usefixtures("scratch")
 
@@ -197,17 +198,14 @@ def test_files_become_batches_as_every_common_tool_makes_them(tiny_workspace: Wo
     (seen, targets), *_ = loader(images, batch_size=64, workers=0, train=False)
     assert seen.shape == (len(rows), 3, spec.input_px, spec.input_px)
     assert targets.tolist() == labels.tolist()
-    own = phase.Views(tiny_workspace.images, spec, 0, tiny_workspace.augment).plain(rows)
+    own = Views(tiny_workspace.images, spec, 0, tiny_workspace.augment).plain(rows)
     assert float((seen - own).abs().mean()) < 0.02, "what Thaw shows the network, but for the rounding of the resizing"
     mirrored = ImageFiles(tiny_workspace.files(rows), labels, spec, flip="horizontal")
     torch.manual_seed(0)
-    same = [torch.equal(seen[row], mirrored[row][0]) for row in range(len(rows))]
-    turned = [torch.equal(seen[row].flip(2), mirrored[row][0]) for row in range(len(rows))]
-    assert any(turned)
-    assert not all(turned)
-    torch.manual_seed(0)
-    same = [torch.equal(seen[row], mirrored[row][0]) for row in range(len(rows))]
-    assert [one or other for one, other in zip(same, turned, strict=True)] == [True] * len(rows)
+    drawn = torch.stack([mirrored[row][0] for row in range(len(rows))])
+    turned = [torch.equal(one, other.flip(2)) for one, other in zip(drawn, seen, strict=True)]
+    assert 0 < sum(turned) < len(rows)
+    assert all(turn or torch.equal(*pair) for turn, *pair in zip(turned, drawn, seen, strict=True))
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -265,13 +263,13 @@ def test_the_floor_of_a_tiny_phase_is_below_its_real_time(tiny_workspace: Worksp
 
 
 def test_the_floor_counts_every_batch_that_a_phase_cannot_do_without() -> None:
-    params = tiny.phase(views=4, epochs=6, batch_size=32)
-    assert floor.counts(params, 320, 128, 2) == {
+    params = tiny.phase(epochs=6, batch_size=32)
+    assert floor.counts(params, 320, 128, num_views=4, num_answers=2) == {
         "training": {"prefix": 40, "step": 60},
         "validation": {"prefix": 8, "forward": 18},
     }
-    assert floor.counts(tiny.phase(views=4, epochs=2, batch_size=32), 320, 128, 2)["training"]["prefix"] == 20
-    assert floor.counts(tiny.phase(views=0, epochs=2, batch_size=32), 320, 128, 2)["training"]["prefix"] == 20
+    short = tiny.phase(epochs=2, batch_size=32)
+    assert floor.counts(short, 320, 128, num_views=4, num_answers=2)["training"] == {"prefix": 20, "step": 20}
 
 
 def test_the_floor_is_the_best_rates_over_the_median_run() -> None:

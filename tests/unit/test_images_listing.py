@@ -41,8 +41,8 @@ SPLIT = ("train/a/1.png", "train/b/2.png", "val/a/3.png", "val/b/4.png")
 
 @pytest.mark.parametrize("other", ["unlabelled/5.png", "extra/a/5.png", "empty/"])
 def test_split_folders_with_others_beside_them_are_refused(tmp_path: Path, other: str) -> None:
-    name = other.split("/")[0]
-    with pytest.raises(DataError, match=f"has the split folders train, val and beside them {name}; move these elsewhe"):
+    name = other.partition("/")[0]
+    with pytest.raises(DataError, match=f"has the split folders train, val and beside them {name}; move these "):
         listing.read(lay_out(tmp_path, *SPLIT, other))
 
 
@@ -67,7 +67,7 @@ def test_a_class_may_be_called_train_and_classes_without_it_may_be_called_anythi
 
 @pytest.mark.parametrize("empty", [("train/c/", "val/c/"), ("val/c/.hidden", "train/c/5.png")])
 def test_an_empty_class_folder_in_a_split_is_named(tmp_path: Path, empty: tuple[str, ...]) -> None:
-    with pytest.raises(DataError, match=r"/(train|val)/c holds no files; add images of this class or remove the folde"):
+    with pytest.raises(DataError, match=r"/(train|val)/c holds no files; add images of this class or remove"):
         listing.read(lay_out(tmp_path, *SPLIT, *empty))
 
 
@@ -90,9 +90,28 @@ def test_other_control_characters_are_names_like_any(tmp_path: Path) -> None:
     assert listed.table["path"].tolist() == ["a/\t1\x1b.png", "a/\n.png", "b/2.png"]
 
 
-@pytest.mark.parametrize("raw", ["data/sample/images", "./data/sample/manifest.csv"])
-def test_a_sample_that_is_not_laid_out_names_the_command_that_does_it(workspace: Path, raw: str) -> None:
-    with pytest.raises(DataError, match=r"does not exist; run `dvc repro data/sample/dvc\.yaml`, which lays out the "):
+@pytest.mark.parametrize(
+    ("raw", "missing"),
+    [
+        ("data/sample/images", "images"),
+        ("./data/sample/manifest.csv", "manifest.csv"),
+        ("data/sample", "manifest.csv"),
+    ],
+)
+def test_a_sample_that_is_not_laid_out_names_the_command_that_does_it(workspace: Path, raw: str, missing: str) -> None:
+    lay_out(workspace, "data/sample/dvc.yaml")
+    with pytest.raises(DataError) as caught:
         listing.locate(raw)
-    with pytest.raises(DataError, match="data/samples, which does not exist; give a folder of classes or a CSV"):
-        listing.locate("data/samples")
+    assert str(caught.value) == (
+        f"params.yaml: data.raw is {raw}, but data/sample/{missing} does not exist; "
+        "run `dvc repro data/sample/dvc.yaml`, which lays out the sample"
+    )
+    lay_out(workspace, "data/sample/images/a/1.png", "data/sample/manifest.csv")
+    assert listing.locate(raw) == Path(raw)
+
+
+def test_without_the_stage_that_lays_out_the_sample_its_folder_is_like_any(workspace: Path) -> None:
+    with pytest.raises(DataError, match="data/sample, which does not exist; give a folder of classes or a CSV"):
+        listing.locate("data/sample")
+    lay_out(workspace, "data/sample/a/1.png")
+    assert listing.locate("data/sample") == Path("data/sample")

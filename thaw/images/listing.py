@@ -20,7 +20,7 @@ from thaw.errors import DataError
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 COLUMNS = ("path", "label", "split", "group", "confidence")
 _IGNORED = {"thumbs.db", "desktop.ini", "__macosx"}
-_SAMPLE = Path("data/sample")
+_SAMPLE = Path("data/sample/dvc.yaml")  # the stage that lays out the sample
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,17 @@ MANIFEST = "manifest.csv"
 
 def locate(raw: str) -> Path:
     """Return `data.raw` as a path. Raises: DataError if there is nothing."""
-    if Path(raw).exists():
-        return Path(raw)
-    advice = "give a folder of classes or a CSV"
-    if Path(raw).is_relative_to(_SAMPLE):
-        advice = f"run `dvc repro {_SAMPLE}/dvc.yaml`, which lays out the sample images"
-    raise DataError(f"params.yaml: data.raw is {raw}, which does not exist; {advice}")
+    path = Path(raw)
+    if path.is_relative_to(_SAMPLE.parent) and _SAMPLE.exists():
+        needed = path / MANIFEST if path == _SAMPLE.parent else path
+        if not needed.exists():
+            raise DataError(
+                f"params.yaml: data.raw is {raw}, but {needed} does not exist; "
+                f"run `dvc repro {_SAMPLE}`, which lays out the sample"
+            )
+    if not path.exists():
+        raise DataError(f"params.yaml: data.raw is {raw}, which does not exist; give a folder of classes or a CSV")
+    return path
 
 
 def read(raw: Path) -> Listing:

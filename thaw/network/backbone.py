@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from thaw import files
-from thaw.errors import BackboneError
+from thaw.errors import BackboneError, first_line
 from thaw.network.blocks import Block, list_blocks
 from thaw.network.build import build, load_tensors
 from thaw.network.cut import cut, probe
@@ -45,9 +45,8 @@ class Backbone:
             with torch.inference_mode():
                 return int(self.module(self.example(1)).shape[1])
         except (AssertionError, RuntimeError, ValueError) as error:  # what networks of a fixed input size raise
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
             raise BackboneError(
-                f"{self.spec.name} cannot take images of {self.spec.input_px} px: {reason}; "
+                f"{self.spec.name} cannot take images of {self.spec.input_px} px: {first_line(error)}; "
                 "set backbone.input_px to null, or to a size that it can take"
             ) from None
 

@@ -12,7 +12,7 @@ from timm.models._features_fx import get_notrace_functions, get_notrace_modules
 from torch import Tensor, fx, nn
 from torchvision.models.feature_extraction import DualGraphModule, NodePathTracer
 
-from thaw.errors import BackboneError
+from thaw.errors import BackboneError, first_line
 from thaw.network.blocks import Block
 
 # Layers that behave differently in training and evaluation stay whole, so that each mode keeps its own code.
@@ -69,8 +69,9 @@ def _trace(module: nn.Module, *, training: bool) -> tuple[fx.Graph, dict[fx.Node
     try:
         graph = tracer.trace(module)
     except Exception as error:  # torch.fx raises whatever the network's own code raises on a proxy
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BackboneError(f"the network cannot be traced, so it cannot be cut: {reason}") from error
+        raise BackboneError(
+            f"the network cannot be traced, so it cannot be cut: {first_line(error)}; choose another backbone.source"
+        ) from error
     return graph, dict(tracer.node_to_qualname)
 
 

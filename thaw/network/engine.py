@@ -19,7 +19,7 @@ import torchvision
 from torch import Tensor, nn
 
 from thaw import files, run
-from thaw.errors import ArtifactError, BackboneError
+from thaw.errors import ArtifactError, BackboneError, first_line
 from thaw.network import blocks, build, cut, session
 from thaw.network.session import Activations, Session
 from thaw.params import ComputeParams
@@ -99,7 +99,7 @@ class Engine:
             _require_agreement(session(sample), self._eager(sample))
         except Exception as error:
             raise BackboneError(
-                f"ONNX Runtime cannot run this prefix: {_first_line(error)}; set compute.frozen_engine to auto"
+                f"ONNX Runtime cannot run this prefix: {first_line(error)}; set compute.frozen_engine to auto"
             ) from error
         self._runner, self.name = session, "onnxruntime"
 
@@ -114,7 +114,7 @@ class Engine:
                 _require_agreement(runner(sample), reference)
                 seconds[name] = _seconds(runner, sample)
             except Exception as error:  # noqa: BLE001, an exporter raises what an operator it does not know makes it
-                notes.append(f"{name} was not used: {_first_line(error)}")
+                notes.append(f"{name} was not used: {first_line(error)}")
         fastest = min(seconds, key=lambda name: seconds[name] * (_CLEARLY if name == "torch" else 1))
         rates = {name: round(len(sample) / spent, 1) for name, spent in seconds.items()}
         return {"name": fastest, "note": "; ".join(notes), "rates": rates}
@@ -192,7 +192,3 @@ def _seconds(runner: Runner, sample: Tensor) -> float:
         runner(sample)
         spent.append(time.perf_counter() - started)
     return float(np.median(spent))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]

