@@ -136,6 +136,34 @@ def clone(key: str, tree: Mapping[str, Any]) -> Path:
     return folder
 
 
+def pipeline(name: str, tree: Mapping[str, Any], *, furnish: Callable[[Path], None] | None = None) -> Facts:
+    """Return what `dvc repro` under these params gives in a clone of the last commit, `furnish`ed with data before.
+
+    A result at the same params is read back from the scratch folder, with the commit that it was run at.
+    """
+    key = files.digest({section: value for section, value in tree.items() if section != "compute"})
+    done = run.scratch() / "bench" / f"{name}-{key[:16]}.json"
+    if done.exists():
+        return files.read_json(done)
+    folder = clone(key, tree)
+    if furnish is not None:
+        furnish(folder)
+    started = time.perf_counter()
+    subprocess.run(["dvc", "repro"], cwd=folder, env=environment(folder), check=True, stdout=sys.stderr)
+    timings = (files.read_json(path) for path in sorted((folder / ".thaw" / "timings").glob("*.json")))
+    result = {
+        "seed": tree["seed"],
+        "commit": commit(folder),
+        "seconds": round(time.perf_counter() - started, 1),
+        "stages": {timing["stage"]: timing["seconds"] for timing in timings},
+        "metrics": files.read_json(folder / "reports" / "metrics.json"),
+        "validation": files.read_json(folder / "reports" / "selection.json")["candidates"],
+    }
+    files.write_json(done, result)
+    files.remove(folder)
+    return result
+
+
 def environment(folder: Path) -> dict[str, str]:
     """Return the environment in which a clone runs: this interpreter first on PATH, a scratch folder of its own."""
     return os.environ | {

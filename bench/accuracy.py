@@ -10,15 +10,10 @@ delete that folder to measure anew.
 import argparse
 import json
 import statistics
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from bench import _tools
-from thaw import files
-from thaw.run import scratch
 from thaw.yaml_tree import read_tree
 
 
@@ -31,7 +26,7 @@ def main() -> None:
     tree = read_tree(Path("params.yaml"))
     if arguments.overlay:
         tree = overlaid(tree, read_tree(arguments.overlay))
-    runs = [_run_once(tree | {"seed": seed}) for seed in range(arguments.seeds)]
+    runs = [_tools.pipeline("accuracy", tree | {"seed": seed}) for seed in range(arguments.seeds)]
     print(json.dumps({"bench": "accuracy", "overlay": str(arguments.overlay or ""), **_summary(runs)}))
 
 
@@ -42,31 +37,6 @@ def overlaid(tree: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
         deeper = isinstance(value, dict) and isinstance(merged.get(key), dict) and key != "phases"
         merged[key] = overlaid(merged[key], value) if deeper else value
     return merged
-
-
-def _run_once(tree: dict[str, Any]) -> dict[str, Any]:
-    key = files.digest({name: value for name, value in tree.items() if name != "compute"})
-    done = scratch() / "bench" / f"accuracy-{key[:16]}.json"
-    if done.exists():
-        return files.read_json(done)
-    clone = _tools.clone(key, tree)
-    started = time.perf_counter()
-    subprocess.run(["dvc", "repro"], cwd=clone, env=_tools.environment(clone), check=True, stdout=sys.stderr)
-    metrics = files.read_json(clone / "reports" / "metrics.json")
-    stages = {
-        path.stem: files.read_json(path)["seconds"] for path in sorted((clone / ".thaw" / "timings").glob("*.json"))
-    }
-    result = {
-        "seed": tree["seed"],
-        "commit": _tools.commit(clone),
-        "seconds": round(time.perf_counter() - started, 1),
-        "stages": stages,
-        "metrics": metrics,
-        "validation": files.read_json(clone / "reports" / "selection.json")["candidates"],
-    }
-    files.write_json(done, result)
-    files.remove(clone)
-    return result
 
 
 def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from thaw.training.boundary import Views
 
 pytestmark = pytest.mark.usefixtures("scratch")
 
-BENCHES = ("prefix", "head", "phase", "views", "scale", "noop", "floor", "accuracy", "memory")
+BENCHES = ("prefix", "head", "phase", "views", "scale", "noop", "floor", "accuracy", "foreign", "memory")
 
 
 @pytest.fixture

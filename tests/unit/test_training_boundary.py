@@ -12,6 +12,7 @@ import torch
 from tests import tiny
 from thaw import files
 from thaw.errors import ParamsError, TrainingError
+from thaw.network.engine import Engine
 from thaw.training.bank import Cached, make_room, view_folder
 from thaw.training.boundary import Fresh, Prefix, Views
 
@@ -86,6 +87,49 @@ def test_a_view_is_found_under_everything_that_it_depends_on() -> None:
     assert view_folder(prefix(), ROWS, 1) in folders
     # The plain view is not drawn: the same under every seed and augmentation.
     assert view_folder(usual, ROWS, 0) == view_folder(others[3], ROWS, 0) == view_folder(others[4], ROWS, 0)
+
+
+def test_views_that_repeat_are_stored_once(scratch: Path) -> None:
+    mirrored = prefix(augment=tiny.augment(flip="horizontal"))
+    rows = np.array([9, 2])
+    views = [Cached(mirrored, ROWS, 4, label="x").batch(rows, np.full(2, view))[0] for view in range(4)]
+    assert len(list((scratch / "cache").glob("[0-9a-f]*"))) == 2
+    for view in (0, 1):
+        assert torch.equal(views[view], views[view + 2])
+        assert torch.equal(views[view], Fresh(mirrored).batch(rows, np.full(2, view + 2))[0])
+    assert not torch.equal(views[0], views[1])
+
+
+def test_a_view_is_computed_anew_when_what_makes_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = view_folder(prefix(), ROWS, 0)
+    monkeypatch.setattr(Engine, "made_by", ["another version"])
+    assert view_folder(prefix(), ROWS, 0) != before
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 31])
+def test_an_activation_does_not_depend_on_its_company(size: int) -> None:
+    rows = np.resize(ROWS, 33)
+    together = prefix()(rows, np.zeros(33, np.int64))[0]
+    for start in range(0, 33, size):
+        few = rows[start : start + size]
+        np.testing.assert_array_equal(prefix()(few, np.zeros(len(few), np.int64))[0], together[start : start + size])
+
+
+def test_activations_that_rounding_would_distort_are_kept_in_float32() -> None:
+    class Picky(torch.nn.Module):
+        """Sees nothing but the last digits of what it is given."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, boundary: torch.Tensor) -> torch.Tensor:
+            return (boundary * 4096 % 1) * self.weight
+
+    assert prefix().trial.storage == np.float16
+    views = prefix().views
+    picky = Prefix(views, BELOW, identity="weights", compute=tiny.TORCH, suffix=Picky())
+    assert picky.trial.storage == np.float32
 
 
 def test_an_engine_has_views_of_its_own() -> None:

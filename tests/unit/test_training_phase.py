@@ -12,15 +12,22 @@ from torch import Tensor
 
 from tests import tiny
 from thaw import files
-from thaw.errors import ParamsError, TrainingError
+from thaw.errors import ArtifactError, ParamsError, TrainingError
 from thaw.params import ComputeParams, PhaseParams
-from thaw.training import artifact, boundary
+from thaw.training import artifact, boundary, costs
 from thaw.training.phase import Start, Trained, run_phase
 
 pytestmark = pytest.mark.usefixtures("scratch")
 
 UNCACHED = tiny.TORCH.model_copy(update={"cache_gib": 1e-9})
 FLIPS = tiny.augment(flip="both", brightness=0.2)
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a cache pay even for a network as quick as these, whatever this machine measures."""
+    for name in ("_READ_BYTES_S", "_WRITE_BYTES_S"):
+        monkeypatch.setattr(costs, name, 1e18)
 
 
 class InterruptedRunError(Exception):
@@ -79,7 +86,7 @@ def test_a_cached_phase_is_bit_for_bit_the_same_phase_without_a_cache(
 ) -> None:
     params = tiny.phase(**changes)
     cached = train(params, network=network)
-    assert (scratch / "cache").is_dir()
+    assert list((scratch / "cache").glob("[0-9a-f]*"))
     forget(scratch, "cache")
     forget(scratch, "checkpoints")
     fresh = train(params, network=network, compute=UNCACHED)
@@ -107,6 +114,14 @@ def test_nothing_below_the_cut_moves_buffers_included(norm: str) -> None:
     moved = {name for name in ours if not torch.equal(trained.result.tensors[f"backbone.{name}"], before[name])}
     statistics = {name for name in ours if "running_" in name or "num_batches" in name}
     assert moved == (ours - statistics if norm == "frozen" else ours)
+
+
+@pytest.mark.parametrize("what", ["backbone", "data"])
+def test_a_start_of_another_backbone_or_other_images_is_refused(what: str) -> None:
+    start = tiny.start(tiny.backbone())
+    start.model["lineage"][what] = "another"
+    with pytest.raises(ArtifactError, match=f"top: head, which it starts from, was made with another {what} than is"):
+        train(tiny.phase(), start=start)
 
 
 def test_a_frozen_tensor_that_moves_is_found_out() -> None:

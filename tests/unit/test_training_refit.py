@@ -26,6 +26,14 @@ def test_weights_and_momentum_stay_and_the_suffix_ends_in_eval_mode() -> None:
     assert not any(module.training for module in suffix.modules())
 
 
+def test_dropout_has_no_part_in_the_statistics() -> None:
+    batch = torch.randn(64, 3)
+    norm = nn.BatchNorm1d(3)
+    estimate_statistics(nn.Sequential(nn.Dropout(0.9), norm), iter([[batch]]))
+    assert norm.running_mean is not None
+    torch.testing.assert_close(norm.running_mean, batch.mean(0))
+
+
 def test_features_come_out_in_the_order_of_the_batches() -> None:
     batches = [torch.full((2, 3), float(number)) for number in range(3)]
     assert pooled(nn.Identity(), iter([batch] for batch in batches))[:, 0].tolist() == [0, 0, 1, 1, 2, 2]
