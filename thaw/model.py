@@ -124,7 +124,9 @@ class Model:
         self, images: PackedImages, rows: NDArray[np.int64], *, compute: ComputeParams, label: str
     ) -> NDArray[np.float64]:
         """Return calibrated probabilities [images, classes] of rows of a prepared data set, in the fastest engine."""
-        engine = Engine(self._whole, self._look(images.read(rows[:_BATCH]), 0), key=self.fingerprint, compute=compute)
+        first = self._look(images.read(rows[:_BATCH]), 0)
+        with timing.part("engine"):
+            engine = Engine(self._whole, first, key=self.fingerprint, compute=compute)
         starts = range(0, len(rows), _BATCH)
         batches = progress(starts, total=len(starts), label=label)
         return np.concatenate(

@@ -96,7 +96,8 @@ class Prefix:
         self._suffix = suffix
         self._rows = views.images.rows("train")[:BATCH]
         key = files.digest([identity, views.spec.model_dump(mode="json")])
-        self.engine = Engine(module, views.plain(self._rows), key=key, compute=compute)
+        with timing.part("engine"):
+            self.engine = Engine(module, views.plain(self._rows), key=key, compute=compute)
 
     def seen_as(self, augment: AugmentParams) -> "Prefix":
         """Return the same prefix and engine under another augmentation."""

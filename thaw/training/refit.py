@@ -2,7 +2,7 @@
 
 With norm layers in train mode the suffix normalises by the batch, while the head was solved on features normalised by
 the statistics of the pretraining images. Unless both are brought together first, the first epoch is spent on repairing
-the damage: on the sample the training loss starts at 0.59 instead of 0.36 (docs/log.md).
+the damage (docs/decisions/0008-refit-before-the-first-step.md).
 """
 
 from collections.abc import Iterator
