@@ -115,6 +115,7 @@ def test_shards_keep_to_their_size_and_never_change_content(
     folder = tmp_path_factory.getbasetemp()
     whole, cut = case.packed(folder / "whole", 2**30), case.packed(folder / "cut", shard_bytes)
     assert len(whole.shards) == 1
+    assert {shard.dtype for shard in (*whole.shards, *cut.shards)} == {np.dtype(np.uint8)}
     assert all(shard.nbytes <= shard_bytes or len(shard) == 1 for shard in cut.shards)
     per_shard = max(1, shard_bytes // whole.shards[0][0].nbytes)
     assert [len(shard) for shard in cut.shards[:-1]] == [per_shard] * (len(cut.shards) - 1)

@@ -15,10 +15,13 @@ import pytest
 from tests.conftest import ROOT
 from thaw import run
 
+# A suite that runs in the background hands on to its children that SIGINT is ignored; at a terminal it is not.
 _STAGE = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from thaw import errors, files, run
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def main():
     with run.stage("prepare", sections=("seed", "data"), inputs=("in",), outs=("out",)) as params:
