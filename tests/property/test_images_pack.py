@@ -16,7 +16,7 @@ from thaw.images.pack import COLUMNS, PackedImages, Spool, write
 
 SPLITS = ("train", "val", "test")
 # Class names are those of folders, or come from a CSV: any text, and what readers of tables take for something else.
-# Not covered: a carriage return, which pandas writes without quotes and reads back as the end of a row.
+# Without NUL and carriage returns, which a listing refuses in names: pandas reads the latter as the end of a row.
 LABELS = st.sampled_from(["007", "7", "NA", "nan", "1e3", "True", " a ", 'a,"b"', "#"]) | st.text(
     st.characters(codec="utf-8", exclude_characters="\0\r"), min_size=1, max_size=4
 )
