@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from thaw import files, model, run
+from thaw import candidates, files, model, run
 from thaw.evidence import testset
 from thaw.evidence.plots import write_plots
 from thaw.images.pack import PackedImages, write_table
@@ -22,15 +22,18 @@ def main() -> None:
         labels, samples = images.labels(rows), images.samples.iloc[rows]
         final = model.load(INPUTS[3])
         chosen, names = final.facts["phase"], final.facts["selected_from"]
-        answers: dict[str, testset.Probabilities] = {}
+        models: dict[str, model.Model] = {}
+        same: dict[str, str] = {}
         for name in names:  # each after the one that it starts from
             files.verify(phases / name)
             facts = files.read_json(phases / name / "model.json")
             if facts.get("best_epoch") == 0:  # it gained nothing, so it is what it started from
-                answers[name] = answers[facts["start"]]
+                same[name] = same[facts["start"]]
                 continue
-            candidate = final if name == chosen else model.load_phase(phases / name, Path(INPUTS[1]))
-            answers[name] = candidate.answer(images, rows, compute=params.compute, label=f"evaluate: {name}")
+            models[name] = final if name == chosen else model.load_phase(phases / name, Path(INPUTS[1]))
+            same[name] = name
+        distinct = candidates.answer(models, images, rows, compute=params.compute, label="evaluate")
+        answers = {name: distinct[same[name]] for name in names}
         metrics = testset.test_metrics(
             labels, answers, chosen, groups=samples["group"].to_numpy(), draws=params.evaluate.draws, seed=params.seed
         )

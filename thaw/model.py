@@ -12,16 +12,13 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from thaw import files, timing
+from thaw import files
 from thaw.errors import ArtifactError, DataError
 from thaw.images.decode import UnusableError, decode
-from thaw.images.pack import PackedImages
 from thaw.images.views import num_answers, render
 from thaw.network.backbone import Backbone, assemble, load_backbone
-from thaw.network.engine import Engine
 from thaw.network.spec import read_spec
-from thaw.params import AugmentParams, ComputeParams
-from thaw.progress import progress
+from thaw.params import AugmentParams
 from thaw.training import artifact
 
 _BATCH = 32
@@ -107,53 +104,25 @@ class Model:
             return np.repeat(square, 3, axis=2)
         return _to_grey(square)
 
-    def probabilities(self, squares: NDArray[np.uint8], engine: Engine | None = None) -> NDArray[np.float64]:
+    def probabilities(self, squares: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Return calibrated probabilities [images, classes] of packed squares [images, size_px, size_px, channels]."""
-        run = engine or self._eager
         parts = [
-            np.mean(
-                [run(self._look(squares[start : start + _BATCH], view))[0] for view in range(self._num_answers)], axis=0
-            )
+            np.mean([self._logits(squares[start : start + _BATCH], view) for view in range(self.num_answers)], axis=0)
             for start in range(0, len(squares), _BATCH)
         ]
-        logits = torch.from_numpy(np.concatenate(parts)).double() / self.facts.get("temperature", 1.0)
-        return torch.softmax(logits, dim=1).numpy()
+        return self.calibrated(np.concatenate(parts))
 
-    @timing.counted("answer")
-    def answer(
-        self, images: PackedImages, rows: NDArray[np.int64], *, compute: ComputeParams, label: str
-    ) -> NDArray[np.float64]:
-        """Return calibrated probabilities [images, classes] of rows of a prepared data set, in the fastest engine."""
-        first = self._look(images.read(rows[:_BATCH]), 0)
-        with timing.part("engine"):
-            engine = Engine(self._whole, first, key=self.fingerprint, compute=compute)
-        starts = range(0, len(rows), _BATCH)
-        batches = progress(starts, total=len(starts), label=label)
-        return np.concatenate(
-            [self.probabilities(images.read(rows[start : start + _BATCH]), engine) for start in batches]
-        )
-
-    @cached_property
-    def _whole(self) -> nn.Module:
-        return _Whole(self.backbone.module, self.head).eval()
-
-    @cached_property
-    def _augment(self) -> AugmentParams:
-        return _STILL.model_copy(update=self._flips)
+    def calibrated(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the probabilities [images, classes] that logits of that shape stand for, by the temperature."""
+        return torch.softmax(torch.from_numpy(logits).double() / self.facts.get("temperature", 1.0), dim=1).numpy()
 
     @property
-    def _flips(self) -> dict[str, Any]:
-        return {key: self.facts["augment"][key] for key in ("flip", "average")}
-
-    @property
-    def _num_answers(self) -> int:
+    def num_answers(self) -> int:
+        """Over how many views, from 0 on, an answer is averaged."""
         return num_answers(self._augment)
 
-    @torch.inference_mode()
-    def _eager(self, seen: Tensor) -> list[NDArray[np.float32]]:
-        return [value.numpy() for value in self._whole(seen)]
-
-    def _look(self, squares: NDArray[np.uint8], view: int) -> Tensor:
+    def look(self, squares: NDArray[np.uint8], view: int) -> Tensor:
+        """Return the network's input for one view of packed squares."""
         spec = self.backbone.spec
         return render(
             squares,
@@ -167,17 +136,14 @@ class Model:
             std=spec.input_std,
         )
 
+    @cached_property
+    def _augment(self) -> AugmentParams:
+        return _STILL.model_copy(update={key: self.facts["augment"][key] for key in ("flip", "average")})
 
-class _Whole(nn.Module):
-    """Backbone and head as one network with one output, in the form that an engine runs."""
-
-    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
-        super().__init__()
-        self.backbone, self.head = backbone, head
-
-    def forward(self, images: Tensor) -> tuple[Tensor]:
-        """Return the logits [images, classes]."""
-        return (self.head(self.backbone(images)),)
+    @torch.inference_mode()
+    def _logits(self, squares: NDArray[np.uint8], view: int) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = self.head(self.backbone.module(self.look(squares, view))).numpy()
+        return logits
 
 
 def load(folder: Path | str = "models/final") -> Model:

@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.table import Table
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from thaw.network.cut import probe
 from thaw.network.engine import Engine, use_threads
 from thaw.network.source import open_backbone
 from thaw.params import Params, PhaseParams
-from thaw.training.boundary import widen
+from thaw.training.boundary import narrow, widen
 from thaw.training.costs import Decision, Work, decide, train_passes
 from thaw.training.groups import rules_of
 from thaw.training.head import build_head
@@ -94,7 +95,7 @@ def _costs(
     images = torch.rand_like(backbone.example(_PROBE_IMAGES))
     key = files.digest(["plan", backbone.spec.model_dump(mode="json"), phase.depth])
     engine = Engine(prefix, images, key=key, compute=params.compute)
-    boundary = [widen(value) for value in engine(images)]
+    boundary = [widen(narrow(value, np.dtype(np.float32))) for value in engine(images)]
     prefix_s, step_s = _seconds_an_image(engine, images, boundary, Classifier(suffix, head))
     # Flips that are still to be found out count as if all kept the label.
     augment = params.augment.model_copy(update={"flip": "both"} if params.augment.flip == "auto" else {})

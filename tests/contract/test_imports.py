@@ -13,7 +13,7 @@ WINGS = ("images", "network", "training", "evidence")
 GROUND = {
     f"thaw.{name}" for name in ("errors", "files", "mistakes", "params", "progress", "run", "timing", "yaml_tree")
 }
-ROOF = {"thaw.model", "thaw.plan", "thaw.__main__"}
+ROOF = {"thaw.candidates", "thaw.model", "thaw.plan", "thaw.__main__"}
 
 # Import every stage in a child of its own, and report what of ours was loaded. The slow libraries are loaded once.
 _LOADED = """

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests import tiny
-from thaw import files, model
+from thaw import candidates, files, model
 from thaw.errors import ArtifactError, DataError
 from thaw.images.views import render
 from thaw.training.head import build_head
@@ -171,7 +171,7 @@ def test_another_artifact_is_no_classifier(tmp_path: Path) -> None:
 def test_rows_of_a_data_set_are_answered_as_their_images_are(colour: model.Model, scratch: Path) -> None:
     images = tiny.packed()
     rows = images.rows("val")
-    ours = colour.answer(images, rows, compute=tiny.TORCH, label="test")
+    ours = candidates.answer({"top": colour}, images, rows, compute=tiny.TORCH, label="test")["top"]
     np.testing.assert_allclose(ours, colour.predict(list(images.read(rows))), atol=1e-3)
 
 

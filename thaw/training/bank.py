@@ -21,7 +21,11 @@ from thaw.errors import ArtifactError, TrainingError
 from thaw.images import views
 from thaw.images.views import num_distinct
 from thaw.progress import progress
+from thaw.training import boundary
 from thaw.training.boundary import BATCH, Prefix, Rows, narrow, widen
+
+# What the numbers in a cached view and their order depend on, beside the engine.
+_OUR_CODE = (Path(views.__file__), Path(boundary.__file__), Path(__file__))
 
 
 class Cached:
@@ -43,9 +47,7 @@ class Cached:
         assert positions.min() >= 0, "a row that is not in this bank"
         num_tensors = len(self._views[0])
         tensors = [
-            widen(
-                np.stack([self._views[view][part][position] for position, view in zip(positions, views, strict=True)])
-            )
+            widen([self._views[view][part][position] for position, view in zip(positions, views, strict=True)])
             for part in range(num_tensors)
         ]
         self._let_go()
@@ -81,7 +83,7 @@ def _key(prefix: Prefix, rows: Rows, view: int) -> str:
         {
             "images": prefix.views.images.fingerprint,
             "prefix": prefix.identity,
-            "made by": [*prefix.engine.made_by, files.sha256_of(Path(views.__file__))],
+            "made by": [*prefix.engine.made_by, *(files.sha256_of(path) for path in _OUR_CODE)],
             "input": prefix.views.spec.model_dump(mode="json"),
             "engine": prefix.engine.name,
             "rows": rows.tolist(),
@@ -104,15 +106,16 @@ def _compute_view(prefix: Prefix, rows: Rows, view: int, folder: Path, label: st
             chosen = rows[start : start + BATCH]
             values = prefix(chosen, np.full(len(chosen), view))
             with timing.part("cache"):
+                stored = [narrow(value, storage) for value in values]
                 if not parts:
-                    shapes = [(len(rows), *value.shape[1:]) for value in values]
+                    shapes = [(len(rows), *value.shape[1:]) for value in stored]
                     paths = (partial / f"{number:03d}.npy" for number in range(len(shapes)))
                     parts = [
                         stack.enter_context(_new_array(path, shape, storage))
                         for path, shape in zip(paths, shapes, strict=True)
                     ]
-                for file, value in zip(parts, values, strict=True):
-                    file.write(np.ascontiguousarray(narrow(value, storage)).data)
+                for file, value in zip(parts, stored, strict=True):
+                    file.write(value.data)
 
 
 def _new_array(path: Path, shape: tuple[int, ...], dtype: np.dtype[np.floating]) -> BinaryIO:

@@ -2,6 +2,7 @@
 
 import copy
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -146,7 +147,8 @@ def _change(suffix: nn.Module, values: Activations, storage: np.dtype[np.floatin
     """Return how far what a suffix gives moves if its input is rounded, as a share of the largest magnitude."""
     device = next(suffix.parameters()).device
     exact, rounded = (
-        suffix.eval()(*(widen(value.astype(dtype)).to(device) for value in values)) for dtype in (np.float32, storage)
+        suffix.eval()(*(widen(narrow(value, dtype)).to(device) for value in values))
+        for dtype in (np.dtype(np.float32), storage)
     )
     return float((rounded - exact).abs().max() / exact.abs().max().clamp_min(1e-12))
 
@@ -163,18 +165,29 @@ class Fresh:
 
 
 def narrow(value: NDArray[np.float32], dtype: np.dtype[np.floating]) -> NDArray[np.floating]:
-    """Return activations in their storage type. Raises: TrainingError if one is no number there."""
-    with np.errstate(over="ignore"):
-        narrowed = value.astype(dtype)
-    if not np.isfinite(narrowed).all():
+    """Return activations in their storage type, contiguous, channels last if they are images of channels.
+
+    Raises: TrainingError if one is no number in that type.
+    """
+    shown = np.moveaxis(value, 1, -1) if value.ndim == 4 else value
+    narrowed = torch.from_numpy(shown).to(torch.float16 if dtype == np.float16 else torch.float32).contiguous()
+    if not bool(narrowed.isfinite().all()):
         raise TrainingError(
             "an activation at the cut is NaN, infinite or beyond float16; choose another depth, "
             "or another backbone if it happens at each"
         )
-    return narrowed
+    array: NDArray[np.floating] = narrowed.numpy()
+    return array
 
 
-def widen(value: NDArray[np.floating]) -> Tensor:
-    """Return stored activations as the float32 tensor, channels last, that a suffix takes."""
-    tensor = torch.from_numpy(value).float()
-    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+def widen(stored: NDArray[np.floating] | Sequence[NDArray[np.floating]]) -> Tensor:
+    """Return one stored activation an image as the float32 batch, channels last, that a suffix takes.
+
+    Called in the background of training, so it leaves torch's threads alone: two teams of them on the same cores cost
+    the training step a tenth of its time.
+    """
+    batch = np.empty((len(stored), *stored[0].shape), np.float32)
+    for target, value in zip(batch, stored, strict=True):
+        target[...] = value
+    tensor = torch.from_numpy(batch)
+    return tensor.permute(0, 3, 1, 2) if tensor.ndim == 4 else tensor

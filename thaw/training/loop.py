@@ -25,6 +25,7 @@ from thaw.training.schedule import epoch_order, epoch_views, generator, rate_fac
 
 Rows = NDArray[np.int64]
 _EVAL_BATCH = 64
+_STATISTICS_BATCHES = 8  # 512 images settle a channel's mean and variance
 
 
 class Source(Protocol):
@@ -156,7 +157,8 @@ class Phase:
         """Bring norm statistics and a linear head in line with the training images (see refit.py)."""
         suffix, num_train = self.model.backbone, len(train[1].rows)
         if self.params.norm != "frozen" and num_train > 1:
-            whole = max(num_train // _EVAL_BATCH, 1) * _EVAL_BATCH  # a short last batch would count as much as the rest
+            batches = min(max(num_train // _EVAL_BATCH, 1), _STATISTICS_BATCHES)
+            whole = batches * _EVAL_BATCH  # a short last batch would count as much as the rest
             order = epoch_order(num_train, seed=self.seed, phase=self.name, epoch=0)[:whole]
             views = epoch_views(num_train, self.params.views, seed=self.seed, phase=self.name, epoch=0)
             estimate_statistics(suffix, self._batches(train[0], train[1].rows[order], views[order]))
