@@ -40,8 +40,9 @@ from thaw.training.groups import param_groups, rules_of
 from thaw.training.head import soft_targets
 from thaw.training.loop import Classifier
 from thaw.training.norms import train_with_norms
-from thaw.training.phase import labelled, run_phase
+from thaw.training.phase import run_phase
 from thaw.training.schedule import epoch_order
+from thaw.training.sources import labelled
 
 _NAME = "top"
 _WARM_UP = 2

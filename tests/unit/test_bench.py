@@ -3,10 +3,8 @@
 import json
 import math
 import os
-import statistics
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from bench import _tools, floor, head, noop, phase, prefix, scale, views
+from bench import _tools, floor, head, phase, prefix
 from bench._loop import ImageFiles, Loop, loader
 from bench._photos import CLASSES, photo, write_photos
 from bench._workspace import Workspace, even_part
@@ -24,7 +22,7 @@ from thaw.errors import ArtifactError, ParamsError
 from thaw.images import listing
 from thaw.images.pack import PackedImages
 from thaw.network.backbone import Backbone
-from thaw.params import Params, load_params, read_tree
+from thaw.params import load_params
 from thaw.training.boundary import Views
 
 pytestmark = pytest.mark.usefixtures("scratch")
@@ -312,96 +310,3 @@ def test_pictures_are_normalised_for_the_network_and_channels_last() -> None:
     mean, std = (torch.tensor(value).view(3, 1, 1) for value in (spec.mean, spec.std))
     pixels = ((seen[1] * std + mean) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(pixels, photo(1, 48))
-
-
-def test_the_loop_of_the_head_bench_is_scaled_to_all_its_epochs() -> None:
-    found = [{"thaw": thaw, "loop_epoch": epoch} for thaw, epoch in ((40.0, 80.0), (50.0, 70.0), (90.0, 90.0))]
-    facts = head.summary(found, 30)
-    assert facts["seconds"] == {"thaw": 50.0, "loop": 2400.0}
-    assert facts["ratio"] == 48.0
-    assert (facts["epochs"], facts["epochs_measured"]) == (30, 3)
-
-
-def test_the_parts_of_a_phase_are_medians_also_where_a_round_lacks_one() -> None:
-    found = [
-        {"thaw": {"total": 10.0, "train": 8.0, "other": 2.0}, "default": 5.0, "packed": 3.0},
-        {"thaw": {"total": 20.0, "train": 9.0, "write": 1.0, "other": 10.0}, "default": 7.0, "packed": 2.0},
-        {"thaw": {"total": 30.0, "train": 25.0, "write": 2.0, "other": 3.0}, "default": 6.0, "packed": 4.0},
-    ]
-    facts = phase.summary(found, 8)
-    assert facts["seconds"] == {"thaw": 20.0, "default": 48.0, "packed": 24.0}
-    assert facts["ratio"] == {"default": 2.4, "packed": 1.2}
-    assert facts["parts"] == {"other": 3.0, "train": 9.0, "write": 1.0}
-
-
-def test_the_bank_is_held_against_fresh_views_seed_by_seed() -> None:
-    def side(accuracy: float, log_loss: float) -> dict[str, Any]:
-        return {"accuracy": accuracy, "log_loss": log_loss, "best_epoch": 3, "seconds": 9.0, "commit": "abc"}
-
-    runs = [
-        {0: side(0.90, 0.30), 4: side(0.91, 0.28)},
-        {0: side(0.80, 0.40), 4: side(0.80, 0.41)},
-        {0: side(0.85, 0.35), 4: side(0.83, 0.38)},
-    ]
-    facts = views.summary(runs)
-    json.dumps(facts)
-    accuracy = facts["banks"]["4"]["accuracy"]
-    assert accuracy["each"] == [0.01, 0.0, -0.02]
-    assert accuracy["mean_difference"] == round(-0.01 / 3, 4)
-    assert accuracy["standard_error"] == round(statistics.stdev([0.01, 0.0, -0.02]) / 3**0.5, 4)
-    assert facts["mean"]["fresh"]["accuracy"] == 0.85
-    assert views.paired([0.5]) == {"mean_difference": 0.5, "standard_error": None, "each": [0.5]}
-
-
-@pytest.mark.parametrize("num_images", [None, 80])
-def test_the_params_of_the_views_bench_are_valid_and_have_more_epochs_than_views(
-    root: Path, num_images: int | None
-) -> None:
-    tree = views.settings(read_tree(root / "params.yaml"), 3, 8, num_images)
-    params = Params.model_validate(tree)
-    assert set(params.unfreeze.phases) == {"top"}
-    assert params.unfreeze.phases["top"].patience == params.unfreeze.phases["top"].epochs == 8
-    assert params.augment.crop_scale < 1, "mirror images alone are finite"
-    assert params.augment.flip == load_params(root / "params.yaml").augment.flip
-
-
-def test_the_params_of_the_scale_bench_are_valid_and_small(root: Path) -> None:
-    params = Params.model_validate(scale.settings(read_tree(root / "params.yaml")))
-    assert params.prepare.size_px == params.backbone.input_px == 96
-    assert set(params.unfreeze.phases) == {"top"}
-    assert params.unfreeze.phases["top"].epochs == 1
-
-
-def _stages(seconds: float, peak: float) -> dict[str, dict[str, float]]:
-    names = ("prepare", "backbone", "features", "head", "unfreeze@top")
-    return {name: {"seconds": seconds, "peak_mib": peak} for name in names}
-
-
-def test_cost_that_is_in_proportion_to_the_images_is_flat() -> None:
-    facts = scale.summary({1000: _stages(2.0, 500.0), 5000: _stages(10.0, 600.0)})
-    assert facts["seconds_a_thousand"]["5000"] == {
-        "prepare": 2.0, "features": 2.0, "head": 2.0, "unfreeze@top": 2.0, "all": 8.0,
-    }  # fmt: skip
-    assert set(facts["slowdown"].values()) == {1.0}
-    assert facts["marginal"]["1000 to 5000"]["features"] == 2.0
-    assert facts["growth"] == 1.2
-
-
-def test_a_cost_paid_once_shows_in_the_slowdown_and_not_in_the_marginal_cost() -> None:
-    facts = scale.summary({1000: _stages(4.0 + 1, 500.0), 3000: _stages(4.0 + 3, 500.0)})
-    assert facts["slowdown"]["head"] == pytest.approx(7 / 15, abs=1e-3)
-    assert facts["marginal"]["1000 to 3000"]["head"] == 1.0
-
-
-def test_one_size_alone_is_summed_up_too() -> None:
-    facts = scale.summary({1000: _stages(2.0, 500.0)})
-    assert facts["marginal"] == {}
-    assert facts["growth"] == 1.0
-
-
-def test_the_time_of_nothing_is_a_ratio_of_medians() -> None:
-    found = [{"thaw": 1.5, "five_stages": 1.0}, {"thaw": 9.0, "five_stages": 0.5}, {"thaw": 1.2, "five_stages": 1.2}]
-    facts = noop.summary(found)
-    assert facts["seconds"] == {"thaw": 1.5, "five_stages": 1.0}
-    assert facts["ratio"] == 1.5
-    assert facts["rounds"] == 3

@@ -96,6 +96,30 @@ def test_engines_are_probed_once(race: dict[str, float], scratch: Path) -> None:
     assert engine(tiny.AUTO).name == "torch"
 
 
+def test_a_kept_choice_that_no_longer_works_is_made_anew(race: dict[str, float], scratch: Path) -> None:
+    assert engine(tiny.AUTO).name == "onnxruntime"
+    kept = next((scratch / "engines").glob("*.json"))
+    for broken in ('{"name": "an engine of tomorrow", "note": "", "rates": {}}', '{"note": ""}', "[]"):
+        kept.write_text(broken)
+        assert engine(tiny.AUTO).name == "onnxruntime"
+        assert '"torch": 4' in kept.read_text()
+
+
+def test_an_engine_that_no_longer_opens_gives_way_to_torch_with_a_note(
+    race: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert engine(tiny.AUTO).name == "onnxruntime"
+
+    def refuse(_session: Session) -> None:
+        raise RuntimeError("this library is another one now")
+
+    monkeypatch.setattr(Session, "_open", refuse)
+    fallen = engine(tiny.AUTO)
+    assert fallen.name == "torch"
+    assert fallen.note == "onnxruntime was not used: this library is another one now"
+    assert fallen(images())[0].shape == (4, 8, 15, 15)
+
+
 def test_the_rate_of_an_engine_is_measured() -> None:
     assert all(0 < rate < 1e6 for rate in engine(tiny.AUTO).rates.values())
 

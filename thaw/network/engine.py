@@ -19,7 +19,7 @@ import torchvision
 from torch import Tensor, nn
 
 from thaw import files, run
-from thaw.errors import ArtifactError, BackboneError, first_line
+from thaw.errors import BackboneError, first_line
 from thaw.network import blocks, build, cut, session
 from thaw.network.session import Activations, Session
 from thaw.params import ComputeParams
@@ -56,17 +56,7 @@ class Engine:
         if compute.frozen_engine == "onnxruntime":
             self._take_by_name(sample, key, compute)
             return
-        machine = [str(self._device), compute.threads, os.cpu_count()]
-        found = run.scratch() / "engines" / f"{files.digest([key, machine])}.json"
-        try:
-            choice = files.read_json(found)
-        except ArtifactError:
-            choice = self._probe(sample, key, compute)
-            files.write_json(found, choice)
-        found.touch()
-        self.name, self.note, self.rates = choice["name"], choice["note"], choice["rates"]
-        if self.name != "torch":
-            self._runner = self._candidates(sample, key, compute)[self.name]()
+        self._take_fastest(sample, key, compute)
 
     def __call__(self, images: Tensor) -> Activations:
         """Return the boundary activation of a batch, one float32 array a boundary tensor."""
@@ -103,19 +93,36 @@ class Engine:
             ) from error
         self._runner, self.name = session, "onnxruntime"
 
-    def _probe(self, sample: Tensor, key: str, compute: ComputeParams) -> dict[str, Any]:
-        """Return the name of the engine to use, the rate of each that was tried, and why one was refused."""
+    def _take_fastest(self, sample: Tensor, key: str, compute: ComputeParams) -> None:
+        """Take the engine that was found fastest before; probe if none was, or if that one no longer works."""
+        machine = [str(self._device), compute.threads, os.cpu_count()]
+        found = run.scratch() / "engines" / f"{files.digest([key, machine])}.json"
+        candidates = self._candidates(sample, key, compute)
+        try:
+            choice = files.read_json(found)
+            self._runner = candidates[choice["name"]]() if choice["name"] != "torch" else self._eager
+            self._runner(sample)
+        except Exception:  # noqa: BLE001, whatever a kept choice, a kept file or an engine's library is broken by
+            choice = self._probe(sample, candidates)
+            files.write_json(found, choice)
+        found.touch()
+        self.name, self.note, self.rates = choice["name"], choice["note"], choice["rates"]
+
+    def _probe(self, sample: Tensor, candidates: dict[str, Callable[[], Runner]]) -> dict[str, Any]:
+        """Take the fastest engine; return its name, the rate of each that was tried, and why one was refused."""
         reference = self._eager(sample)
+        runners: dict[str, Runner] = {"torch": self._eager}
         seconds = {"torch": _seconds(self._eager, sample)}
         notes = []
-        for name, make in self._candidates(sample, key, compute).items():
+        for name, make in candidates.items():
             try:
-                runner = make()
-                _require_agreement(runner(sample), reference)
-                seconds[name] = _seconds(runner, sample)
+                runners[name] = make()
+                _require_agreement(runners[name](sample), reference)
+                seconds[name] = _seconds(runners[name], sample)
             except Exception as error:  # noqa: BLE001, an exporter raises what an operator it does not know makes it
                 notes.append(f"{name} was not used: {first_line(error)}")
         fastest = min(seconds, key=lambda name: seconds[name] * (_CLEARLY if name == "torch" else 1))
+        self._runner = runners[fastest]
         rates = {name: round(len(sample) / spent, 1) for name, spent in seconds.items()}
         return {"name": fastest, "note": "; ".join(notes), "rates": rates}
 

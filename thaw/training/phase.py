@@ -1,29 +1,25 @@
 """Set up and run one phase of unfreezing: cut, bank of views, rules, training, proof of the freeze."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from thaw import files, run
 from thaw.errors import ArtifactError, ParamsError
 from thaw.images.pack import PackedImages
-from thaw.images.views import num_answers, num_distinct, still
+from thaw.images.views import num_answers
 from thaw.network.backbone import Backbone
 from thaw.network.engine import device_of, use_threads
 from thaw.params import AugmentParams, ComputeParams, PhaseParams
 from thaw.training import artifact
-from thaw.training.bank import Cached, Space, view_folder
-from thaw.training.boundary import Fresh, Prefix, Views
-from thaw.training.costs import Work, decide, train_passes, val_passes
+from thaw.training.boundary import Prefix, Views
 from thaw.training.groups import rules_of
-from thaw.training.loop import Classifier, LabelledRows, Phase, Result, Source
-
-_GIB = 2**30
+from thaw.training.heap import keep_freed_memory
+from thaw.training.loop import Classifier, LabelledRows, Phase, Result
+from thaw.training.sources import sources_of
 
 
 @dataclass(frozen=True)
@@ -97,36 +93,14 @@ def run_phase(
         device=device_of(compute),
         folder=_checkpoint(model, augment.model_dump(), seed, prefix.engine.name),
     )
-    train, val = _sources(name, params, prefix, images, compute)
+    train, val = sources_of(name, params, prefix, images, compute)
+    keep_freed_memory()
     with files.one_at_a_time(phase.folder):  # two trials of the same phase would share their checkpoint
         result = phase.run(train, val, _printing(name, on_epoch))
     artifact.check_frozen(model["frozen_sha256"], artifact.frozen_digest(backbone, index), name)
     if result.best_epoch == 0:
         print(f"{name}: no epoch was better on validation than the start; its weights are those of {params.start}")
     return Trained(result, {**model, "best_epoch": result.best_epoch}, val[1], phase.folder)
-
-
-def _sources(
-    name: str, params: PhaseParams, prefix: Prefix, images: PackedImages, compute: ComputeParams
-) -> tuple[tuple[Source, LabelledRows], tuple[Source, LabelledRows]]:
-    """Return the training and the validation images, each with the activations of their views."""
-    train, val = (labelled(images, split) for split in ("train", "val"))
-    answers = num_answers(prefix.views.augment)
-    space = Space(int(compute.cache_gib * _GIB))
-    return (
-        (_source(prefix, train, params.views, train_passes(params), space, f"{name}: train"), train),
-        (
-            _source(
-                prefix.seen_as(still(prefix.views.augment)),
-                val,
-                answers,
-                val_passes(params, answers),
-                space,
-                f"{name}: val",
-            ),
-            val,
-        ),
-    )
 
 
 def _facts(name: str, params: PhaseParams, start: Start, backbone: Backbone, index: int) -> dict[str, Any]:
@@ -140,12 +114,6 @@ def _facts(name: str, params: PhaseParams, start: Start, backbone: Backbone, ind
         "lineage": {**start.model["lineage"], "params": files.digest(params.model_dump())},
         "frozen_sha256": artifact.frozen_digest(backbone, index),
     }
-
-
-def labelled(images: PackedImages, split: str) -> LabelledRows:
-    """Return the rows of a split with their labels and confidences."""
-    rows = images.rows(split)
-    return LabelledRows(rows, images.labels(rows), images.samples["confidence"].to_numpy(np.float64)[rows])
 
 
 def _checkpoint(*settings: object) -> Path:
@@ -167,30 +135,6 @@ def _printing(name: str, on_epoch: Callable[[dict[str, float]], None]) -> Callab
         on_epoch(row)
 
     return both
-
-
-def _source(prefix: Prefix, examples: LabelledRows, num_views: int, passes: int, space: Space, label: str) -> Source:
-    """Return the activations of a split, cached or fresh, whichever is cheaper, and say which."""
-    rows, distinct = examples.rows, num_distinct(num_views, prefix.views.augment)
-    bank = [view_folder(prefix, rows, view) for view in range(distinct)]
-    work = Work(
-        num_images=len(rows),
-        num_views=distinct,
-        missing_views=sum(not folder.exists() for folder in bank),
-        passes=passes,
-        bytes_an_image=prefix.trial.bytes_an_image,
-        seconds_an_image=prefix.trial.seconds_an_image,
-    )
-    decision = decide(work, space.left_bytes)
-    print(f"{label}: {decision.reason}", flush=True)
-    if not decision.cached:
-        return Fresh(prefix)
-    space.take(bank, work.bank_bytes)
-    started = time.perf_counter()
-    source = Cached(prefix, rows, num_views, label=label)
-    seconds = time.perf_counter() - started
-    print(f"{label}: {work.missing_views} of {distinct} views computed and cached in {seconds:.1f} s", flush=True)
-    return source
 
 
 def _check_depth(name: str, params: PhaseParams, index: int, start: Start, backbone: Backbone) -> None:
