@@ -81,4 +81,4 @@ def train_passes(phase: PhaseParams) -> int:
 
 def val_passes(phase: PhaseParams, num_answers: int) -> int:
     """Return how often a phase goes through the validation images: before and after each epoch, and for its answers."""
-    return 1 + phase.epochs + num_answers + int(phase.refit)
+    return 1 + phase.epochs + num_answers

@@ -114,7 +114,7 @@ class Phase:
             state: dict[str, Any] = {"epoch": 0, "best_epoch": 0, "best_loss": loss, "curves": []}
             state["curves"].append({"epoch": 0, "val_loss": loss, "val_accuracy": accuracy} | self._rates(0.0))
             if self.params.refit:
-                self._refit(train, val)
+                self._refit(*train)
         else:
             best, state = restored
         for row in state["curves"]:
@@ -153,22 +153,18 @@ class Phase:
         loss = float(functional.cross_entropy(logits.double(), labels))
         return loss, float((logits.argmax(dim=1) == labels).double().mean()), logits.numpy()
 
-    def _refit(self, train: tuple[Source, LabelledRows], val: tuple[Source, LabelledRows]) -> None:
+    def _refit(self, source: Source, examples: LabelledRows) -> None:
         """Bring norm statistics and a linear head in line with the training images (see refit.py)."""
-        suffix, num_train = self.model.backbone, len(train[1].rows)
+        suffix, num_train = self.model.backbone, len(examples.rows)
         if self.params.norm != "frozen" and num_train > 1:
             batches = min(max(num_train // _EVAL_BATCH, 1), _STATISTICS_BATCHES)
             whole = batches * _EVAL_BATCH  # a short last batch would count as much as the rest
             order = epoch_order(num_train, seed=self.seed, phase=self.name, epoch=0)[:whole]
             views = epoch_views(num_train, self.params.views, seed=self.seed, phase=self.name, epoch=0)
-            estimate_statistics(suffix, self._batches(train[0], train[1].rows[order], views[order]))
+            estimate_statistics(suffix, self._batches(source, examples.rows[order], views[order]))
         if isinstance(self.model.head, nn.Linear):
-            solve_head(self.model.head, self._features(*train), self._features(*val))
-
-    def _features(self, source: Source, examples: LabelledRows) -> FeatureSet:
-        """Return what the suffix makes of the plain view of each row."""
-        batches = self._batches(source, examples.rows, np.zeros(len(examples.rows), np.int64))
-        return FeatureSet(pooled(self.model.backbone, batches), examples.labels, examples.confidence)
+            plain = self._batches(source, examples.rows, np.zeros(num_train, np.int64))
+            solve_head(self.model.head, FeatureSet(pooled(suffix, plain), examples.labels, examples.confidence))
 
     def _batches(self, source: Source, rows: Rows, views: Rows) -> Iterator[list[Tensor]]:
         def make(number: int) -> list[Tensor]:

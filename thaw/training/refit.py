@@ -16,6 +16,10 @@ from thaw.training.head import FeatureSet
 from thaw.training.linear import fit_linear, linear_module
 from thaw.training.norms import running_norms
 
+# Inverse regularisation strength of the head that training starts from. The one that is best on validation has weights
+# so large that any step of the suffix ruins it (docs/decisions/0011-a-phase-starts-from-a-soft-head.md).
+_SOFT = 0.001
+
 
 @torch.no_grad()
 def estimate_statistics(suffix: nn.Module, batches: Iterator[list[Tensor]]) -> None:
@@ -45,7 +49,7 @@ def pooled(suffix: nn.Module, batches: Iterator[list[Tensor]]) -> NDArray[np.flo
     return np.concatenate([suffix(*batch).float().cpu().numpy() for batch in batches])
 
 
-def solve_head(head: nn.Linear, train: FeatureSet, val: FeatureSet) -> None:
-    """Give a linear head the weights of the best regularised fit on these features."""
-    fit = linear_module(fit_linear(train, val, head.out_features))
+def solve_head(head: nn.Linear, train: FeatureSet) -> None:
+    """Give a linear head the weights of a strongly regularised fit on these features."""
+    fit = linear_module(fit_linear(train, train, head.out_features, strengths=(_SOFT,)))
     head.load_state_dict(fit.state_dict())
