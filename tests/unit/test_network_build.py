@@ -25,7 +25,8 @@ def features(network: Backbone, images: NDArray[np.uint8]) -> Tensor:
         channels=spec.in_channels, mean=spec.input_mean, std=spec.input_std,
     )  # fmt: skip
     with torch.inference_mode():
-        return network.module(seen)  # type: ignore[no-any-return]
+        found: Tensor = network.module(seen)
+    return found
 
 
 @pytest.mark.parametrize("constants", [EQUAL, UNEQUAL], ids=["equal mean and std", "unequal mean and std"])

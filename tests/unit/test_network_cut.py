@@ -98,7 +98,10 @@ def test_the_suffix_trains_as_the_whole_network_does() -> None:
     assert torch.equal(ours, reference)
     gradients = {name: parameter.grad for name, parameter in whole.named_parameters()}
     for name, parameter in suffix.named_parameters():
-        assert torch.equal(parameter.grad, gradients[name]), name  # type: ignore[arg-type]
+        ours_moved, reference_moved = parameter.grad, gradients[name]
+        assert ours_moved is not None
+        assert reference_moved is not None
+        assert torch.equal(ours_moved, reference_moved), name
     for name, buffer in suffix.named_buffers():
         assert torch.equal(buffer, whole.get_buffer(name)), name
 

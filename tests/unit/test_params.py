@@ -28,7 +28,7 @@ def test_the_shipped_file_is_valid(root: Path) -> None:
 def test_params_cannot_be_changed_after_reading(root: Path) -> None:
     params = load_params(root / "params.yaml")
     with pytest.raises(ValidationError, match="frozen"):
-        params.seed = 1  # type: ignore[misc]
+        params.seed = 1  # type: ignore[misc]  # mypy sees the mistake that is tested
 
 
 def test_a_whole_number_will_do_where_a_fraction_is_asked_for(params_text: str, tmp_path: Path) -> None:

@@ -4,13 +4,11 @@ import platform
 import subprocess
 import sys
 
-import pytest
-
 _FAULTS = """
-import resource, sys
+import platform, resource, sys
 from thaw.training.heap import keep_freed_memory
 if sys.argv[1] == "keep":
-    assert keep_freed_memory()
+    assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
 def use():
     return bytearray(80 * 2**20)
 use()
@@ -26,8 +24,7 @@ def faults(mode: str) -> int:
     return int(done.stdout)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 def test_memory_that_is_kept_is_not_faulted_in_again() -> None:
     usual, kept = faults("usual"), faults("keep")
     assert usual > 5 * 80 * 2**20 / 2**21 * 0.9  # a fault for each page, or for each huge page
-    assert kept < usual / 10
+    assert kept < usual / 10 or platform.libc_ver()[0] != "glibc"
