@@ -33,7 +33,7 @@ def main() -> None:
         def on_epoch(row: dict[str, float]) -> None:
             for key, value in row.items():
                 live.log_metric(key.replace(":", "/"), value)
-            live.next_step()  # type: ignore[no-untyped-call]
+            live.next_step()  # type: ignore[no-untyped-call]  # dvclive leaves it untyped
 
         with files.new_folder(Path(out)) as folder, live:
             trained = run_phase(

@@ -1,6 +1,7 @@
 """What every candidate answers on the test images, in one pass: the blocks that none of them changed are run once."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,13 +10,11 @@ from torch import Tensor, nn
 from thaw import files, timing
 from thaw.errors import ArtifactError
 from thaw.images.pack import PackedImages
-from thaw.model import Model
+from thaw.model import BATCH, Model
 from thaw.network.engine import Engine
 from thaw.params import ComputeParams
 from thaw.progress import progress
 from thaw.training import artifact
-
-_BATCH = 32
 
 
 @timing.counted("answer")
@@ -40,12 +39,12 @@ def answer(
             raise ArtifactError("the phases rest on different backbones; run `dvc repro`, which makes them anew")
     together = _Together([*models.values()], index).eval()
     with timing.part("engine"):
-        key = files.digest([model.fingerprint for model in models.values()])
-        engine = Engine(together, first.look(images.read(rows[:_BATCH]), 0), key=key, compute=compute)
+        key = files.digest([files.sha256_of(Path(__file__)), *(model.fingerprint for model in models.values())])
+        engine = Engine(together, first.look(images.read(rows[:BATCH]), 0), key=key, compute=compute)
     logits: list[list[NDArray[np.float32]]] = [[] for _ in models]
-    starts = range(0, len(rows), _BATCH)
+    starts = range(0, len(rows), BATCH)
     for start in progress(starts, total=len(starts), label=label):
-        squares = images.read(rows[start : start + _BATCH])
+        squares = images.read(rows[start : start + BATCH])
         views = [engine(first.look(squares, view)) for view in range(first.num_answers)]
         for mine, answers in zip(logits, zip(*views, strict=True), strict=True):
             mine.append(np.mean(answers, axis=0))

@@ -21,7 +21,7 @@ from thaw.network.spec import read_spec
 from thaw.params import AugmentParams
 from thaw.training import artifact
 
-_BATCH = 32
+BATCH = 32
 _STILL = AugmentParams(
     flip="none",
     average=False,
@@ -66,9 +66,9 @@ class Model:
 
     def answer_files(self, paths: Sequence[Path]) -> Iterator[tuple[Path, NDArray[np.float64] | DataError]]:
         """Yield each file with its calibrated probabilities [classes], or with the reason why it cannot be used."""
-        for start in range(0, len(paths), _BATCH):
+        for start in range(0, len(paths), BATCH):
             found: dict[Path, NDArray[np.uint8] | DataError] = {}
-            for path in paths[start : start + _BATCH]:
+            for path in paths[start : start + BATCH]:
                 try:
                     found[path] = self.read(path)
                 except DataError as error:
@@ -107,8 +107,8 @@ class Model:
     def probabilities(self, squares: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Return calibrated probabilities [images, classes] of packed squares [images, size_px, size_px, channels]."""
         parts = [
-            np.mean([self._logits(squares[start : start + _BATCH], view) for view in range(self.num_answers)], axis=0)
-            for start in range(0, len(squares), _BATCH)
+            np.mean([self._logits(squares[start : start + BATCH], view) for view in range(self.num_answers)], axis=0)
+            for start in range(0, len(squares), BATCH)
         ]
         return self.calibrated(np.concatenate(parts))
 

@@ -1,6 +1,7 @@
 """Build a network without its output layer, and give it tensors: random, pretrained or adapted to grey input."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from timm.layers.conv2d_same import Conv2dSame
@@ -92,13 +93,14 @@ class _GreyConv2d(nn.Conv2d):
     """
 
     def __init__(self, conv: nn.Conv2d, *, bias_plane: bool) -> None:
+        shape: Any = conv  # torch says that a layer has tuple[int, ...] and takes tuple[int, int]
         super().__init__(
             2 if bias_plane else 1,
             conv.out_channels,
-            conv.kernel_size,  # type: ignore[arg-type]
-            conv.stride,  # type: ignore[arg-type]
-            conv.padding,  # type: ignore[arg-type]
-            conv.dilation,  # type: ignore[arg-type]
+            shape.kernel_size,
+            shape.stride,
+            shape.padding,
+            shape.dilation,
             bias=conv.bias is not None,
             padding_mode=conv.padding_mode,
         )

@@ -28,7 +28,7 @@ _WHOLE_LAYERS = (
 )
 
 
-class _Tracer(NodePathTracer):  # type: ignore[misc]
+class _Tracer(NodePathTracer):  # type: ignore[misc]  # torchvision is untyped
     """torchvision's tracer, with each node named by the module it stands in (its own numbering is quadratic)."""
 
     def _get_node_qualname(self, module_qualname: str, node: fx.Node) -> str:
@@ -62,8 +62,8 @@ def cut(module: nn.Module, blocks: Sequence[Block], index: int) -> tuple[nn.Modu
 
 def _trace(module: nn.Module, *, training: bool) -> tuple[fx.Graph, dict[fx.Node, str]]:
     whole = {type(child) for child in module.modules() if any(word in type(child).__name__ for word in _WHOLE_LAYERS)}
-    functions = get_notrace_functions()  # type: ignore[no-untyped-call]
-    layers = get_notrace_modules()  # type: ignore[no-untyped-call]
+    functions = get_notrace_functions()  # type: ignore[no-untyped-call]  # timm leaves it untyped
+    layers = get_notrace_modules()  # type: ignore[no-untyped-call]  # timm leaves it untyped
     tracer = _Tracer(autowrap_functions=tuple(functions), leaf_modules=[*layers, *whole])
     module.train(training)
     try:

@@ -100,8 +100,9 @@ class Engine:
         candidates = self._candidates(sample, key, compute)
         try:
             choice = files.read_json(found)
-            self._runner = candidates[choice["name"]]() if choice["name"] != "torch" else self._eager
-            self._runner(sample)
+            if choice["name"] != "torch":
+                self._runner = candidates[choice["name"]]()
+                self._runner(sample[:1])
         except Exception:  # noqa: BLE001, whatever a kept choice, a kept file or an engine's library is broken by
             choice = self._probe(sample, candidates)
             files.write_json(found, choice)

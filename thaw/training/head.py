@@ -67,7 +67,7 @@ def fit_hidden(
         for batch in torch.split(order, _BATCH):
             loss = functional.cross_entropy(head(features[batch]), targets[batch])
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             optimizer.step()
             total += float(loss.detach()) * len(batch)
         head.eval()

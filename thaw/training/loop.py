@@ -198,7 +198,7 @@ class Phase:
                     f"(now {params.lr}), or unfreeze less; the last good checkpoint is kept"
                 )
             self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             self.optimizer.step()
             total += value
         for hook in hooks:

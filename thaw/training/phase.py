@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from thaw import files, run
 from thaw.errors import ArtifactError, ParamsError
 from thaw.images.pack import PackedImages
 from thaw.images.views import num_answers
-from thaw.network.backbone import Backbone
+from thaw.network.backbone import Backbone, Depth
 from thaw.network.engine import device_of, use_threads
 from thaw.params import AugmentParams, ComputeParams, PhaseParams
 from thaw.training import artifact
@@ -74,13 +74,8 @@ def run_phase(
     _check_lineage(name, params, start, backbone, images)
     model = _facts(name, params, start, backbone, index)
     head = artifact.assemble(backbone, start.tensors, start.model)
-    module, suffix = backbone.split(params.depth)
     augment = augment.model_copy(update={"flip": start.model["augment"]["flip"]})
-    identity = files.digest([backbone.fingerprint, backbone.blocks[:index]])
-    classifier = Classifier(suffix, head)
-    prefix = Prefix(
-        Views(images, backbone.spec, seed, augment), module, identity=identity, compute=compute, suffix=classifier
-    )
+    classifier, prefix = _cut(backbone, params.depth, head, Views(images, backbone.spec, seed, augment), compute)
     _say_what_trains(name, backbone, index, prefix)
     phase = Phase(
         name,
@@ -101,6 +96,16 @@ def run_phase(
     if result.best_epoch == 0:
         print(f"{name}: no epoch was better on validation than the start; its weights are those of {params.start}")
     return Trained(result, {**model, "best_epoch": result.best_epoch}, val[1], phase.folder)
+
+
+def _cut(
+    backbone: Backbone, depth: Depth, head: nn.Module, views: Views, compute: ComputeParams
+) -> tuple[Classifier, Prefix]:
+    """Return what trains, and the frozen part below it in its engine."""
+    module, suffix = backbone.split(depth)
+    classifier = Classifier(suffix, head)
+    identity = files.digest([backbone.fingerprint, backbone.blocks[: backbone.cut_index(depth)]])
+    return classifier, Prefix(views, module, identity=identity, compute=compute, suffix=classifier)
 
 
 def _facts(name: str, params: PhaseParams, start: Start, backbone: Backbone, index: int) -> dict[str, Any]:

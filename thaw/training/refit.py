@@ -17,7 +17,7 @@ from thaw.training.linear import fit_linear, linear_module
 from thaw.training.norms import running_norms
 
 # Inverse regularisation strength of the head that training starts from. The one that is best on validation has weights
-# so large that any step of the suffix ruins it (docs/decisions/0011-a-phase-starts-from-a-soft-head.md).
+# so large that small steps of the suffix upset it (docs/decisions/0011-a-phase-starts-from-a-soft-head.md).
 _SOFT = 0.001
 
 
