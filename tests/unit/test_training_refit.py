@@ -47,9 +47,22 @@ def test_a_solved_head_knows_the_classes_and_is_softer_than_the_best_fit() -> No
     head = nn.Linear(5, 2)
     solve_head(head, examples)
     weight = head.weight.detach().numpy()
-    np.testing.assert_allclose(weight, fit_linear(examples, examples, 2, strengths=(0.001,)).weight, rtol=1e-5)
+    np.testing.assert_allclose(weight, fit_linear(examples, examples, 2, strengths=(1.7 / 2000,)).weight, rtol=1e-5)
     best = fit_linear(examples, examples, 2)
     assert np.abs(weight).max() < best.largest_weight / 2
     with torch.inference_mode():
         right = head(torch.from_numpy(features)).argmax(dim=1).numpy() == labels
     assert right.mean() > 0.9
+
+
+def test_a_solved_head_is_as_soft_on_few_images_as_on_many() -> None:
+    generator = np.random.default_rng(1)
+    features = generator.normal(size=(100, 5)).astype(np.float32)
+    labels = (features[:, 0] + 0.1 * features[:, 1] > 0).astype(np.int64)
+    weights = []
+    for copies in (1, 10):  # the same distribution, ten times the images
+        head = nn.Linear(5, 2)
+        many = FeatureSet(np.tile(features, (copies, 1)), np.tile(labels, copies), np.ones(100 * copies))
+        solve_head(head, many)
+        weights.append(head.weight.detach().numpy())
+    np.testing.assert_allclose(weights[0], weights[1], atol=1e-3)

@@ -16,9 +16,10 @@ from thaw.training.head import FeatureSet
 from thaw.training.linear import fit_linear, linear_module
 from thaw.training.norms import running_norms
 
-# Inverse regularisation strength of the head that training starts from. The one that is best on validation has weights
-# so large that small steps of the suffix upset it (docs/decisions/0011-a-phase-starts-from-a-soft-head.md).
-_SOFT = 0.001
+# Weight of the mean loss against half the squared norm of the weights, in the head that training starts from. The head
+# that is best on validation has weights so large that small steps of the suffix upset it
+# (docs/decisions/0011-a-phase-starts-from-a-soft-head.md).
+_SOFT = 1.7
 
 
 @torch.no_grad()
@@ -51,5 +52,6 @@ def pooled(suffix: nn.Module, batches: Iterator[list[Tensor]]) -> NDArray[np.flo
 
 def solve_head(head: nn.Linear, train: FeatureSet) -> None:
     """Give a linear head the weights of a strongly regularised fit on these features."""
-    fit = linear_module(fit_linear(train, train, head.out_features, strengths=(_SOFT,)))
+    strength = _SOFT / len(train.labels)  # scikit-learn's C weighs the loss of each image
+    fit = linear_module(fit_linear(train, train, head.out_features, strengths=(strength,)))
     head.load_state_dict(fit.state_dict())
