@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from thaw import files, run
 from thaw.network.backbone import assemble
-from thaw.network.source import fetch_tensors
+from thaw.network.source import fetch_tensors, random_tensors
 
 SECTIONS = ("backbone",)
 INPUTS = ()
@@ -16,12 +16,12 @@ OUTS = ("models/backbone",)
 def main() -> None:
     """Write models/backbone: weights.safetensors and model.json."""
     with run.stage("backbone", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
-        source, sha256 = params.backbone.source, params.backbone.sha256
-        spec, tensors = fetch_tensors(source, sha256=sha256)
+        source, sha256, pretrained = params.backbone.source, params.backbone.sha256, params.backbone.pretrained
+        spec, tensors = fetch_tensors(source, sha256=sha256) if pretrained else random_tensors(source)
         if params.backbone.input_px is not None:
             spec = spec.model_copy(update={"input_px": params.backbone.input_px})
         backbone = assemble(spec, tensors)
-        if sha256 is None:
+        if sha256 is None and pretrained:
             print(
                 f"{source} has SHA-256 {spec.sha256}; set backbone.sha256 to it, so that nothing else is ever accepted"
             )

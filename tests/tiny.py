@@ -91,7 +91,7 @@ def prepared(folder: Path, images: PackedImages) -> PackedImages:
 def backbone(name: str = "test_resnet", *, in_channels: int = 3, input_px: int = 32, seed: int = 0) -> Backbone:
     """Return a tiny network of timm with random weights: the same ones for the same seed."""
     torch.manual_seed(seed)
-    spec = describe(f"timm:{name}", in_channels=in_channels)
+    spec = describe(f"timm:{name}").taking(in_channels)
     return replace(assemble(spec.model_copy(update={"input_px": input_px}), None), fingerprint="weights")
 
 

@@ -51,11 +51,12 @@ def blocks(
     source: Annotated[str | None, typer.Argument(help="A backbone source; without it, the one in params.yaml.")] = None,
 ) -> None:
     """List a backbone's blocks, input first: parameters, and the activation's size at the cut below each."""
-    from thaw.network.source import open_backbone
+    from thaw.network.source import describe, open_backbone
     from thaw.plan import blocks_table
 
     source = source or load_params().backbone.source
-    Console().print(blocks_table(source, open_backbone(source, pretrained=False)))
+    backbone = open_backbone(source, pretrained=False, in_channels=describe(source).in_channels)
+    Console().print(blocks_table(source, backbone))
 
 
 @app.command()

@@ -70,11 +70,15 @@ class BackboneParams(Section):
     """The pretrained network."""
 
     source: Annotated[str, Field(pattern=mistakes.FORMS["source"])]
-    """`package:efficientnet_lite0` (or `lite2`), `timm:NAME[.TAG]` or `torchvision:NAME[/WEIGHTS]`."""
+    """`package:efficientnet_lite0` (or `lite2`), `timm:NAME[.TAG]`, `torchvision:NAME[/WEIGHTS]`; your own weights for
+    a known architecture, `file:PATH@timm:NAME` or `file:PATH@torchvision:NAME`; a network that a function of yours
+    returns, `python:MODULE:CALLABLE`; or a model that Thaw made, `model:FOLDER`."""
     sha256: Annotated[str, Field(pattern=mistakes.FORMS["sha256"])] | None
     """SHA-256 of the weights file; null accepts any and prints the hash to fill in."""
     input_px: Annotated[int, Field(ge=16, le=2048)] | None
     """Side of the square that the network sees, in pixels; null takes what it was pretrained with."""
+    pretrained: bool = True
+    """False starts from random weights, always the same: the control that shows what pretraining is worth."""
 
 
 class AugmentParams(Section):
@@ -151,6 +155,26 @@ class PhaseParams(Section):
     """Norm layers of the suffix: keep the running statistics, also update them, or use batch statistics."""
     patience: Count
     """Epochs without a better validation loss after which the phase stops."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW, or stochastic gradient descent with a Nesterov momentum of 0.9, which wants a larger rate."""
+    schedule: Literal["cosine", "one-cycle", "constant"] = "cosine"
+    """What the rate does after its rise: it falls to zero along a cosine, or stays; `one-cycle` rises along one too."""
+    grad_clip: Annotated[float, Field(ge=0)] = 0.0
+    """Largest norm of the gradient of all trained tensors together; 0 clips nothing."""
+    accumulate: Count = 1
+    """Batches whose gradients are averaged for one step; norm layers still see a batch at a time."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay a step of a running average of the weights, which is then what is validated and kept; 0 keeps none."""
+    l2_sp: Annotated[float, Field(ge=0)] = 0.0
+    """Strength of the pull of the backbone's trained tensors towards their pretrained values (Li et al. 2018)."""
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    """Alpha of mixup, done on the activations at the cut (manifold mixup, Verma et al. 2019); 0 mixes nothing."""
+    class_weights: Literal["none", "balanced"] | dict[str, Positive] = "none"
+    """Weight of each class in the loss: equal, inverse to its share of the training images, or by name (others 1)."""
+    balanced_sampler: bool = False
+    """Draw every class equally often in an epoch, with replacement, instead of every image once."""
+    unfreeze_every: Annotated[int, Field(ge=0)] = 0
+    """Epochs between the unfreezing of one block and of the next below it; 0 unfreezes all of them from the start."""
 
 
 class UnfreezeParams(Section):

@@ -14,7 +14,8 @@ _HEAD = """# Every key of params.yaml
 
 This page is made from `thaw/params.py` and the shipped `params.yaml` by `make docs`; a test compares them.
 
-All keys are required and no others are accepted. `python -m thaw check` reads the file and reports every mistake at
+A key that is shown as optional may be left out, and then has the value that stands there; all others are required, and
+no others are accepted. `python -m thaw check` reads the file and reports every mistake at
 once, `python -m thaw plan` shows what the values will do. A fraction lies between 0 and 1. Write small numbers as
 `0.0001` or `1.0e-4`: YAML parsers disagree about `1e-4`, so it is refused, and so are `yes`, `no`, tags and anchors.
 
@@ -40,10 +41,10 @@ def render() -> str:
             if key == "phases":
                 phases = tree[section][key]
                 for sub, inner in schema["$defs"]["PhaseParams"]["properties"].items():
-                    shipped = {phase: values[sub] for phase, values in phases.items()}
+                    shipped = {phase: values[sub] for phase, values in phases.items() if sub in values}
                     rows.append((f"{section}.phases.NAME.{sub}", "PhaseParams", sub, inner, shipped))
             else:
-                rows.append((f"{section}.{key}", name, key, field, tree[section][key]))
+                rows.append((f"{section}.{key}", name, key, field, tree[section].get(key, {})))
         parts.append(_table(rows, docs))
     return "\n".join(parts)
 
@@ -51,7 +52,9 @@ def render() -> str:
 def _table(rows: list[tuple[str, str, str, dict[str, Any], Any]], docs: dict[str, dict[str | None, str]]) -> str:
     lines = ["| key | meaning | allowed | shipped |", "|---|---|---|---|"]
     for path, model, key, field, value in rows:
-        lines.append(f"| `{path}` | {docs[model][key]} | {_allowed(key, field)} | {_shipped(value)} |")
+        lines.append(
+            f"| `{path}` | {docs[model][key]} | {_allowed(key, field)} | {_shipped(value) or _optional(field)} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -62,6 +65,8 @@ def _allowed(key: str, field: dict[str, Any]) -> str:
         return " or ".join("`null`" if part == {"type": "null"} else _allowed(key, part) for part in field["anyOf"])
     if "enum" in field:
         return ", ".join(f"`{value}`" for value in field["enum"])
+    if field["type"] == "object":
+        return f"names, each with {_allowed(key, field['additionalProperties'])}"
     if field["type"] == "array":
         return f"a list of {_allowed(key, field['items']).removeprefix('a ').replace('number', 'numbers')}"
     if field["type"] == "string":
@@ -71,6 +76,10 @@ def _allowed(key: str, field: dict[str, Any]) -> str:
     words = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "and below"}
     bounds = [f"{word} {field[bound]:.12g}" for bound, word in words.items() if bound in field]
     return " ".join(["a whole number" if field["type"] == "integer" else "a number", *bounds])
+
+
+def _optional(field: dict[str, Any]) -> str:
+    return f"optional, {_shipped(field['default'])}"
 
 
 def _shipped(value: Any) -> str:

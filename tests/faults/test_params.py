@@ -42,7 +42,11 @@ def _edited(valid: str, pattern: str, replacement: str) -> str:
         (r"raw: \S+", "raw: 7", "data.raw is 7; it must be text; put it in quotes if it looks like a number"),
         (r"raw: \S+", "raw: ''", 'data.raw is ""; it must be text of at least one character'),
         (r"sha256: null", "sha256: abc", 'backbone.sha256 is "abc"; it must be null or the 64 small hex digits'),
-        (r"source: \S+", "source: resnet", "it must be package:NAME, timm:NAME[.TAG] or torchvision:NAME[/WEIGHTS]"),
+        (
+            r"source: \S+",
+            "source: resnet",
+            "it must be package:NAME, timm:NAME[.TAG], torchvision:NAME",
+        ),
         (r"hidden: \[\]", "hidden: 512", "head.hidden is 512; it must be a list such as [512]"),
         (r"hidden: \[\]", "hidden: [512, 0]", "head.hidden.1 is 0; it must be at least 1"),
         (r"depth: 3", "depth: true", "depth is true; it must be a whole number from 1, all, or the name of a block"),

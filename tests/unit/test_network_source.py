@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,8 @@ from thaw import files
 from thaw.errors import ArtifactError, BackboneError
 from thaw.network import open_backbone, source
 from thaw.network.backbone import load_backbone
-from thaw.network.source import describe, fetch_tensors, read_tensors
+from thaw.network.source import describe, fetch_tensors
+from thaw.network.weights import read_tensors, unwrapped
 
 pytestmark = pytest.mark.usefixtures("scratch")
 
@@ -38,8 +40,11 @@ LITE0 = "package:efficientnet_lite0"
         ("torchvision:resnet18/IMAGENET1K_V9", "torchvision has no weights 'IMAGENET1K_V9' for resnet18; the nearest"),
         ("torchvision:fcn_resnet50", "torchvision has no classification model 'fcn_resnet50'"),
         ("package:resnet18", "no package ships weights for 'resnet18'; there are efficientnet_lite0"),
-        ("resnet18", "backbone.source is 'resnet18'; it must start with package:, timm: or torchvision:"),
-        ("hub:resnet18", "it must start with package:, timm: or torchvision:"),
+        (
+            "resnet18",
+            "backbone.source is 'resnet18'; it must start with package:, timm:, torchvision:, file:, python: or model:",
+        ),
+        ("hub:resnet18", "it must start with package:, timm:, torchvision:, file:, python: or model:"),
     ],
 )
 def test_a_source_that_does_not_exist_is_one_line_with_the_nearest_names(name: str, message: str) -> None:
@@ -106,8 +111,9 @@ def published(folder: Path) -> tuple[Path, dict[str, torch.Tensor]]:
 
 
 def point_at(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = source.describe
-    monkeypatch.setattr(source, "describe", lambda name: real(name).model_copy(update={"url": url}))
+    real = source._KINDS["torchvision"]
+    pointed = replace(real, describe=lambda name: real.describe(name).model_copy(update={"url": url}))
+    monkeypatch.setitem(source._KINDS, "torchvision", pointed)
 
 
 def test_weights_of_torchvision_are_downloaded_once(
@@ -212,7 +218,7 @@ def test_state_dicts_are_found_inside_what_trainers_save(tmp_path: Path) -> None
     tensors = {"module.a": torch.ones(2)}
     for wrapped in (tensors, {"state_dict": tensors, "epoch": 3}, {"model": tensors}):
         torch.save(wrapped, tmp_path / "w.pth")
-        assert list(read_tensors(tmp_path / "w.pth")) == ["a"]
+        assert list(unwrapped(read_tensors(tmp_path / "w.pth"), ["a"])) == ["a"]
 
 
 def test_the_backbone_that_the_stage_stored_comes_back(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from thaw import files
 from thaw.errors import TrainingError
 from thaw.params import PhaseParams
 from thaw.training.groups import Rule
-from thaw.training.loop import Classifier, LabelledRows, Phase, Rows
+from thaw.training.loop import Classifier, LabelledRows, Phase, Rows, Task
 from thaw.training.schedule import rate_factor
 
 RULES = [Rule("head", r"head\..+", 0.01), Rule("block", r"backbone\..+", 0.001)]
@@ -43,7 +43,7 @@ def phase(folder: Path, *, norm_layer: bool = False, rules: list[Rule] | None = 
     suffix = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4) if norm_layer else nn.Tanh())
     params: PhaseParams = tiny.phase(**{"views": 1, "lr": 0.01, **changes})
     return Phase(
-        "top", Classifier(suffix, nn.Linear(4, 2)), params, rules or RULES, num_classes=2, num_answers=1, seed=0,
+        "top", Classifier(suffix, nn.Linear(4, 2)), params, rules or RULES, task=Task(2, 1), seed=0,
         device=torch.device("cpu"), folder=folder / "checkpoint",
     )  # fmt: skip
 
@@ -144,12 +144,12 @@ def test_a_start_whose_loss_is_not_finite_is_refused_before_the_first_step(tmp_p
 def test_rates_keep_their_ratio_through_the_whole_schedule(tmp_path: Path) -> None:
     run = phase(tmp_path, epochs=4, warmup=0.25, patience=9)
     seen: list[list[float]] = []
-    run.optimizer.register_step_pre_hook(
+    run.stepper.optimizer.register_step_pre_hook(
         lambda optimizer, *_: seen.append([group["lr"] for group in optimizer.param_groups])
     )
     result = run.run((Points(), labelled()), (Points(), labelled()), nothing)
     factors = [rate_factor(index, 20, 0.25) for index in range(20)]
-    assert len(run.optimizer.param_groups) == 4  # two rates, each with decay and without
+    assert len(run.stepper.optimizer.param_groups) == 4  # two rates, each with decay and without
     np.testing.assert_allclose(sorted(map(max, seen)), sorted(0.01 * factor for factor in factors))
     np.testing.assert_allclose([max(rates) / min(rates) for rates in seen], 10)
     means = [0.01 * float(np.mean(factors[start : start + 5])) for start in range(0, 20, 5)]

@@ -102,6 +102,5 @@ def assemble(spec: Spec, tensors: Mapping[str, Tensor] | None) -> Backbone:
 def load_backbone(folder: Path, *, in_channels: int) -> Backbone:
     """Return the backbone that the stage of that name stored. Raises: ArtifactError if the folder is not whole."""
     fingerprint = files.verify(folder)
-    spec = read_spec(files.read_json(folder / "model.json").get("backbone"))
-    spec = spec.model_copy(update={"in_channels": in_channels})
+    spec = read_spec(files.read_json(folder / "model.json").get("backbone")).taking(in_channels)
     return replace(assemble(spec, load_file(folder / "weights.safetensors")), fingerprint=fingerprint)

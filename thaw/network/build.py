@@ -1,5 +1,6 @@
 """Build a network without its output layer, and give it tensors: random, pretrained or adapted to grey input."""
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,13 +8,13 @@ import torch
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
-from thaw.errors import BackboneError
+from thaw.errors import BackboneError, first_line
 from thaw.network.spec import Spec
 
 
 def build(spec: Spec) -> nn.Module:
     """Return the network of a spec with random weights and no output layer, its input as `spec.in_channels` asks."""
-    module = _build_timm(spec.name) if spec.library == "timm" else _build_torchvision(spec.name)
+    module = _BUILDERS[spec.library](spec.name)
     if spec.in_channels == 1:
         name, conv = _first_conv(module)
         if type(conv) not in (nn.Conv2d, Conv2dSame):
@@ -40,7 +41,7 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], spec: Spec) -
     if missing:
         raise BackboneError(
             f"the weights are not those of {spec.name}: {len(given)} of {len(wanted)} tensors match by name, "
-            f"{_some(missing)} missing; name the architecture that they belong to"
+            f"{_some(missing)} missing{_unexpected(tensors, wanted)}; name the architecture that they belong to"
         )
     for name, tensor in given.items():
         if tensor.shape != wanted[name].shape:
@@ -66,12 +67,43 @@ def _build_torchvision(name: str) -> nn.Module:
     # GoogLeNet and Inception v3 have side outputs that serve their own training only.
     extra = {"aux_logits": False, "init_weights": False} if name in {"googlenet", "inception_v3"} else {}
     module: nn.Module = models.get_model(name, weights=None, **extra)
-    linear = [path for path, child in module.named_modules() if isinstance(child, nn.Linear)]
-    if not linear:
+    if not _remove_output(module):
         raise BackboneError(f"torchvision's {name} has no linear output layer to replace; choose another, or timm's")
-    last = linear[-1]
-    setattr(module.get_submodule(last.rpartition(".")[0]), last.rpartition(".")[2], nn.Identity())
     return module
+
+
+def call_python(name: str) -> nn.Module:
+    """Return what `MODULE:CALLABLE` gives. Raises: BackboneError if it cannot be called or gives no network."""
+    path, _, attribute = name.partition(":")
+    if not attribute:
+        raise BackboneError(f"python:{name} names no callable; write python:MODULE:CALLABLE")
+    try:
+        module = getattr(importlib.import_module(path), attribute)()
+    except Exception as error:
+        raise BackboneError(f"python:{name} cannot be called: {type(error).__name__}: {first_line(error)}") from error
+    if not isinstance(module, nn.Module):
+        raise BackboneError(f"python:{name} gives a {type(module).__name__}; it must give a torch.nn.Module")
+    return module
+
+
+def _build_python(name: str) -> nn.Module:
+    """A network whose last child is a linear layer loses it; any other gives its features as it is."""
+    module = call_python(name)
+    last = [path for path, child in module.named_modules() if not any(True for _ in child.children())][-1:]
+    if last and isinstance(module.get_submodule(last[0]), nn.Linear):
+        _remove_output(module)
+    return module
+
+
+_BUILDERS = {"timm": _build_timm, "torchvision": _build_torchvision, "python": _build_python}
+
+
+def _remove_output(module: nn.Module) -> bool:
+    """Replace the last linear layer by nothing; return whether there was one."""
+    linear = [path for path, child in module.named_modules() if isinstance(child, nn.Linear)]
+    for last in linear[-1:]:
+        setattr(module.get_submodule(last.rpartition(".")[0]), last.rpartition(".")[2], nn.Identity())
+    return bool(linear)
 
 
 def _first_conv(module: nn.Module) -> tuple[str, nn.Conv2d]:
@@ -128,3 +160,8 @@ def _adapt_to_grey(module: nn.Module, tensors: dict[str, Tensor], spec: Spec) ->
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _unexpected(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    extra = sorted(set(tensors) - set(wanted))
+    return f", {_some(extra)} unexpected" if extra else ""

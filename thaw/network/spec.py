@@ -4,7 +4,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from thaw.errors import ArtifactError
+from thaw.errors import ArtifactError, BackboneError
+
+
+class Parent(BaseModel):
+    """The model that a backbone was taken from, and the one before it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    """SHA-256 of the manifest of the model's folder."""
+    classes: list[str]
+    data: str
+    """Fingerprint of the images that it was trained on."""
+    parent: "Parent | None" = None
 
 
 class Spec(BaseModel):
@@ -12,7 +25,7 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    library: Literal["timm", "torchvision"]
+    library: Literal["timm", "torchvision", "python"]
     name: str
     """The architecture's name in its library."""
     in_channels: Literal[1, 3] = 3
@@ -27,6 +40,17 @@ class Spec(BaseModel):
     """Where the weights came from; empty for random weights."""
     sha256: str
     """SHA-256 of the weights file; empty for random weights."""
+    parent: Parent | None = None
+    """The model of Thaw that the weights come from, if they do."""
+
+    def taking(self, in_channels: int) -> "Spec":
+        """Return the Spec for images of that many channels. Raises: BackboneError for colour where it learned grey."""
+        if in_channels > self.in_channels:
+            raise BackboneError(
+                f"{self.name} was trained on grey images and has no weights for colour; convert the images to grey, "
+                "or start from another backbone"
+            )
+        return self.model_copy(update={"in_channels": in_channels})
 
     @property
     def input_mean(self) -> tuple[float, ...]:

@@ -17,10 +17,17 @@ from thaw.errors import ArtifactError
 
 
 def save(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, best: dict[str, Tensor], state: dict[str, Any]
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    best: dict[str, Tensor],
+    state: dict[str, Any],
+    average: nn.Module | None = None,
 ) -> None:
     """Write a checkpoint; the one before stays until the new one is whole."""
     tensors = {f"model/{name}": value for name, value in trained_tensors(model).items()}
+    if average is not None:
+        tensors |= {f"average/{name}": value for name, value in trained_tensors(average).items()}
     tensors |= {f"best/{name}": value for name, value in best.items()}
     for index, entry in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{name}": torch.as_tensor(value) for name, value in entry.items()}
@@ -33,18 +40,20 @@ def save(
 
 
 def restore(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Put a checkpoint back and return (best tensors, counters), or None if there is no whole one."""
     try:
         files.verify(folder)
     except ArtifactError:
         return None
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "best": {}, "optimizer": {}}
     for name, value in load_file(folder / "tensors.safetensors").items():
         part, _, rest = name.partition("/")
         parts[part][rest] = value
     model.load_state_dict(parts["model"])
+    if average is not None:
+        average.load_state_dict(parts["average"])
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in parts["optimizer"].items():
         index, _, key = name.partition("/")

@@ -23,6 +23,8 @@ class Rule:
     label: str
     pattern: str
     lr: float | None
+    since: int = 1
+    """The first epoch in which it trains."""
 
 
 def rules_of(phase: PhaseParams, backbone: Backbone, index: int) -> list[Rule]:
@@ -37,19 +39,20 @@ def rules_of(phase: PhaseParams, backbone: Backbone, index: int) -> list[Rule]:
         names = [name for name in dict(backbone.module.named_parameters()) if backbone.block_of(name) == position]
         if names:
             pattern = "|".join(re.escape(f"backbone.{name}") for name in names)
-            rules.append(Rule(backbone.blocks[position], pattern, rate))
+            since = 1 + (distance - 1) * phase.unfreeze_every
+            rules.append(Rule(backbone.blocks[position], pattern, rate, since))
     return rules
 
 
 def param_groups(
     parameters: Iterable[tuple[str, Parameter]], rules: Sequence[Rule], weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Return optimizer groups, one for each (rate, decay) in use; vectors (norms, biases) are never decayed.
+    """Return optimizer groups, one for each (rate, decay, first epoch) in use; vectors (norms, biases) never decay.
 
     Frozen parameters are left out and no longer require gradients. Raises: TrainingError if a parameter matches no
     rule, or a rule that should train something matches no parameter.
     """
-    groups: dict[tuple[float, float], list[Parameter]] = {}
+    groups: dict[tuple[float, float, int], list[Parameter]] = {}
     unused = {rule.label for rule in rules if rule.lr is not None}
     for name, parameter in parameters:
         rule = next((rule for rule in rules if re.fullmatch(rule.pattern, name)), None)
@@ -59,7 +62,10 @@ def param_groups(
         parameter.requires_grad_(rule.lr is not None)
         if rule.lr is not None:
             decay = weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((rule.lr, decay), []).append(parameter)
+            groups.setdefault((rule.lr, decay, rule.since), []).append(parameter)
     if unused:
         raise TrainingError(f"the rule for {min(unused)} matches no parameter; correct its pattern or remove it")
-    return [{"params": members, "lr": lr, "weight_decay": decay} for (lr, decay), members in groups.items()]
+    return [
+        {"params": members, "lr": lr, "weight_decay": decay, "since": since}
+        for (lr, decay, since), members in groups.items()
+    ]

@@ -1,7 +1,7 @@
 """One phase of training: the suffix and the head on the activations at the cut."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,12 +16,14 @@ from thaw import timing
 from thaw.errors import TrainingError
 from thaw.params import PhaseParams
 from thaw.training import checkpoint
-from thaw.training.groups import Rule, param_groups
+from thaw.training.balance import mixup
+from thaw.training.groups import Rule
 from thaw.training.head import FeatureSet, soft_targets
 from thaw.training.norms import follow_statistics, train_with_norms
 from thaw.training.prefetch import ahead
 from thaw.training.refit import estimate_statistics, pooled, solve_head
-from thaw.training.schedule import epoch_order, epoch_views, generator, rate_factor, steps_per_epoch
+from thaw.training.schedule import balanced_order, epoch_order, epoch_views, generator, steps_per_epoch
+from thaw.training.stepper import Stepper
 
 Rows = NDArray[np.int64]
 _EVAL_BATCH = 64
@@ -59,6 +61,15 @@ class LabelledRows:
 
 
 @dataclass(frozen=True)
+class Task:
+    """What the answers are: of how many classes, averaged over how many views, and each class's weight in the loss."""
+
+    num_classes: int
+    num_answers: int
+    class_weights: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Result:
     """What a phase leaves: its best tensors, their validation logits, and a row for each epoch (0: before training)."""
 
@@ -78,19 +89,19 @@ class Phase:
         params: PhaseParams,
         rules: list[Rule],
         *,
-        num_classes: int,
-        num_answers: int,
+        task: Task,
         seed: int,
         device: torch.device,
         folder: Path,
+        pretrained: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Prepare a new optimizer. `folder` is where this phase, under these settings, keeps its checkpoint."""
-        self.name, self.model, self.params, self.rules = name, model.to(device), params, rules
-        self.num_classes, self.num_answers = num_classes, num_answers
-        self.seed, self.device, self.folder = seed, device, folder
-        groups = param_groups(model.named_parameters(), rules, params.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, fused=True)
-        self._peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
+        """Prepare a new optimizer. `folder` is where this phase, under these settings, keeps its checkpoint.
+
+        `pretrained` are the tensors that `l2_sp` pulls towards, named as in the model.
+        """
+        self.name, self.model, self.params = name, model.to(device), params
+        self.task, self.seed, self.device, self.folder = task, seed, device, folder
+        self.stepper = Stepper(self.model, rules, params, pretrained or {})
 
     @timing.counted("train")
     def run(
@@ -103,7 +114,7 @@ class Phase:
 
         Raises: TrainingError if the loss stops being finite; the last checkpoint is kept.
         """
-        restored = checkpoint.restore(self.folder, self.model, self.optimizer)
+        restored = checkpoint.restore(self.folder, self.model, self.stepper.optimizer, self.stepper.average)
         if restored is None:
             loss, accuracy, _ = self.evaluate(*val)
             if not math.isfinite(loss):
@@ -111,8 +122,8 @@ class Phase:
                     f"{self.name}: the validation loss is {loss} before the first step; train what it starts from again"
                 )
             best = checkpoint.trained_tensors(self.model)
-            state: dict[str, Any] = {"epoch": 0, "best_epoch": 0, "best_loss": loss, "curves": []}
-            state["curves"].append({"epoch": 0, "val_loss": loss, "val_accuracy": accuracy} | self._rates(0.0))
+            start = {"epoch": 0, "val_loss": loss, "val_accuracy": accuracy} | self.stepper.rates(0.0, 0)
+            state: dict[str, Any] = {"epoch": 0, "best_epoch": 0, "best_loss": loss, "curves": [start]}
             if self.params.refit:
                 self._refit(*train)
         else:
@@ -132,22 +143,23 @@ class Phase:
             state["epoch"] = epoch
             if row["val_loss"] < state["best_loss"]:
                 state |= {"best_epoch": epoch, "best_loss": row["val_loss"]}
-                best = checkpoint.trained_tensors(self.model)
-            checkpoint.save(self.folder, self.model, self.optimizer, best, state)
+                best = checkpoint.trained_tensors(self.stepper.judged)
+            checkpoint.save(self.folder, self.model, self.stepper.optimizer, best, state, self.stepper.average)
             on_epoch(row)
-        self.model.load_state_dict(best)
-        return Result(best, self.evaluate(*val, self.num_answers)[2], state["curves"], state["best_epoch"])
+        for module in (self.model, self.stepper.judged):
+            module.load_state_dict(best)
+        return Result(best, self.evaluate(*val, self.task.num_answers)[2], state["curves"], state["best_epoch"])
 
     @torch.inference_mode()
     def evaluate(
         self, source: Source, examples: LabelledRows, num_views: int = 1
     ) -> tuple[float, float, NDArray[np.float32]]:
         """Return log loss, accuracy and logits [images, classes] in eval mode, averaged over the first views."""
-        self.model.eval()
+        model = self.stepper.judged.eval()
         answers = []
         for view in range(num_views):
             batches = self._batches(source, examples.rows, np.full(len(examples.rows), view))
-            answers.append(torch.cat([self.model(*batch).float().cpu() for batch in batches]))
+            answers.append(torch.cat([model(*batch).float().cpu() for batch in batches]))
         logits = torch.stack(answers).mean(dim=0)
         labels = torch.from_numpy(examples.labels)
         loss = float(functional.cross_entropy(logits.double(), labels))
@@ -177,9 +189,9 @@ class Phase:
     def _epoch(self, epoch: int, source: Source, examples: LabelledRows) -> dict[str, float]:
         """Train one epoch and return its mean loss and its mean rates."""
         params, num_steps = self.params, steps_per_epoch(len(examples.rows), self.params.batch_size)
-        order = epoch_order(len(examples.rows), seed=self.seed, phase=self.name, epoch=epoch)
+        order = self._order(epoch, examples)
         views = epoch_views(len(examples.rows), params.views, seed=self.seed, phase=self.name, epoch=epoch)
-        targets = soft_targets(examples.labels, examples.confidence, self.num_classes, params.label_smoothing)
+        targets = soft_targets(examples.labels, examples.confidence, self.task.num_classes, params.label_smoothing)
         torch.manual_seed(int(generator(self.seed, self.name, "dropout", epoch).integers(2**31)))
         train_with_norms(self.model, params.norm)
         hooks = follow_statistics(self.model) if params.norm == "stats" else []
@@ -188,22 +200,31 @@ class Phase:
         for step, batch in enumerate(
             ahead(lambda step: source.batch(examples.rows[batches[step]], views[batches[step]]), num_steps)
         ):
-            factors += self._set_rates((epoch - 1) * num_steps + step, params.epochs * num_steps)
-            boundary = [value.to(self.device) for value in batch]
-            loss = functional.cross_entropy(self._answer(boundary), targets[batches[step]].to(self.device))
+            factors += self.stepper.set_rates((epoch - 1) * num_steps + step, params.epochs * num_steps, epoch)
+            loss = self._loss([value.to(self.device) for value in batch], targets[batches[step]], epoch, step)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise TrainingError(
                     f"{self.name}: the loss is {value} at step {step + 1} of epoch {epoch}; lower lr "
                     f"(now {params.lr}), or unfreeze less; the last good checkpoint is kept"
                 )
-            self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            self.optimizer.step()
+            self.stepper.take(loss, complete=(step + 1) % params.accumulate == 0 or step + 1 == num_steps)
             total += value
         for hook in hooks:
             hook.remove()
-        return {"epoch": epoch, "train_loss": total / num_steps} | self._rates(factors / num_steps)
+        return {"epoch": epoch, "train_loss": total / num_steps} | self.stepper.rates(factors / num_steps, epoch)
+
+    def _order(self, epoch: int, examples: LabelledRows) -> Rows:
+        if self.params.balanced_sampler:
+            return balanced_order(examples.labels, seed=self.seed, phase=self.name, epoch=epoch)
+        return epoch_order(len(examples.rows), seed=self.seed, phase=self.name, epoch=epoch)
+
+    def _loss(self, boundary: list[Tensor], targets: Tensor, epoch: int, step: int) -> Tensor:
+        if self.params.mixup > 0:
+            random = generator(self.seed, self.name, "mixup", epoch, step)
+            boundary, targets = mixup(boundary, targets, self.params.mixup, random)
+        weights = None if self.task.class_weights is None else self.task.class_weights.to(self.device)
+        return functional.cross_entropy(self._answer(boundary), targets.to(self.device), weight=weights)
 
     def _answer(self, boundary: list[Tensor]) -> Tensor:
         try:
@@ -216,13 +237,3 @@ class Phase:
                 f"raise batch_size (now {self.params.batch_size}), or set norm to frozen"
             ) from None
         return logits
-
-    def _set_rates(self, step: int, num_steps: int) -> float:
-        """Give every group its rate at a step and return the factor on the peaks."""
-        factor = rate_factor(step, num_steps, self.params.warmup)
-        for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
-            group["lr"] = peak * factor
-        return factor
-
-    def _rates(self, factor: float) -> dict[str, float]:
-        return {f"lr:{rule.label}": rule.lr * factor for rule in self.rules if rule.lr is not None}

@@ -15,10 +15,11 @@ from thaw.network.backbone import Backbone, Depth
 from thaw.network.engine import device_of, use_threads
 from thaw.params import AugmentParams, ComputeParams, PhaseParams
 from thaw.training import artifact
+from thaw.training.balance import class_weights
 from thaw.training.boundary import Prefix, Views
 from thaw.training.groups import rules_of
 from thaw.training.heap import keep_freed_memory
-from thaw.training.loop import Classifier, LabelledRows, Phase, Result
+from thaw.training.loop import Classifier, LabelledRows, Phase, Result, Task
 from thaw.training.sources import sources_of
 
 
@@ -73,6 +74,7 @@ def run_phase(
     _check_depth(name, params, index, start, backbone)
     _check_lineage(name, params, start, backbone, images)
     model = _facts(name, params, start, backbone, index)
+    pretrained = _pretrained(backbone) if params.l2_sp > 0 else {}
     head = artifact.assemble(backbone, start.tensors, start.model)
     augment = augment.model_copy(update={"flip": start.model["augment"]["flip"]})
     classifier, prefix = _cut(backbone, params.depth, head, Views(images, backbone.spec, seed, augment), compute)
@@ -82,11 +84,11 @@ def run_phase(
         classifier,
         params,
         rules_of(params, backbone, index),
-        num_classes=len(images.classes),
-        num_answers=num_answers(augment),
+        task=_task(params, images, augment),
         seed=seed,
         device=device_of(compute),
         folder=_checkpoint(model, augment.model_dump(), seed, prefix.engine.name),
+        pretrained=pretrained,
     )
     train, val = sources_of(name, params, prefix, images, compute)
     keep_freed_memory()
@@ -106,6 +108,16 @@ def _cut(
     classifier = Classifier(suffix, head)
     identity = files.digest([backbone.fingerprint, backbone.blocks[: backbone.cut_index(depth)]])
     return classifier, Prefix(views, module, identity=identity, compute=compute, suffix=classifier)
+
+
+def _task(params: PhaseParams, images: PackedImages, augment: AugmentParams) -> Task:
+    weights = class_weights(params.class_weights, images.labels(images.rows("train")), images.classes)
+    return Task(len(images.classes), num_answers(augment), weights)
+
+
+def _pretrained(backbone: Backbone) -> dict[str, Tensor]:
+    """Return a copy of the backbone's tensors before a phase lays its start over them."""
+    return {f"backbone.{name}": value.clone() for name, value in backbone.module.state_dict().items()}
 
 
 def _facts(name: str, params: PhaseParams, start: Start, backbone: Backbone, index: int) -> dict[str, Any]:

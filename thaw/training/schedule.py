@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,14 +10,25 @@ from numpy.typing import NDArray
 Rows = NDArray[np.int64]
 
 
-def rate_factor(step: int, num_steps: int, warmup: float) -> float:
-    """Return the factor on the peak rate at a step: a linear rise over `warmup` of the steps, then a cosine to zero.
+Schedule = Literal["cosine", "one-cycle", "constant"]
+_ONE_CYCLE_START = 1 / 25  # of the peak, where one-cycle begins
 
-    Cosine annealing without restarts, Loshchilov and Hutter 2017 (arXiv:1608.03983), equation 5. Always in (0, 1].
+
+def rate_factor(step: int, num_steps: int, warmup: float, schedule: Schedule = "cosine") -> float:
+    """Return the factor on the peak rate at a step, always in (0, 1].
+
+    `cosine`: a linear rise over `warmup` of the steps, then a cosine to zero (annealing without restarts, Loshchilov
+    and Hutter 2017, arXiv:1608.03983, equation 5). `one-cycle`: the rise is half a cosine too, from a twenty-fifth of
+    the peak (Smith and Topin 2018, arXiv:1708.07120). `constant`: the linear rise, then the peak.
     """
     num_warmup = round(warmup * num_steps)
     if step < num_warmup:
-        return (step + 1) / num_warmup
+        share = (step + 1) / num_warmup
+        if schedule != "one-cycle":
+            return share
+        return _ONE_CYCLE_START + (1 - _ONE_CYCLE_START) * 0.5 * (1 - math.cos(math.pi * share))
+    if schedule == "constant":
+        return 1.0
     progress = (step - num_warmup + 0.5) / max(num_steps - num_warmup, 1)
     return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
@@ -29,6 +41,13 @@ def steps_per_epoch(num_samples: int, batch_size: int) -> int:
 def epoch_order(num_samples: int, *, seed: int, phase: str, epoch: int) -> Rows:
     """Return the order in which an epoch visits its samples, a permutation that depends on nothing else."""
     return generator(seed, phase, "order", epoch).permutation(num_samples)
+
+
+def balanced_order(labels: Rows, *, seed: int, phase: str, epoch: int) -> Rows:
+    """Return as many positions as there are labels, drawn so that each class comes up equally often on average."""
+    shares = 1 / np.bincount(labels)[labels]
+    drawn = generator(seed, phase, "balanced", epoch).choice(len(labels), len(labels), p=shares / shares.sum())
+    return np.asarray(drawn, np.int64)
 
 
 def epoch_views(num_samples: int, num_views: int, *, seed: int, phase: str, epoch: int) -> Rows:
