@@ -36,7 +36,7 @@ from thaw.network.engine import use_threads
 from thaw.params import PhaseParams
 from thaw.training import artifact
 from thaw.training.boundary import Views
-from thaw.training.groups import param_groups, rules_of
+from thaw.training.groups import lowest_block, param_groups, rules_of
 from thaw.training.head import soft_targets
 from thaw.training.loop import Classifier
 from thaw.training.norms import train_with_norms
@@ -137,9 +137,9 @@ def network(
 ) -> Loop:
     """Return a plain loop over the same halves of the same network, with the same optimizer groups."""
     backbone = workspace.network(channels)
-    index = backbone.cut_index(params.depth)
+    index = lowest_block(params, backbone)
     head = artifact.assemble(backbone, workspace.start.tensors, workspace.start.model)
-    prefix, suffix = backbone.split(params.depth)
+    prefix, suffix = backbone.split(len(backbone.units) - index)
     trained = Classifier(suffix, head)
     groups = param_groups(trained.named_parameters(), rules_of(params, backbone, index), params.weight_decay)
     optimizer = torch.optim.AdamW(groups, fused=fused)

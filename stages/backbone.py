@@ -18,8 +18,7 @@ def main() -> None:
     with run.stage("backbone", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
         source, sha256, pretrained = params.backbone.source, params.backbone.sha256, params.backbone.pretrained
         spec, tensors = fetch_tensors(source, sha256=sha256) if pretrained else random_tensors(source)
-        if params.backbone.input_px is not None:
-            spec = spec.model_copy(update={"input_px": params.backbone.input_px})
+        spec = spec.seeing(params.backbone.input_px)
         backbone = assemble(spec, tensors)
         if sha256 is None and pretrained:
             print(

@@ -9,6 +9,10 @@ from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# What the tests compute is tiny, and a second thread makes tiny work slower, tenfold next to other work. Before torch
+# is imported, and for the stages that tests start as well.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # The clones with a finished pipeline, which tests/pipeline and tests/faults share.
 pytest_plugins = ["tests.pipeline.fixtures"]
 

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -57,7 +57,8 @@ def in_fields(error: ValidationError, root: type[BaseModel]) -> list[str]:
         if entry["type"] != "missing":
             lines.append(_words(entry, root))
         elif entry["loc"] not in meant:
-            missing.setdefault(".".join(map(str, entry["loc"][:-1])), []).append(str(entry["loc"][-1]))
+            section = ".".join(str(part) for part in entry["loc"][:-1] if not _is_form(part))
+            missing.setdefault(section, []).append(str(entry["loc"][-1]))
     where = "docs/guide/params.md lists every key"
     return lines + [f"{section or 'the file'} lacks {', '.join(keys)}; {where}" for section, keys in missing.items()]
 
@@ -143,7 +144,7 @@ def _number(tree: object, *path: str) -> float | None:
 
 
 def _words(entry: Mapping[str, Any], root: type[BaseModel]) -> str:
-    path = ".".join(str(part) for part in entry["loc"] if part != "[key]")
+    path = ".".join(str(part) for part in entry["loc"] if part != "[key]" and not _is_form(part))
     kind, context, seen = entry["type"], entry.get("ctx", {}), _shown(entry["input"])
     if _is_unknown(entry):
         close = _nearest(entry["loc"], root)
@@ -169,9 +170,22 @@ def _nearest(loc: tuple[int | str, ...], root: type[BaseModel]) -> str | None:
     """Return the key of the section that `loc` lies in whose name is closest to its last part."""
     kind: Any = root
     for part in loc[:-1]:
-        kind = get_args(kind)[1] if get_origin(kind) is dict else kind.model_fields[part].annotation
+        if _is_form(part):  # of the forms that a value may have, only the list has keys within
+            kind = next(form for form in map(_bare, get_args(kind)) if get_origin(form) is list)
+        elif get_origin(kind) is list:
+            kind = get_args(kind)[0]
+        else:
+            kind = _bare(get_args(kind)[1] if get_origin(kind) is dict else kind.model_fields[part].annotation)
     close = difflib.get_close_matches(str(loc[-1]), kind.model_fields, n=1, cutoff=0.5)
     return close[0] if close else None
+
+
+def _is_form(part: int | str) -> bool:
+    return isinstance(part, str) and part.startswith("~")
+
+
+def _bare(kind: Any) -> Any:
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
 def _shown(value: object) -> str:

@@ -7,36 +7,17 @@ words, and which values must fit each other, in mistakes.py.
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from thaw import mistakes
 from thaw.errors import ParamsError
+from thaw.phase_params import PhaseName, PhaseParams
+from thaw.section import Count, Fraction, Positive, Section
 from thaw.yaml_tree import read_tree
 
-__all__ = ["PARAMS_FILE", "Params", "load_params", "read_tree"]
+__all__ = ["PARAMS_FILE", "Params", "PhaseParams", "load_params", "read_tree"]
 
 PARAMS_FILE = Path("params.yaml")
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-
-
-def _check_depth(value: object) -> object:
-    counted = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-    if not counted and not (isinstance(value, str) and value):
-        raise ValueError("it must be a whole number from 1, all, or the name of a block")
-    return value
-
-
-Depth = Annotated[int | str, BeforeValidator(_check_depth)]
-PhaseName = Annotated[str, Field(pattern=mistakes.FORMS["phase"])]
-
-
-class Section(BaseModel):
-    """Base of every section: typed strictly, immutable, and closed to keys that mean nothing."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataParams(Section):
@@ -124,57 +105,6 @@ class HeadParams(Section):
     """Learning rate of a head with hidden layers (AdamW)."""
     epochs: Count
     """Most epochs that a head with hidden layers may take; it stops early."""
-
-
-class PhaseParams(Section):
-    """One phase of progressive unfreezing."""
-
-    start: PhaseName
-    """`head`, or the phase whose best weights this one starts from."""
-    depth: Depth
-    """How many blocks nearest the head to unfreeze, `all`, or the name of the lowest block to unfreeze."""
-    lr: Positive
-    """Learning rate of the head at its peak."""
-    lr_scale: Annotated[float, Field(gt=0, le=1)]
-    """Factor on the rate for each block further from the head; 1 gives all blocks the same rate."""
-    epochs: Count
-    """Most passes over the training images."""
-    views: Annotated[int, Field(ge=0, le=64)]
-    """Size of the view bank per image; 0 augments afresh in every epoch, without a cache."""
-    batch_size: Annotated[int, Field(ge=1, le=4096)]
-    """Images in a training step."""
-    weight_decay: Annotated[float, Field(ge=0, le=1)]
-    """AdamW's decoupled weight decay; norm layers and biases are never decayed."""
-    warmup: Fraction
-    """Share of the steps in which the rate rises from zero; it then falls along a cosine."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
-    """Share of the target's probability that is spread over all classes while training."""
-    refit: bool
-    """Before the first step, re-estimate the suffix's norm statistics and solve a linear head on what it then sees."""
-    norm: Literal["frozen", "stats", "train"]
-    """Norm layers of the suffix: keep the running statistics, also update them, or use batch statistics."""
-    patience: Count
-    """Epochs without a better validation loss after which the phase stops."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """AdamW, or stochastic gradient descent with a Nesterov momentum of 0.9, which wants a larger rate."""
-    schedule: Literal["cosine", "one-cycle", "constant"] = "cosine"
-    """What the rate does after its rise: it falls to zero along a cosine, or stays; `one-cycle` rises along one too."""
-    grad_clip: Annotated[float, Field(ge=0)] = 0.0
-    """Largest norm of the gradient of all trained tensors together; 0 clips nothing."""
-    accumulate: Count = 1
-    """Batches whose gradients are averaged for one step; norm layers still see a batch at a time."""
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Decay a step of a running average of the weights, which is then what is validated and kept; 0 keeps none."""
-    l2_sp: Annotated[float, Field(ge=0)] = 0.0
-    """Strength of the pull of the backbone's trained tensors towards their pretrained values (Li et al. 2018)."""
-    mixup: Annotated[float, Field(ge=0)] = 0.0
-    """Alpha of mixup, done on the activations at the cut (manifold mixup, Verma et al. 2019); 0 mixes nothing."""
-    class_weights: Literal["none", "balanced"] | dict[str, Positive] = "none"
-    """Weight of each class in the loss: equal, inverse to its share of the training images, or by name (others 1)."""
-    balanced_sampler: bool = False
-    """Draw every class equally often in an epoch, with replacement, instead of every image once."""
-    unfreeze_every: Annotated[int, Field(ge=0)] = 0
-    """Epochs between the unfreezing of one block and of the next below it; 0 unfreezes all of them from the start."""
 
 
 class UnfreezeParams(Section):

@@ -1,6 +1,7 @@
 """What a run will do and cost, worked out before any time is spent."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from thaw.network.source import open_backbone
 from thaw.params import Params, PhaseParams
 from thaw.training.boundary import narrow, widen
 from thaw.training.costs import Decision, Work, decide, train_passes
-from thaw.training.groups import rules_of
+from thaw.training.groups import Rule, lowest_block, rule_of, rules_of
 from thaw.training.head import build_head
 from thaw.training.loop import Classifier
 
@@ -53,10 +54,8 @@ def plan_tables(params: Params) -> list[Table]:
     """
     use_threads(params.compute)
     num_train, channels, num_classes = _data_set(params)
-    backbone = open_backbone(params.backbone.source, pretrained=False, in_channels=channels)
-    if params.backbone.input_px is not None:
-        spec = backbone.spec.model_copy(update={"input_px": params.backbone.input_px})
-        backbone = Backbone(backbone.module, spec)
+    wanted = params.backbone
+    backbone = open_backbone(wanted.source, pretrained=False, in_channels=channels, input_px=wanted.input_px)
     head = build_head(backbone.num_features, num_classes, params.head.hidden, params.head.dropout)
     return [
         _phase_table(name, phase, backbone, num_train, head, params) for name, phase in params.unfreeze.phases.items()
@@ -66,7 +65,8 @@ def plan_tables(params: Params) -> list[Table]:
 def _phase_table(
     name: str, phase: PhaseParams, backbone: Backbone, num_train: int, head: nn.Module, params: Params
 ) -> Table:
-    rules = rules_of(phase, backbone, backbone.cut_index(phase.depth))
+    index = lowest_block(phase, backbone)
+    rules = rules_of(phase, backbone, index)
     lowest = next(rule.lr for rule in reversed(rules) if rule.lr is not None)
     decision, train_s = _costs(phase, backbone, num_train, head, params)
     table = Table(
@@ -79,11 +79,11 @@ def _phase_table(
     for column in ("block", "parameters", "learning rate", "weight decay"):
         table.add_column(column, justify="left" if column == "block" else "right")
     num_head = sum(value.numel() for value in head.parameters())
+    covered = _num_covered(backbone, rules)
     table.add_row("head", f"{num_head:,}", f"{phase.lr:.3g}", f"{phase.weight_decay:g}")
     for rule in rules[1:]:
-        position = backbone.blocks.index(rule.label)
         rate, decay = ("frozen", "") if rule.lr is None else (f"{rule.lr:.3g}", f"{phase.weight_decay:g}")
-        table.add_row(rule.label, f"{_num_parameters(backbone, position, position + 1):,}", rate, decay)
+        table.add_row(rule.label, f"{covered[rule.label]:,}", rate, decay)
     return table
 
 
@@ -91,9 +91,10 @@ def _costs(
     phase: PhaseParams, backbone: Backbone, num_train: int, head: nn.Module, params: Params
 ) -> tuple[Decision, float]:
     """Return how a phase comes by its activations, and the seconds of training on them."""
-    prefix, suffix = backbone.split(phase.depth)
+    depth = len(backbone.units) - lowest_block(phase, backbone)
+    prefix, suffix = backbone.split(depth)
     images = torch.rand_like(backbone.example(_PROBE_IMAGES))
-    key = files.digest(["plan", backbone.spec.model_dump(mode="json"), phase.depth])
+    key = files.digest(["plan", backbone.spec.model_dump(mode="json"), depth])
     engine = Engine(prefix, images, key=key, compute=params.compute)
     boundary = [widen(narrow(value, np.dtype(np.float32))) for value in engine(images)]
     prefix_s, step_s = _seconds_an_image(engine, images, boundary, Classifier(suffix, head))
@@ -139,6 +140,14 @@ def _data_set(params: Params) -> tuple[int, int, int]:
     listed = listing.read(listing.locate(params.data.raw))
     share = 1 - params.prepare.test_fraction - params.prepare.val_fraction
     return round(len(listed.table) * share), 3, len(listed.classes)
+
+
+def _num_covered(backbone: Backbone, rules: Sequence[Rule]) -> dict[str, int]:
+    """Return how many parameters of the backbone each rule decides about."""
+    covered = dict.fromkeys((rule.label for rule in rules), 0)
+    for name, value in backbone.module.named_parameters():
+        covered[rule_of(rules, f"backbone.{name}").label] += value.numel()
+    return covered
 
 
 def _num_parameters(backbone: Backbone, first: int, end: int) -> int:

@@ -12,7 +12,8 @@ PAGE = ROOT / "docs" / "guide" / "params.md"
 
 _HEAD = """# Every key of params.yaml
 
-This page is made from `thaw/params.py` and the shipped `params.yaml` by `make docs`; a test compares them.
+This page is made from `thaw/params.py`, `thaw/phase_params.py` and the shipped `params.yaml` by `make docs`; a test
+compares them.
 
 A key that is shown as optional may be left out, and then has the value that stands there; all others are required, and
 no others are accepted. `python -m thaw check` reads the file and reports every mistake at
@@ -60,9 +61,9 @@ def _table(rows: list[tuple[str, str, str, dict[str, Any], Any]], docs: dict[str
 
 def _allowed(key: str, field: dict[str, Any]) -> str:
     if key == "depth":
-        return "a whole number from 1, `all`, or the name of a block"
-    if "anyOf" in field:
-        return " or ".join("`null`" if part == {"type": "null"} else _allowed(key, part) for part in field["anyOf"])
+        return "a whole number from 1, `all`, the name of a block, or a list of rules"
+    if forms := field.get("anyOf") or field.get("oneOf"):
+        return " or ".join("`null`" if part == {"type": "null"} else _allowed(key, part) for part in forms)
     if "enum" in field:
         return ", ".join(f"`{value}`" for value in field["enum"])
     if field["type"] == "object":
@@ -93,7 +94,8 @@ def _shipped(value: Any) -> str:
 def _docstrings() -> dict[str, dict[str | None, str]]:
     """The docstring of each section (under None) and of each of its fields, as the source has them."""
     found = {}
-    for node in ast.parse((ROOT / "thaw" / "params.py").read_text(encoding="utf-8")).body:
+    sources = ((ROOT / "thaw" / name).read_text(encoding="utf-8") for name in ("params.py", "phase_params.py"))
+    for node in (node for source in sources for node in ast.parse(source).body):
         if isinstance(node, ast.ClassDef):
             docs: dict[str | None, str] = {None: ast.get_docstring(node) or ""}
             for field, text in zip(node.body, node.body[1:], strict=False):

@@ -11,7 +11,19 @@ from tests.contract import house
 STAGES = sorted(house.dvc_stages())
 WINGS = ("images", "network", "training", "evidence")
 GROUND = {
-    f"thaw.{name}" for name in ("errors", "files", "mistakes", "params", "progress", "run", "timing", "yaml_tree")
+    f"thaw.{name}"
+    for name in (
+        "errors",
+        "files",
+        "mistakes",
+        "params",
+        "phase_params",
+        "progress",
+        "run",
+        "section",
+        "timing",
+        "yaml_tree",
+    )  # fmt: skip
 }
 ROOF = {"thaw.candidates", "thaw.model", "thaw.plan", "thaw.__main__"}
 

@@ -172,3 +172,16 @@ def test_a_spec_survives_json_and_a_damaged_one_says_where() -> None:
         read_spec(spec().model_dump(mode="json") | {"input_px": 0})
     with pytest.raises(ArtifactError, match=r"model.json: backbone: "):
         read_spec(None)
+
+
+@pytest.mark.parametrize(("name", "side"), [("test_vit", 96), ("test_vit", 224), ("swin_tiny_patch4_window7_224", 64)])
+def test_position_embeddings_are_interpolated_for_another_input_size(name: str, side: int) -> None:
+    spec = describe(f"timm:{name}")
+    tensors = dict(build(spec).state_dict())
+    network = assemble(spec.seeing(side), tensors)
+    assert network.module(network.example(1)).shape == (1, network.num_features)
+    resized = {key for key, value in network.module.state_dict().items() if value.shape != tensors[key].shape}
+    assert resized
+    assert all("pos" in key for key in resized)
+    for key, value in network.module.state_dict().items():
+        assert key in resized or torch.equal(value, tensors[key]), key

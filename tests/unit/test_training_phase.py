@@ -130,7 +130,7 @@ def test_a_frozen_tensor_that_moves_is_found_out() -> None:
     artifact.check_frozen(before, artifact.frozen_digest(network, 3), "top")
     network.module.get_buffer("layer1.0.bn1.running_mean").add_(1e-6)
     after = artifact.frozen_digest(network, 3)
-    with pytest.raises(TrainingError, match="top: a tensor below the cut has moved although it is frozen"):
+    with pytest.raises(TrainingError, match="top: a tensor has moved although it is frozen"):
         artifact.check_frozen(before, after, "top")
     network.module.get_parameter("layer4.0.conv1.weight").data.add_(1)
     assert artifact.frozen_digest(network, 3) == after
@@ -216,6 +216,57 @@ def test_a_phase_shallower_than_its_start_is_refused_with_what_to_do() -> None:
         ParamsError, match=r"unfreeze.phases.top.depth is 2, but head, .* has unfrozen 3 blocks; .* give at"
     ):
         train(tiny.phase(depth=2), start=begin)
+
+
+def rules(*pairs: tuple[str, float | None]) -> list[dict[str, Any]]:
+    return [{"pattern": pattern, "lr": lr} for pattern, lr in pairs]
+
+
+def moved(trained: Trained) -> set[str]:
+    """Return the names of the backbone's tensors that a phase left other than they were."""
+    before = tiny.backbone(input_px=32).module.state_dict()
+    named = {name.removeprefix("backbone."): value for name, value in trained.result.tensors.items()}
+    return {name for name, value in before.items() if name in named and not torch.equal(named[name], value)}
+
+
+@pytest.mark.parametrize("norm", ["frozen", "stats", "train"])
+def test_rules_train_the_norms_alone(norm: str) -> None:
+    trained = train(tiny.phase(depth=rules(("*bn*", 0.01)), norm=norm, epochs=1, lr=1e-3))
+    names = dict(tiny.backbone(input_px=32).module.named_parameters())
+    assert {name for name in moved(trained) if name in names} == {name for name in names if "bn" in name}
+
+
+@pytest.mark.parametrize("refit", [False, True])
+def test_rules_train_one_block_and_nothing_of_those_above_it_moves_buffers_included(refit: bool) -> None:
+    network = tiny.backbone(input_px=32)
+    lowest = network.blocks[0]
+    params = tiny.phase(
+        depth=rules(("*bias", None), (f"{lowest}.*", 0.01)), norm="train", epochs=1, lr=1e-3, refit=refit
+    )
+    trained = train(params)
+    changed = moved(trained)
+    assert changed
+    assert {network.block_of(name) for name in changed} == {0}
+    assert not any(name.endswith("bias") for name in changed)
+    assert trained.model["cut"] == 0
+    assert [key for key in trained.result.curves[-1] if key.startswith("lr:")] == ["lr:head", f"lr:{lowest}.*"]
+
+
+def test_rules_above_what_the_start_has_trained_are_cut_below_it() -> None:
+    deep = train(tiny.phase(depth=3, epochs=1))
+    network = tiny.backbone(input_px=32)
+    again = train(
+        tiny.phase(start="top", depth=rules((f"{network.blocks[-1]}.*", 0.01)), epochs=1), name="last",
+        start=follow(deep),
+    )  # fmt: skip
+    assert again.model["cut"] == deep.model["cut"]
+
+
+def test_rules_that_match_nothing_are_refused_with_a_name_that_there_is() -> None:
+    with pytest.raises(TrainingError, match=r"train no parameter of the backbone; .* must match names such as conv1\."):
+        train(tiny.phase(depth=rules(("layer9.*", 0.1))))
+    with pytest.raises(TrainingError, match=r"the rule for layer9\.\* matches no parameter"):
+        train(tiny.phase(depth=rules(("layer9.*", 0.1), ("layer4.*", 0.1))))
 
 
 def test_views_0_augments_afresh_in_every_epoch_and_caches_validation_only(

@@ -46,13 +46,15 @@ def _open(units: list[tuple[str, nn.Module]]) -> list[tuple[str, nn.Module]]:
     """Replace containers by their members until what is left are stages, transformer blocks or single layers.
 
     A network keeps its body either in several stages side by side (ResNet's layer1 to layer4), which are the blocks,
-    or in one container (`blocks`, `features`, `encoder.layers`), which is opened until there are several.
+    or in one container (`blocks`, `features`, `encoder.layers`), which is opened until there are several. A ModuleList
+    is opened in any case: it cannot be called, so it is no unit.
     """
     while True:
         compound = [path for path, child in units if not _is_layer(child)]
         bodies = [path for path, child in units if _holds_compounds(child)]
         chain = [path for path, child in units if isinstance(child, nn.Sequential) and _is_pooled_chain(child)]
         to_open = set(chain) | set(bodies if len(bodies) == 1 else compound if len(compound) == 1 and not chain else ())
+        to_open |= {path for path, child in units if isinstance(child, nn.ModuleList) and path in bodies}
         to_open -= {path for path, child in units if isinstance(child, nn.Sequential) and _is_short_run(child)}
         if not to_open:
             return units

@@ -1,6 +1,8 @@
 """Build a network without its output layer, and give it tensors: random, pretrained or adapted to grey input."""
 
 import importlib
+import sys
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +16,7 @@ from thaw.network.spec import Spec
 
 def build(spec: Spec) -> nn.Module:
     """Return the network of a spec with random weights and no output layer, its input as `spec.in_channels` asks."""
-    module = _BUILDERS[spec.library](spec.name)
+    module = _BUILDERS[spec.library](spec)
     if spec.in_channels == 1:
         name, conv = _first_conv(module)
         if type(conv) not in (nn.Conv2d, Conv2dSame):
@@ -37,6 +39,8 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], spec: Spec) -
     given = {name: tensor for name, tensor in tensors.items() if name in wanted}
     if spec.in_channels == 1:
         given = _adapt_to_grey(module, given, spec)
+    if spec.library == "timm" and any(tensor.shape != wanted[name].shape for name, tensor in given.items()):
+        given = _resampled(module, given)
     missing = sorted(set(wanted) - set(given))
     if missing:
         raise BackboneError(
@@ -54,16 +58,21 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], spec: Spec) -
     module.load_state_dict(given)
 
 
-def _build_timm(name: str) -> nn.Module:
+def _build_timm(spec: Spec) -> nn.Module:
+    """A network that is made for one input size, as transformers are, is told when it is to be another."""
     import timm
 
-    module: nn.Module = timm.create_model(name, pretrained=False, num_classes=0)
+    config = timm.get_pretrained_cfg(spec.name)
+    resized = config is not None and config.fixed_input_size and config.input_size[-1] != spec.input_px
+    size: dict[str, Any] = {"img_size": spec.input_px} if resized else {}
+    module: nn.Module = timm.create_model(spec.name, pretrained=False, num_classes=0, **size)
     return module
 
 
-def _build_torchvision(name: str) -> nn.Module:
+def _build_torchvision(spec: Spec) -> nn.Module:
     from torchvision import models
 
+    name = spec.name
     # GoogLeNet and Inception v3 have side outputs that serve their own training only.
     extra = {"aux_logits": False, "init_weights": False} if name in {"googlenet", "inception_v3"} else {}
     module: nn.Module = models.get_model(name, weights=None, **extra)
@@ -86,9 +95,9 @@ def call_python(name: str) -> nn.Module:
     return module
 
 
-def _build_python(name: str) -> nn.Module:
+def _build_python(spec: Spec) -> nn.Module:
     """A network whose last child is a linear layer loses it; any other gives its features as it is."""
-    module = call_python(name)
+    module = call_python(spec.name)
     last = [path for path, child in module.named_modules() if not any(True for _ in child.children())][-1:]
     if last and isinstance(module.get_submodule(last[0]), nn.Linear):
         _remove_output(module)
@@ -156,6 +165,19 @@ def _adapt_to_grey(module: nn.Module, tensors: dict[str, Tensor], spec: Spec) ->
     if not _is_grey_already(spec):
         planes.append((weight.double() * offset).sum(1, keepdim=True))
     return {**tensors, name: torch.cat(planes, dim=1).to(weight.dtype)}
+
+
+def _resampled(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors with position embeddings of another input size interpolated, as timm does it for each network."""
+    resample: Any = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
+    if resample is None:
+        return dict(tensors)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of timm's way to index, to torch's taste
+            return dict(resample(dict(tensors), module))
+    except Exception:  # noqa: BLE001, whatever timm runs into with weights of another architecture; the caller names it
+        return dict(tensors)
 
 
 def _some(names: list[str]) -> str:

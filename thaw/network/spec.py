@@ -52,6 +52,10 @@ class Spec(BaseModel):
             )
         return self.model_copy(update={"in_channels": in_channels})
 
+    def seeing(self, input_px: int | None) -> "Spec":
+        """Return the Spec for squares of another side, in pixels; None changes nothing."""
+        return self if input_px is None else self.model_copy(update={"input_px": input_px})
+
     @property
     def input_mean(self) -> tuple[float, ...]:
         """Mean to subtract from an input of `in_channels` channels; one value for grey input."""

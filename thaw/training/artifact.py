@@ -65,11 +65,15 @@ def assemble(backbone: "Backbone", tensors: Mapping[str, Tensor], model: Mapping
 def frozen_digest(backbone: "Backbone", index: int) -> str:
     """Return the SHA-256 of every tensor, buffers included, of the blocks before `index`: the proof of a freeze."""
     state = backbone.module.state_dict()
+    return digest_of({name: value for name, value in state.items() if backbone.block_of(name) < index})
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors with their names."""
     return files.digest(
         {
             name: files.sha256_of_bytes(value.detach().cpu().contiguous().numpy().tobytes())
-            for name, value in state.items()
-            if backbone.block_of(name) < index
+            for name, value in tensors.items()
         }
     )
 
@@ -77,6 +81,4 @@ def frozen_digest(backbone: "Backbone", index: int) -> str:
 def check_frozen(before: str, after: str, phase: str) -> None:
     """Raises: TrainingError if the frozen tensors of a phase have another hash after it than before."""
     if before != after:
-        raise TrainingError(
-            f"{phase}: a tensor below the cut has moved although it is frozen; this is a defect of Thaw, report it"
-        )
+        raise TrainingError(f"{phase}: a tensor has moved although it is frozen; this is a defect of Thaw, report it")

@@ -4,11 +4,13 @@
 that the optimizer gets, since torch's schedulers know no other place for it.
 """
 
+import fnmatch
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from thaw.errors import TrainingError
@@ -27,12 +29,37 @@ class Rule:
     """The first epoch in which it trains."""
 
 
+def lowest_block(phase: PhaseParams, backbone: Backbone) -> int:
+    """Return the index of the lowest block in which a phase trains anything: below it the network may be cut.
+
+    Raises: TrainingError if the rules of a phase train nothing of the backbone.
+    """
+    if not isinstance(phase.depth, list):
+        return backbone.cut_index(phase.depth)
+    rules = rules_of(phase, backbone, 0)
+    trained = [
+        backbone.block_of(name)
+        for name, _ in backbone.module.named_parameters()
+        if rule_of(rules, f"backbone.{name}").lr is not None
+    ]
+    if not trained:
+        raise TrainingError(
+            "the rules under depth train no parameter of the backbone; their patterns must match names such as "
+            f"{next(iter(backbone.module.state_dict()))}"
+        )
+    return min(trained)
+
+
 def rules_of(phase: PhaseParams, backbone: Backbone, index: int) -> list[Rule]:
     """Return the rules of a phase whose blocks from `index` on are unfrozen, head first.
 
-    The rate of a block is lr * lr_scale ** distance, where the block nearest the head has distance 1.
+    The rate of a block is lr * lr_scale ** distance, where the block nearest the head has distance 1. Where `depth` is
+    a list of rules, they decide instead, and what none of them matches is frozen.
     """
     rules = [Rule("head", r"head\..+", phase.lr)]
+    if isinstance(phase.depth, list):
+        own = [Rule(rule.pattern, rf"backbone\.{fnmatch.translate(rule.pattern)}", rule.lr) for rule in phase.depth]
+        return [*rules, *own, Rule("the rest", r"backbone\..+", None)]
     for position in range(len(backbone.units) - 1, -1, -1):
         distance = len(backbone.units) - position
         rate = phase.lr * phase.lr_scale**distance if position >= index else None
@@ -55,9 +82,7 @@ def param_groups(
     groups: dict[tuple[float, float, int], list[Parameter]] = {}
     unused = {rule.label for rule in rules if rule.lr is not None}
     for name, parameter in parameters:
-        rule = next((rule for rule in rules if re.fullmatch(rule.pattern, name)), None)
-        if rule is None:
-            raise TrainingError(f"no rule covers the parameter {name}; add one, or end the list with a rule for all")
+        rule = rule_of(rules, name)
         unused.discard(rule.label)
         parameter.requires_grad_(rule.lr is not None)
         if rule.lr is not None:
@@ -69,3 +94,22 @@ def param_groups(
         {"params": members, "lr": lr, "weight_decay": decay, "since": since}
         for (lr, decay, since), members in groups.items()
     ]
+
+
+def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors, buffers included, of the layers of a model that rules freeze, by name."""
+    return {
+        f"{path}.{name}": value
+        for path, layer in model.named_modules()
+        if not any(parameter.requires_grad for parameter in layer.parameters(recurse=False))
+        and next(layer.parameters(recurse=False), None) is not None
+        for name, value in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]
+    }
+
+
+def rule_of(rules: Sequence[Rule], name: str) -> Rule:
+    """Return the first rule that matches a parameter's name. Raises: TrainingError if none does."""
+    found = next((rule for rule in rules if re.fullmatch(rule.pattern, name)), None)
+    if found is None:
+        raise TrainingError(f"no rule covers the parameter {name}; add one, or end the list with a rule for all")
+    return found

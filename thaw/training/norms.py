@@ -15,10 +15,12 @@ _Running = (nn.modules.batchnorm._NormBase,)  # noqa: SLF001 - the one class tha
 
 
 def running_norms(module: nn.Module) -> Iterator[nn.modules.batchnorm._NormBase]:
-    """Yield the norm layers that keep running statistics."""
+    """Yield the norm layers that keep running statistics, without those whose scale and shift a rule freezes."""
     for child in module.modules():
         if isinstance(child, _Running) and child.running_mean is not None:
-            yield child
+            own = [parameter.requires_grad for parameter in child.parameters(recurse=False)]
+            if any(own) or not own:
+                yield child
 
 
 def train_with_norms(module: nn.Module, mode: NormMode) -> None:
@@ -28,8 +30,12 @@ def train_with_norms(module: nn.Module, mode: NormMode) -> None:
     `train` normalises with the batch and updates them.
     """
     module.train()
-    for norm in running_norms(module):
-        norm.train(mode == "train")
+    for child in module.modules():
+        if isinstance(child, _Running) and child.running_mean is not None:
+            child.eval()
+    if mode == "train":
+        for norm in running_norms(module):
+            norm.train()
 
 
 def follow_statistics(module: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:

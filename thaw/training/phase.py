@@ -11,13 +11,13 @@ from thaw import files, run
 from thaw.errors import ArtifactError, ParamsError
 from thaw.images.pack import PackedImages
 from thaw.images.views import num_answers
-from thaw.network.backbone import Backbone, Depth
+from thaw.network.backbone import Backbone
 from thaw.network.engine import device_of, use_threads
 from thaw.params import AugmentParams, ComputeParams, PhaseParams
 from thaw.training import artifact
 from thaw.training.balance import class_weights
 from thaw.training.boundary import Prefix, Views
-from thaw.training.groups import rules_of
+from thaw.training.groups import frozen_tensors, lowest_block, rules_of
 from thaw.training.heap import keep_freed_memory
 from thaw.training.loop import Classifier, LabelledRows, Phase, Result, Task
 from thaw.training.sources import sources_of
@@ -70,14 +70,13 @@ def run_phase(
     Raises: ParamsError if the phase is shallower than the one it starts from, TrainingError if it diverges.
     """
     use_threads(compute)
-    index = backbone.cut_index(params.depth)
-    _check_depth(name, params, index, start, backbone)
+    index = _cut_index(name, params, start, backbone)
     _check_lineage(name, params, start, backbone, images)
     model = _facts(name, params, start, backbone, index)
     pretrained = _pretrained(backbone) if params.l2_sp > 0 else {}
     head = artifact.assemble(backbone, start.tensors, start.model)
     augment = augment.model_copy(update={"flip": start.model["augment"]["flip"]})
-    classifier, prefix = _cut(backbone, params.depth, head, Views(images, backbone.spec, seed, augment), compute)
+    classifier, prefix = _cut(backbone, index, head, Views(images, backbone.spec, seed, augment), compute)
     _say_what_trains(name, backbone, index, prefix)
     phase = Phase(
         name,
@@ -93,20 +92,22 @@ def run_phase(
     train, val = sources_of(name, params, prefix, images, compute)
     keep_freed_memory()
     with files.one_at_a_time(phase.folder):  # two trials of the same phase would share their checkpoint
+        above = artifact.digest_of(frozen_tensors(classifier))
         result = phase.run(train, val, _printing(name, on_epoch))
     artifact.check_frozen(model["frozen_sha256"], artifact.frozen_digest(backbone, index), name)
+    artifact.check_frozen(above, artifact.digest_of(frozen_tensors(classifier)), name)
     if result.best_epoch == 0:
         print(f"{name}: no epoch was better on validation than the start; its weights are those of {params.start}")
     return Trained(result, {**model, "best_epoch": result.best_epoch}, val[1], phase.folder)
 
 
 def _cut(
-    backbone: Backbone, depth: Depth, head: nn.Module, views: Views, compute: ComputeParams
+    backbone: Backbone, index: int, head: nn.Module, views: Views, compute: ComputeParams
 ) -> tuple[Classifier, Prefix]:
     """Return what trains, and the frozen part below it in its engine."""
-    module, suffix = backbone.split(depth)
+    module, suffix = backbone.split(len(backbone.units) - index)
     classifier = Classifier(suffix, head)
-    identity = files.digest([backbone.fingerprint, backbone.blocks[: backbone.cut_index(depth)]])
+    identity = files.digest([backbone.fingerprint, backbone.blocks[:index]])
     return classifier, Prefix(views, module, identity=identity, compute=compute, suffix=classifier)
 
 
@@ -154,13 +155,18 @@ def _printing(name: str, on_epoch: Callable[[dict[str, float]], None]) -> Callab
     return both
 
 
-def _check_depth(name: str, params: PhaseParams, index: int, start: Start, backbone: Backbone) -> None:
-    if index > len(backbone.units) - start.model["depth_blocks"]:
+def _cut_index(name: str, params: PhaseParams, start: Start, backbone: Backbone) -> int:
+    """Return how many blocks lie below the cut: none that this phase trains, and none that its start has trained."""
+    index, trained_before = lowest_block(params, backbone), len(backbone.units) - int(start.model["depth_blocks"])
+    if index > trained_before and isinstance(params.depth, list):
+        return trained_before
+    if index > trained_before:
         raise ParamsError(
             f"params.yaml: unfreeze.phases.{name}.depth is {params.depth}, but {params.start}, which it starts from, "
             f"has unfrozen {start.model['depth_blocks']} blocks; unfreezing goes from the top down: "
             "give at least as many, or start from head"
         )
+    return index
 
 
 def _check_lineage(name: str, params: PhaseParams, start: Start, backbone: Backbone, images: PackedImages) -> None:
