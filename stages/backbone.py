@@ -18,7 +18,7 @@ def main() -> None:
     with run.stage("backbone", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
         source, sha256, pretrained = params.backbone.source, params.backbone.sha256, params.backbone.pretrained
         spec, tensors = fetch_tensors(source, sha256=sha256) if pretrained else random_tensors(source)
-        spec = spec.seeing(params.backbone.input_px)
+        spec = spec.seeing(params.backbone.input_px).cut_to(params.backbone.keep, params.backbone.taps)
         backbone = assemble(spec, tensors)
         if sha256 is None and pretrained:
             print(

@@ -142,7 +142,7 @@ class Model:
 
     @torch.inference_mode()
     def _logits(self, squares: NDArray[np.uint8], view: int) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = self.head(self.backbone.module(self.look(squares, view))).numpy()
+        logits: NDArray[np.float32] = self.head(self.backbone(self.look(squares, view))).numpy()
         return logits
 
 

@@ -60,6 +60,10 @@ class BackboneParams(Section):
     """Side of the square that the network sees, in pixels; null takes what it was pretrained with."""
     pretrained: bool = True
     """False starts from random weights, always the same: the control that shows what pretraining is worth."""
+    keep: Annotated[str, Field(min_length=1)] | None = None
+    """The last block to keep; what comes after it is removed, and the head sees the pooled output of that block."""
+    taps: tuple[Annotated[str, Field(min_length=1)], ...] = Field(default=(), strict=False)
+    """Blocks whose pooled outputs (mean, maximum, deviation of each channel) the head sees as well; `[all]`: each."""
 
 
 class AugmentParams(Section):

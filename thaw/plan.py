@@ -55,7 +55,14 @@ def plan_tables(params: Params) -> list[Table]:
     use_threads(params.compute)
     num_train, channels, num_classes = _data_set(params)
     wanted = params.backbone
-    backbone = open_backbone(wanted.source, pretrained=False, in_channels=channels, input_px=wanted.input_px)
+    backbone = open_backbone(
+        wanted.source,
+        pretrained=False,
+        in_channels=channels,
+        input_px=wanted.input_px,
+        keep=wanted.keep,
+        taps=wanted.taps,
+    )
     head = build_head(backbone.num_features, num_classes, params.head.hidden, params.head.dropout)
     return [
         _phase_table(name, phase, backbone, num_train, head, params) for name, phase in params.unfreeze.phases.items()

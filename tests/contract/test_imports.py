@@ -11,20 +11,9 @@ from tests.contract import house
 STAGES = sorted(house.dvc_stages())
 WINGS = ("images", "network", "training", "evidence")
 GROUND = {
-    f"thaw.{name}"
-    for name in (
-        "errors",
-        "files",
-        "mistakes",
-        "params",
-        "phase_params",
-        "progress",
-        "run",
-        "section",
-        "timing",
-        "yaml_tree",
-    )  # fmt: skip
-}
+    "thaw.errors", "thaw.files", "thaw.mistakes", "thaw.params", "thaw.phase_params", "thaw.progress", "thaw.run",
+    "thaw.section", "thaw.timing", "thaw.yaml_tree",
+}  # fmt: skip
 ROOF = {"thaw.candidates", "thaw.model", "thaw.plan", "thaw.__main__"}
 
 # Import every stage in a child of its own, and report what of ours was loaded. The slow libraries are loaded once.

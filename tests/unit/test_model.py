@@ -61,7 +61,7 @@ def test_probabilities_are_the_softmax_of_the_logits_over_the_temperature(colour
         std=spec.std,
     )
     with torch.inference_mode():
-        logits = colour.head(colour.backbone.module(seen)).double()
+        logits = colour.head(colour.backbone(seen)).double()
     assert colour.facts["augment"]["flip"] == "none"
     ours = colour.predict(list(squares))
     np.testing.assert_allclose(ours, torch.softmax(logits / 2.0, dim=1).numpy(), atol=1e-6)

@@ -43,12 +43,21 @@ class Backbone:
         """Length of the feature vector of one image."""
         try:
             with torch.inference_mode():
-                return int(self.module(self.example(1)).shape[1])
+                return int(self(self.example(1)).shape[1])
         except (AssertionError, RuntimeError, ValueError) as error:  # what networks of a fixed input size raise
             raise BackboneError(
                 f"{self.spec.name} cannot take images of {self.spec.input_px} px: {first_line(error)}; "
                 "set backbone.input_px to null, or to a size that it can take"
             ) from None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the features [images, features] of images, those of its taps included."""
+        features: Tensor = (self._tapped if self.spec.taps else self.module)(images)
+        return features
+
+    @cached_property
+    def _tapped(self) -> nn.Module:
+        return self.split("all")[1]
 
     def example(self, num_images: int) -> Tensor:
         """Return zeros of the shape that the network takes."""
@@ -79,9 +88,19 @@ class Backbone:
         `depth` blocks nearest the head form the suffix. Both share this network's tensors and their names.
         Raises: BackboneError if there is no such depth or the network cannot be cut there.
         """
-        prefix, suffix = cut(self.module, self.units, self.cut_index(depth))
+        taps = [self.blocks.index(name) for name in self._tap_names()]
+        prefix, suffix = cut(self.module, self.units, self.cut_index(depth), taps)
         probe(prefix, self.example(2))
         return prefix, suffix
+
+    def _tap_names(self) -> list[str]:
+        names = self.blocks if self.spec.taps == ("all",) else list(self.spec.taps)
+        if unknown := [name for name in names if name not in self.blocks]:
+            raise BackboneError(
+                f"backbone.taps names {unknown[0]!r}, which is no block of {self.spec.name}; it has "
+                f"{', '.join(self.blocks)}"
+            )
+        return names
 
     def block_of(self, tensor_name: str) -> int:
         """Return the index of the block that a tensor belongs to; one outside all blocks belongs to the first."""

@@ -11,12 +11,15 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 from thaw.errors import BackboneError, first_line
+from thaw.network.blocks import list_blocks
 from thaw.network.spec import Spec
 
 
 def build(spec: Spec) -> nn.Module:
     """Return the network of a spec with random weights and no output layer, its input as `spec.in_channels` asks."""
     module = _BUILDERS[spec.library](spec)
+    if spec.keep:
+        _truncate(module, spec)
     if spec.in_channels == 1:
         name, conv = _first_conv(module)
         if type(conv) not in (nn.Conv2d, Conv2dSame):
@@ -165,6 +168,26 @@ def _adapt_to_grey(module: nn.Module, tensors: dict[str, Tensor], spec: Spec) ->
     if not _is_grey_already(spec):
         planes.append((weight.double() * offset).sum(1, keepdim=True))
     return {**tensors, name: torch.cat(planes, dim=1).to(weight.dtype)}
+
+
+class _Passed(nn.Module):
+    """What is left of a block that was removed: its first input passes."""
+
+    def forward(self, value: Tensor, *_: Any, **__: Any) -> Tensor:
+        return value
+
+
+def _truncate(module: nn.Module, spec: Spec) -> None:
+    """Remove every block after `spec.keep`; what the network does with its last output is done with that block's."""
+    blocks = list_blocks(module)
+    names = [block.name for block in blocks]
+    if spec.keep not in names:
+        raise BackboneError(f"backbone.keep is {spec.keep!r}, no block of {spec.name}; it has {', '.join(names)}")
+    removed = [path for block in blocks[names.index(spec.keep) + 1 :] for path in block.paths]
+    with_tensors = [path for path in removed if module.get_submodule(path).state_dict()]
+    for path in removed[: removed.index(with_tensors[-1]) + 1] if with_tensors else ():  # what follows pools
+        parent, _, name = path.rpartition(".")
+        setattr(module.get_submodule(parent), name, _Passed())
 
 
 def _resampled(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from torchvision.models.feature_extraction import DualGraphModule, NodePathTrace
 
 from thaw.errors import BackboneError, first_line
 from thaw.network.blocks import Block
+from thaw.network.taps import add_taps, is_nhwc
 
 # Layers that behave differently in training and evaluation stay whole, so that each mode keeps its own code.
 _WHOLE_LAYERS = (
@@ -42,8 +43,12 @@ class _Identity(nn.Module):
         return (images,)
 
 
-def cut(module: nn.Module, blocks: Sequence[Block], index: int) -> tuple[nn.Module, nn.Module]:
+def cut(
+    module: nn.Module, blocks: Sequence[Block], index: int, taps: Sequence[int] = ()
+) -> tuple[nn.Module, nn.Module]:
     """Return (prefix, suffix): blocks[:index] and blocks[index:], sharing the network's own tensors.
+
+    `taps` are the blocks whose pooled outputs are features as well (see taps.py).
 
     The prefix is in eval mode for good and maps images to a tuple of tensors; the suffix takes these tensors and
     follows `.train()` and `.eval()`. Tensors keep their names. Raises: BackboneError if the network cannot be
@@ -51,10 +56,13 @@ def cut(module: nn.Module, blocks: Sequence[Block], index: int) -> tuple[nn.Modu
     """
     modes = {training: _trace(module, training=training) for training in (False, True)}
     module.eval()
-    halves = {
-        training: _halve(graph, _blocks_of_nodes(graph, names, blocks), index)
-        for training, (graph, names) in modes.items()
-    }
+    halves = {}
+    for training, (graph, names) in modes.items():
+        of_node = _blocks_of_nodes(graph, _inside(graph, names, blocks))
+        if taps:
+            inside = _inside(graph, names, [*blocks[:-1], _without_pooling(module, blocks[-1])])
+            add_taps(graph, of_node, inside, taps, nhwc=is_nhwc(module))
+        halves[training] = _halve(graph, of_node, index)
     prefix: nn.Module = _Identity() if index == 0 else fx.GraphModule(module, halves[False][0]).eval()
     suffix = DualGraphModule(module, halves[True][1], halves[False][1])
     return prefix, suffix.eval()
@@ -75,16 +83,32 @@ def _trace(module: nn.Module, *, training: bool) -> tuple[fx.Graph, dict[fx.Node
     return graph, dict(tracer.node_to_qualname)
 
 
-def _blocks_of_nodes(graph: fx.Graph, names: dict[fx.Node, str], blocks: Sequence[Block]) -> dict[fx.Node, int]:
-    """Return the block index of each node; it never falls along the order of execution."""
+def _inside(graph: fx.Graph, names: dict[fx.Node, str], blocks: Sequence[Block]) -> dict[fx.Node, int]:
+    """Return the block index of each node that runs within a block, in order of execution."""
     owner = {path: index for index, block in enumerate(blocks) for path in block.paths}
-    current, of_node = 0, dict[fx.Node, int]()
+    inside = {}
     for node in graph.nodes:
-        if node.op not in {"get_attr", "placeholder"}:
+        if node.op not in {"get_attr", "placeholder", "output"}:
             path = str(node.target) if node.op == "call_module" else names.get(node, "")
             parts = path.split(".")
             found = (owner.get(".".join(parts[:length])) for length in range(len(parts), 0, -1))
-            current = max(current, next((index for index in found if index is not None), current))
+            index = next((index for index in found if index is not None), None)
+            if index is not None:
+                inside[node] = index
+    return inside
+
+
+def _without_pooling(module: nn.Module, last: Block) -> Block:
+    """Return the last block up to its last layer with tensors: the pooling behind it makes the own features."""
+    with_tensors = [path for path in last.paths if module.get_submodule(path).state_dict()]
+    return Block(last.name, last.paths[: last.paths.index(with_tensors[-1]) + 1])
+
+
+def _blocks_of_nodes(graph: fx.Graph, inside: dict[fx.Node, int]) -> dict[fx.Node, int]:
+    """Return the block index of each node; it never falls along the order of execution."""
+    current, of_node = 0, dict[fx.Node, int]()
+    for node in graph.nodes:
+        current = max(current, inside.get(node, current))
         of_node[node] = current
     for node in graph.nodes:  # a tensor read from the network belongs where it is first used
         if node.op == "get_attr" and node.users:

@@ -1,6 +1,6 @@
 """Open a backbone by its source: describe it, bring its weights, check their hash."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,18 +39,25 @@ def describe(source: str) -> Spec:
 
 
 def open_backbone(
-    source: str, *, pretrained: bool = True, in_channels: int = 3, input_px: int | None = None
+    source: str,
+    *,
+    pretrained: bool = True,
+    in_channels: int = 3,
+    input_px: int | None = None,
+    keep: str | None = None,
+    taps: Sequence[str] = (),
 ) -> Backbone:
     """Return the backbone of a source such as `package:efficientnet_lite0`, `timm:NAME` or `model:FOLDER`.
 
-    `input_px` is the side of the square that the network sees; None takes what it was pretrained with.
+    `input_px` is the side of the square that the network sees; None takes what it was pretrained with. `keep` is the
+    last block that is kept, `taps` are blocks whose pooled outputs are features as well.
 
     Raises: BackboneError if the source is unknown, its weights cannot be had, or they do not fit.
     """
     if in_channels not in (1, 3):
         raise BackboneError(f"in_channels is {in_channels}; it must be 1 (grey) or 3 (colour)")
     spec, tensors = fetch_tensors(source, sha256=None) if pretrained else (describe(source), None)
-    return assemble(spec.taking(in_channels).seeing(input_px), tensors)
+    return assemble(spec.taking(in_channels).seeing(input_px).cut_to(keep, taps), tensors)
 
 
 def fetch_tensors(source: str, *, sha256: str | None) -> tuple[Spec, dict[str, Tensor]]:

@@ -1,5 +1,6 @@
 """What identifies a network: where it comes from, and what it expects of an image."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -40,6 +41,10 @@ class Spec(BaseModel):
     """Where the weights came from; empty for random weights."""
     sha256: str
     """SHA-256 of the weights file; empty for random weights."""
+    keep: str = ""
+    """The last block that is kept; empty for the whole network."""
+    taps: tuple[str, ...] = ()
+    """Blocks whose pooled outputs are features as well; `all` alone stands for every one."""
     parent: Parent | None = None
     """The model of Thaw that the weights come from, if they do."""
 
@@ -55,6 +60,10 @@ class Spec(BaseModel):
     def seeing(self, input_px: int | None) -> "Spec":
         """Return the Spec for squares of another side, in pixels; None changes nothing."""
         return self if input_px is None else self.model_copy(update={"input_px": input_px})
+
+    def cut_to(self, keep: str | None, taps: Sequence[str]) -> "Spec":
+        """Return the Spec of the network up to a block (None keeps all that is left), with taps at others."""
+        return self.model_copy(update={"keep": keep or self.keep, "taps": tuple(taps)})
 
     @property
     def input_mean(self) -> tuple[float, ...]:
