@@ -1,9 +1,13 @@
 """Fit the new output layers on the frozen network. Run by `dvc repro`, or `python -m stages.head`."""
 
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from thaw import files, run
 from thaw.training import artifact, features
+from thaw.training.grow import grow
 from thaw.training.head import fit_hidden
 from thaw.training.linear import fit_linear, linear_module
 
@@ -17,12 +21,18 @@ def main() -> None:
     with run.stage("head", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
         data = features.read(Path("data/features"))
         num_classes = len(data.facts["classes"])
-        if params.head.hidden:
+        head: nn.Module
+        fitted: dict[str, Any]
+        curves: list[dict[str, float]] = []
+        if params.head.grow_from:
+            head, grown = grow(params.head.grow_from, data)
+            fitted = {"hidden": [], "dropout": 0.0, "grown_from": grown}
+        elif params.head.hidden:
             head, curves = fit_hidden(data.train, data.val, num_classes, params.head, seed=params.seed)
             fitted = {"hidden": params.head.hidden, "dropout": params.head.dropout}
         else:
             fit = fit_linear(data.train, data.val, num_classes)
-            head, curves = linear_module(fit), []
+            head = linear_module(fit)
             fitted = {"hidden": [], "dropout": 0.0, "strength": fit.strength, "largest_weight": fit.largest_weight}
             print(f"head: regularisation C {fit.strength}, largest weight {fit.largest_weight:.3g}")
         model = {

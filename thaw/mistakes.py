@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 FORMS = {
     "phase": r"^[a-z][a-z0-9_]{0,30}$",
     "source": r"^(package|timm|torchvision|file|python|model):\S.*$",
+    "model": r"^model:\S.*$",
     "sha256": r"^[0-9a-f]{64}$",
     "device": r"^(auto|cpu|mps|cuda(:\d+)?)$",
 }
@@ -25,6 +26,7 @@ FORM_WORDS = {
         "source"
     ]: "package:NAME, timm:NAME[.TAG], torchvision:NAME[/WEIGHTS], file:PATH@ARCHITECTURE, python:MODULE:CALLABLE "
     "or model:FOLDER",
+    FORMS["model"]: "null or model:FOLDER",
     FORMS["sha256"]: "null or the 64 small hex digits of a SHA-256",
     FORMS["device"]: "auto, cpu, mps, cuda or cuda:NUMBER",
 }

@@ -109,6 +109,8 @@ class HeadParams(Section):
     """Learning rate of a head with hidden layers (AdamW)."""
     epochs: Count
     """Most epochs that a head with hidden layers may take; it stops early."""
+    grow_from: Annotated[str, Field(pattern=mistakes.FORMS["model"])] | None = None
+    """`model:FOLDER`, a model of Thaw that is the backbone's source too: its classes keep their rows, new ones join."""
 
 
 class UnfreezeParams(Section):

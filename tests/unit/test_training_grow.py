@@ -1,0 +1,79 @@
+"""New classes join a classifier: what it knew stays, by name, and what it did not know is learned from means."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from thaw import files
+from thaw.errors import ParamsError
+from thaw.training.features import Features
+from thaw.training.grow import grow
+from thaw.training.head import FeatureSet
+from thaw.training.linear import fit_linear, linear_module
+
+CENTRES = {"car": (4.0, 0.0, 0.0), "truck": (0.0, 4.0, 0.0), "bus": (0.0, 0.0, 4.0)}
+
+
+def features(classes: list[str], *, parent: str | None = None, each: int = 30) -> Features:
+    """Return clouds of points around each class's centre."""
+    generator = np.random.default_rng(len(classes))
+
+    def cloud() -> FeatureSet:
+        points = np.concatenate([generator.normal(CENTRES[name], 1, (each, 3)) for name in classes])
+        labels = np.repeat(np.arange(len(classes)), each)
+        return FeatureSet(points.astype(np.float32), labels, np.ones(len(labels)))
+
+    backbone = {"parent": None if parent is None else {"model": parent}}
+    val = cloud()
+    return Features(cloud(), val, np.arange(len(val.labels)), {"classes": classes, "backbone": backbone})
+
+
+def model(folder: Path, classes: list[str], *, hidden: list[int] | None = None) -> tuple[str, str]:
+    """Write a model with a solved head for these classes; return its source and fingerprint."""
+    data = features(classes)
+    head = linear_module(fit_linear(data.train, data.val, len(classes)))
+    facts: dict[str, Any] = {"classes": classes, "head": {"hidden": hidden or [], "dropout": 0.0}}
+    with files.new_folder(folder) as new:
+        save_file({f"head.{name}": value for name, value in head.state_dict().items()}, new / "weights.safetensors")
+        files.write_json(new / "model.json", facts)
+    return f"model:{folder}", files.verify(folder)
+
+
+def test_known_classes_keep_their_rows_by_name_and_a_new_one_is_recognised(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, fingerprint = model(tmp_path / "cars", ["truck", "car"])
+    data = features(["bus", "car", "truck"], parent=fingerprint)
+    head, grown = grow(source, data)
+    weight = load_file(tmp_path / "cars" / "weights.safetensors")["head.weight"]
+    between = weight[1] - weight[0]  # car minus truck
+    torch.testing.assert_close(head.weight[1] - head.weight[2], between)
+    assert (grown["kept"], grown["new"], grown["dropped"]) == (["car", "truck"], ["bus"], [])
+    assert "kept car, truck, new bus; of 60 validation images of known classes" in capsys.readouterr().out
+    assert grown["images_of_kept"] == 60
+    assert grown["accuracy_before"] > 0.9
+    assert grown["accuracy_after"] > grown["accuracy_before"] - 0.05
+    answers = data.val_answers(head).argmax(axis=1)
+    assert (answers == data.val_labels())[data.val_labels() == 0].mean() > 0.8
+
+
+def test_a_class_that_is_gone_is_dropped_and_told(tmp_path: Path) -> None:
+    source, fingerprint = model(tmp_path / "m", ["bus", "car", "truck"])
+    head, grown = grow(source, features(["car", "truck"], parent=fingerprint))
+    assert head.out_features == 2
+    assert grown["dropped"] == ["bus"]
+
+
+def test_a_head_that_cannot_grow_says_what_to_do(tmp_path: Path) -> None:
+    source, fingerprint = model(tmp_path / "m", ["car", "truck"])
+    with pytest.raises(ParamsError, match=r"the backbone is not that model's, .* set backbone.source to model:"):
+        grow(source, features(["car", "bus"], parent="another"))
+    with pytest.raises(ParamsError, match=r"which knows car, truck, and none of the data's classes: bus; set it"):
+        grow(source, features(["bus"], parent=fingerprint))
+    deep, fingerprint = model(tmp_path / "deep", ["car", "truck"], hidden=[8])
+    with pytest.raises(ParamsError, match="whose head has hidden layers; only a linear one grows"):
+        grow(deep, features(["car", "bus"], parent=fingerprint))
