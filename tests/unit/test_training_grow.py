@@ -1,5 +1,6 @@
 """New classes join a classifier: what it knew stays, by name, and what it did not know is learned from means."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,10 @@ def test_a_head_that_cannot_grow_says_what_to_do(tmp_path: Path) -> None:
         grow(source, features(["car", "bus"], parent="another"))
     with pytest.raises(ParamsError, match=r"which knows car, truck, and none of the data's classes: bus; set it"):
         grow(source, features(["bus"], parent=fingerprint))
+    narrow = features(["car", "bus"], parent=fingerprint)
+    narrow = replace(narrow, train=replace(narrow.train, features=narrow.train.features[:, :2]))
+    with pytest.raises(ParamsError, match=r"whose head sees 3 features; here there are 2; set backbone.taps and"):
+        grow(source, narrow)
     deep, fingerprint = model(tmp_path / "deep", ["car", "truck"], hidden=[8])
     with pytest.raises(ParamsError, match="whose head has hidden layers; only a linear one grows"):
         grow(deep, features(["car", "bus"], parent=fingerprint))

@@ -32,6 +32,11 @@ def grow(source: str, data: Features) -> tuple[nn.Linear, dict[str, Any]]:
     _check(source, fingerprint, facts, data)
     tensors, known, classes = load_file(folder / "weights.safetensors"), facts["classes"], data.facts["classes"]
     weight, bias = tensors["head.weight"].astype(np.float64), tensors["head.bias"].astype(np.float64)
+    if weight.shape[1] != data.train.features.shape[1]:
+        raise ParamsError(
+            f"params.yaml: head.grow_from is {source}, whose head sees {weight.shape[1]} features; here there are "
+            f"{data.train.features.shape[1]}; set backbone.taps and backbone.keep to what that model was made with"
+        )
     before = _linear(weight, bias)
     weight, bias = (
         weight - weight.mean(axis=0),

@@ -77,7 +77,7 @@ def run_phase(
     head = artifact.assemble(backbone, start.tensors, start.model)
     augment = augment.model_copy(update={"flip": start.model["augment"]["flip"]})
     classifier, prefix = _cut(backbone, index, head, Views(images, backbone.spec, seed, augment), compute)
-    _say_what_trains(name, backbone, index, prefix)
+    _say_what_trains(name, params, backbone, index, prefix)
     phase = Phase(
         name,
         classifier,
@@ -139,9 +139,11 @@ def _checkpoint(*settings: object) -> Path:
     return run.scratch() / "checkpoints" / files.digest([*settings, run.code_digest()])
 
 
-def _say_what_trains(name: str, backbone: Backbone, index: int, prefix: Prefix) -> None:
-    frozen = ", ".join(backbone.blocks[:index]) or "nothing"
-    print(f"{name}: frozen {frozen}; trains {', '.join(backbone.blocks[index:])}, head; prefix in {prefix.engine}")
+def _say_what_trains(name: str, params: PhaseParams, backbone: Backbone, index: int, prefix: Prefix) -> None:
+    frozen, trained = ", ".join(backbone.blocks[:index]) or "nothing", backbone.blocks[index:]
+    if isinstance(params.depth, list):
+        trained = [rule.pattern for rule in params.depth if rule.lr is not None]
+    print(f"{name}: frozen {frozen}; trains {', '.join(trained)}, head; prefix in {prefix.engine}")
     if prefix.engine.note:
         print(f"{name}: {prefix.engine.note}")
 
