@@ -25,7 +25,7 @@ FORM_WORDS = {
     FORMS[
         "source"
     ]: "package:NAME, timm:NAME[.TAG], torchvision:NAME[/WEIGHTS], file:PATH@ARCHITECTURE, python:MODULE:CALLABLE "
-    "or model:FOLDER",
+    "or model:FOLDER or model:REPOSITORY#PATH@REVISION",
     FORMS["model"]: "null or model:FOLDER",
     FORMS["sha256"]: "null or the 64 small hex digits of a SHA-256",
     FORMS["device"]: "auto, cpu, mps, cuda or cuda:NUMBER",
@@ -95,6 +95,8 @@ def _phase_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:
     starts = {
         name: phase.get("start") for name, phase in phases.items() if isinstance(phase, Mapping) and name != "head"
     }
+    for name, phase in phases.items():
+        yield from _late_blocks(f"unfreeze.phases.{name}", phase)
     depths = {name: _blocks(phase.get("depth")) for name, phase in phases.items() if isinstance(phase, Mapping)}
     if "head" in phases:
         yield "unfreeze.phases.head: the name head is taken by the stage before all phases; choose another"
@@ -118,6 +120,15 @@ def _phase_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:
                 f"{path}.depth is {depth:g}, less than that of {start}, from which it starts "
                 f"({'all' if math.isinf(before) else f'{before:g}'}); unfreezing goes from the top down"
             )
+
+
+def _late_blocks(path: str, phase: object) -> Iterator[str]:
+    depth, every, epochs = (_number(phase, key) for key in ("depth", "unfreeze_every", "epochs"))
+    if depth and every and epochs and 1 + (depth - 1) * every > epochs:
+        yield (
+            f"{path}.unfreeze_every is {every:g}: the last of {depth:g} blocks would begin to train in epoch "
+            f"{1 + (depth - 1) * every:g} of {epochs:g}; lower it, or give more epochs"
+        )
 
 
 def _circle(name: str, starts: Mapping[str, Any]) -> list[str]:

@@ -65,6 +65,11 @@ def _edited(valid: str, pattern: str, replacement: str) -> str:
             'top.class_weights is "equal"; it must be none or balanced',
         ),
         (r"depth: 3", "depth: 3\n      class_weights: {a: 0}", "top.class_weights.a is 0; it must be above 0"),
+        (
+            r"depth: 3",
+            "depth: 3\n      unfreeze_every: 9",
+            "the last of 3 blocks would begin to train in epoch 19 of 4",
+        ),
         (r"depth: 3", "depht: 3", "unfreeze.phases.top.depht is not a known key; did you mean depth?"),
         (r"depth: 3", "zzz: 3\n      depth: 3", "unfreeze.phases.top.zzz is not a known key; remove it"),
         (r"\n      depth: 3", "", "unfreeze.phases.top lacks depth; docs/guide/params.md lists every key"),

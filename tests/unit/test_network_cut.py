@@ -145,18 +145,41 @@ def test_a_number_that_crosses_the_boundary_is_refused_with_what_to_do() -> None
         network.split(1)
 
 
-def test_a_network_that_cannot_be_traced_says_why() -> None:
-    class Branching(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.blocks = nn.Sequential(nn.Conv2d(3, 3, 1), nn.MaxPool2d(2), nn.Conv2d(3, 3, 1))
+class Branching(nn.Module):
+    """A network whose way depends on what it sees."""
 
-        def forward(self, images: Tensor) -> Tensor:
-            out: Tensor = self.blocks(images)
-            return (out if out.sum() > 0 else -out).mean((2, 3))
+    def __init__(self) -> None:
+        super().__init__()
+        units = [nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Dropout(0.5)) for _ in range(3)]
+        self.blocks = nn.Sequential(*[nn.Sequential(unit) for unit in units])
 
+    def forward(self, images: Tensor) -> Tensor:
+        out: Tensor = self.blocks(images)
+        return (out if out.sum() > 0 else -out).mean((2, 3))
+
+
+def test_a_network_that_cannot_be_traced_is_not_cut_and_its_frozen_blocks_are_held_still() -> None:
+    network = Backbone(Branching().eval(), SPEC)
+    images = example(network)
+    with torch.inference_mode():
+        whole = network(images)
+        for depth in depths(network):
+            prefix, suffix = network.split(depth)
+            assert torch.equal(suffix(*prefix(images)), whole), depth
+    prefix, suffix = network.split(1)
+    assert torch.equal(prefix(images)[0], images)
+    assert list(suffix.state_dict()) == list(network.module.state_dict())
+    suffix.train()
+    modes = {name: child.training for name, child in network.module.named_modules() if name}
+    assert {name for name, training in modes.items() if training} == {
+        name for name in modes if name == "blocks" or name.startswith("blocks.2")
+    }
+
+
+def test_taps_want_a_network_that_can_be_traced() -> None:
+    network = Backbone(Branching().eval(), SPEC.cut_to(None, ["all"]))
     with pytest.raises(BackboneError, match="cannot be traced, so it cannot be cut: symbolically traced variables"):
-        Backbone(Branching(), SPEC).split(1)
+        network.split(1)
 
 
 def test_probe_gives_the_shape_of_one_image() -> None:

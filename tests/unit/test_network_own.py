@@ -1,5 +1,8 @@
 """Sources that people bring themselves: files of weights, Python callables, models of Thaw."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -127,6 +130,32 @@ def test_a_model_is_the_start_of_another_and_is_named_as_its_parent(tmp_path: Pa
     assert parent.model == files.verify(tmp_path / "cars")
     assert network.spec.sha256 == files.sha256_of(tmp_path / "cars" / "weights.safetensors")
     assert describe(source).input_px == network.spec.input_px
+
+
+def git(folder: Path, *words: str) -> None:
+    identity = ("-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false")
+    subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.mark.usefixtures("scratch")
+def test_a_model_is_brought_from_where_dvc_has_it_at_a_revision(tmp_path: Path) -> None:
+    repository = tmp_path / "cars"
+    repository.mkdir()
+    tensors = model(repository / "models" / "final")
+    git(repository, "init", "--quiet")
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for words in (["init", "--quiet"], ["add", "--quiet", "models/final"]):
+        subprocess.run(["dvc", *words], cwd=repository, check=True, env=environment)
+    git(repository, "add", "--all")
+    git(repository, "commit", "--quiet", "--message", "cars")
+    git(repository, "tag", "v1")
+    git(repository, "rm", "--quiet", "--cached", "models/final.dvc")
+    git(repository, "commit", "--quiet", "--message", "gone")
+    (repository / "models" / "final.dvc").unlink()
+    network = open_backbone(f"model:{repository}#models/final@v1")
+    assert all(torch.equal(value, tensors[name]) for name, value in network.module.state_dict().items())
+    with pytest.raises(BackboneError, match=r"could not be brought: .*; write REPOSITORY#PATH or REPOSITORY#PATH@RE"):
+        open_backbone(f"model:{repository}#models/nowhere@v1")
 
 
 def test_a_model_that_learned_grey_serves_grey_and_refuses_colour(tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from tests import tiny
+from tests.unit.test_network_cut import Branching
 from thaw import files
 from thaw.errors import ArtifactError, ParamsError, TrainingError
+from thaw.network.backbone import Backbone
 from thaw.params import ComputeParams, PhaseParams
 from thaw.training import artifact, boundary, costs
 from thaw.training.phase import Start, Trained, run_phase
@@ -250,6 +252,22 @@ def test_rules_train_one_block_and_nothing_of_those_above_it_moves_buffers_inclu
     assert not any(name.endswith("bias") for name in changed)
     assert trained.model["cut"] == 0
     assert [key for key in trained.result.curves[-1] if key.startswith("lr:")] == ["lr:head", f"lr:{lowest}.*"]
+
+
+def test_a_network_that_cannot_be_traced_trains_uncached_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    spec = tiny.backbone().spec.model_copy(update={"library": "python", "name": "own"})
+    torch.manual_seed(0)
+    network = Backbone(Branching().eval(), spec, "weights")
+    before = {name: value.clone() for name, value in network.module.state_dict().items()}
+    trained = run_phase(
+        "top", tiny.phase(depth=1, epochs=1, norm="train", refit=True), images=tiny.packed(), backbone=network,
+        start=tiny.start(network), augment=tiny.augment(), seed=3, compute=tiny.AUTO, on_epoch=lambda _: None,
+    )  # fmt: skip
+    assert "top: torch.fx cannot trace this network, so it is not cut" in capsys.readouterr().out
+    after = network.module.state_dict()
+    changed = {name for name, value in before.items() if not torch.equal(after[name], value)}
+    assert {network.block_of(name) for name in changed} <= {2}
+    assert [row["epoch"] for row in trained.result.curves] == [0, 1]
 
 
 def test_rules_above_what_the_start_has_trained_are_cut_below_it() -> None:

@@ -13,8 +13,9 @@ from thaw import files
 from thaw.errors import BackboneError, first_line
 from thaw.network.blocks import Block, list_blocks
 from thaw.network.build import build, load_tensors
-from thaw.network.cut import cut, probe
+from thaw.network.cut import UntraceableError, cut, probe
 from thaw.network.spec import Spec, read_spec
+from thaw.network.uncut import UncutPrefix, UncutSuffix
 
 Depth = int | str
 
@@ -85,13 +86,26 @@ class Backbone:
     def split(self, depth: Depth) -> tuple[nn.Module, nn.Module]:
         """Return (prefix, suffix) with `suffix(*prefix(images))` equal to the whole network's features.
 
-        `depth` blocks nearest the head form the suffix. Both share this network's tensors and their names.
-        Raises: BackboneError if there is no such depth or the network cannot be cut there.
+        `depth` blocks nearest the head form the suffix. Both share this network's tensors and their names. A network
+        that cannot be traced is not cut: all of it is the suffix, lower blocks held still, or at depth 0 the prefix.
+        Raises: BackboneError if there is no such depth, the network cannot be cut there, or taps want it traced.
         """
+        index = self.cut_index(depth)
         taps = [self.blocks.index(name) for name in self._tap_names()]
-        prefix, suffix = cut(self.module, self.units, self.cut_index(depth), taps)
+        try:
+            prefix, suffix = cut(self.module, self.units, index, taps)
+        except UntraceableError:
+            if taps:
+                raise
+            return self._uncut(index)
         probe(prefix, self.example(2))
         return prefix, suffix
+
+    def _uncut(self, index: int) -> tuple[nn.Module, nn.Module]:
+        if index == len(self.units):
+            return UncutPrefix(self.module, everything=True), nn.Identity()
+        frozen = [path for block in self.units[:index] for path in block.paths]
+        return UncutPrefix(self.module, everything=False), UncutSuffix(self.module, frozen)
 
     def _tap_names(self) -> list[str]:
         names = self.blocks if self.spec.taps == ("all",) else list(self.spec.taps)

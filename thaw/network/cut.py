@@ -29,6 +29,10 @@ _WHOLE_LAYERS = (
 )
 
 
+class UntraceableError(BackboneError):
+    """The network's own code does not let torch.fx follow it."""
+
+
 class _Tracer(NodePathTracer):  # type: ignore[misc]  # torchvision is untyped
     """torchvision's tracer, with each node named by the module it stands in (its own numbering is quadratic)."""
 
@@ -77,9 +81,7 @@ def _trace(module: nn.Module, *, training: bool) -> tuple[fx.Graph, dict[fx.Node
     try:
         graph = tracer.trace(module)
     except Exception as error:  # torch.fx raises whatever the network's own code raises on a proxy
-        raise BackboneError(
-            f"the network cannot be traced, so it cannot be cut: {first_line(error)}; choose another backbone.source"
-        ) from error
+        raise UntraceableError(f"the network cannot be traced, so it cannot be cut: {first_line(error)}") from error
     return graph, dict(tracer.node_to_qualname)
 
 

@@ -1,11 +1,15 @@
 """Start from a model that Thaw made: transfer in a chain, cars to trucks to pick-ups.
 
-A parent is a copy of a run's models/final, which holds the whole network and says what it was trained on.
+A parent is a run's models/final, which holds the whole network and says what it was trained on: a copy of that folder,
+or where DVC has it, `REPOSITORY#PATH` or `REPOSITORY#PATH@REVISION`.
 """
 
+import functools
+import subprocess
+import sys
 from pathlib import Path
 
-from thaw import files
+from thaw import files, run
 from thaw.errors import ArtifactError, BackboneError
 from thaw.network.spec import Parent, Spec, read_spec
 from thaw.network.weights import Found, read_tensors
@@ -36,9 +40,39 @@ def fetch(name: str, _: Spec) -> Found:
 
 
 def _folder(name: str) -> Path:
+    if "#" in name:
+        return _from_dvc(name)
     folder = Path(name)
     if not folder.is_dir():
         raise BackboneError(
-            f"backbone.source is model:{name}, but there is no such folder; give a copy of a run's models/final"
+            f"backbone.source is model:{name}, but there is no such folder; give a copy of a run's models/final, or "
+            "REPOSITORY#models/final@REVISION"
         )
+    return folder
+
+
+@functools.cache
+def _from_dvc(name: str) -> Path:
+    """Return a folder that DVC tracks in a repository, brought here once a process: a branch may have moved."""
+    repository, _, place = name.partition("#")
+    path, _, revision = place.partition("@")
+    folder = run.scratch() / "downloads" / files.sha256_of_bytes(name.encode())[:16]
+    partial = folder.with_name(f".{folder.name}.partial")
+    files.remove(partial)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "dvc", "get", repository, path, "--out", str(partial)]
+    done = subprocess.run(
+        [*command, *(["--rev", revision] if revision else [])], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        files.remove(partial)
+        reason = next(
+            (line for line in done.stderr.splitlines() if line.startswith("ERROR: ")), "ERROR: dvc get failed"
+        )
+        raise BackboneError(
+            f"model:{name} could not be brought: {reason.removeprefix('ERROR: ')}; write REPOSITORY#PATH or "
+            "REPOSITORY#PATH@REVISION, and see that its remote can be reached"
+        )
+    files.remove(folder)
+    partial.rename(folder)
     return folder

@@ -15,10 +15,21 @@ _GROW_BYTES = 2**26
 
 def keep_freed_memory() -> bool:
     """Give back what is free now, and keep what is freed from here on; return whether this C library can (glibc)."""
-    if platform.libc_ver()[0] != "glibc":
+    if not give_back():
         return False
     libc = ctypes.CDLL(None)
-    libc.malloc_trim(0)
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _NEVER), (_M_TOP_PAD, _GROW_BYTES))
     accepted = [libc.mallopt(name, value) for name, value in settings]
     return all(accepted)
+
+
+def give_back() -> bool:
+    """Give back what is free now; return whether this C library can (glibc).
+
+    Between training and evaluation, whose tensors are of other sizes: what the one left behind would stay beside what
+    the other takes.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    ctypes.CDLL(None).malloc_trim(0)
+    return True

@@ -19,6 +19,7 @@ from thaw.training import checkpoint
 from thaw.training.balance import mixup
 from thaw.training.groups import Rule
 from thaw.training.head import FeatureSet, soft_targets
+from thaw.training.heap import give_back
 from thaw.training.norms import follow_statistics, train_with_norms
 from thaw.training.prefetch import ahead
 from thaw.training.refit import estimate_statistics, pooled, solve_head
@@ -155,6 +156,7 @@ class Phase:
         self, source: Source, examples: LabelledRows, num_views: int = 1
     ) -> tuple[float, float, NDArray[np.float32]]:
         """Return log loss, accuracy and logits [images, classes] in eval mode, averaged over the first views."""
+        give_back()
         model = self.stepper.judged.eval()
         answers = []
         for view in range(num_views):
@@ -188,6 +190,7 @@ class Phase:
 
     def _epoch(self, epoch: int, source: Source, examples: LabelledRows) -> dict[str, float]:
         """Train one epoch and return its mean loss and its mean rates."""
+        give_back()
         params, num_steps = self.params, steps_per_epoch(len(examples.rows), self.params.batch_size)
         order = self._order(epoch, examples)
         views = epoch_views(len(examples.rows), params.views, seed=self.seed, phase=self.name, epoch=epoch)

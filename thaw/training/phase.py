@@ -13,6 +13,7 @@ from thaw.images.pack import PackedImages
 from thaw.images.views import num_answers
 from thaw.network.backbone import Backbone
 from thaw.network.engine import device_of, use_threads
+from thaw.network.uncut import UncutSuffix
 from thaw.params import AugmentParams, ComputeParams, PhaseParams
 from thaw.training import artifact
 from thaw.training.balance import class_weights
@@ -77,7 +78,7 @@ def run_phase(
     head = artifact.assemble(backbone, start.tensors, start.model)
     augment = augment.model_copy(update={"flip": start.model["augment"]["flip"]})
     classifier, prefix = _cut(backbone, index, head, Views(images, backbone.spec, seed, augment), compute)
-    _say_what_trains(name, params, backbone, index, prefix)
+    _say_what_trains(name, params, backbone, index, classifier, prefix)
     phase = Phase(
         name,
         classifier,
@@ -139,10 +140,14 @@ def _checkpoint(*settings: object) -> Path:
     return run.scratch() / "checkpoints" / files.digest([*settings, run.code_digest()])
 
 
-def _say_what_trains(name: str, params: PhaseParams, backbone: Backbone, index: int, prefix: Prefix) -> None:
+def _say_what_trains(
+    name: str, params: PhaseParams, backbone: Backbone, index: int, classifier: Classifier, prefix: Prefix
+) -> None:
     frozen, trained = ", ".join(backbone.blocks[:index]) or "nothing", backbone.blocks[index:]
     if isinstance(params.depth, list):
         trained = [rule.pattern for rule in params.depth if rule.lr is not None]
+    if isinstance(classifier.backbone, UncutSuffix):
+        print(f"{name}: torch.fx cannot trace this network, so it is not cut, and every epoch runs all of it")
     print(f"{name}: frozen {frozen}; trains {', '.join(trained)}, head; prefix in {prefix.engine}")
     if prefix.engine.note:
         print(f"{name}: {prefix.engine.note}")
