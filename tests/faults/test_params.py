@@ -58,7 +58,7 @@ def _edited(valid: str, pattern: str, replacement: str) -> str:
         ),
         (r"depth: 3", "depth: [3]", "unfreeze.phases.top.depth.0 is 3; it must be a section with keys of its own"),
         (r"depth: 3", "depth: [{pattern: a, lr: 0}]", "unfreeze.phases.top.depth.0.lr is 0; it must be above 0"),
-        (r"depth: 3", "depth: [{patern: a, lr: null}]", "top.depth.0.patern is not a known key; did you mean pattern?"),
+        (r"depth: 3", "depth: [{patt: a, lr: null}]", "top.depth.0.patt is not a known key; did you mean pattern?"),
         (
             r"depth: 3",
             "depth: 3\n      class_weights: equal",
