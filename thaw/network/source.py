@@ -71,7 +71,7 @@ def fetch_tensors(source: str, *, sha256: str | None) -> tuple[Spec, dict[str, T
     if sha256 is not None and found.sha256 != sha256:
         raise BackboneError(
             f"the weights of {source} have SHA-256 {found.sha256}, but backbone.sha256 is {sha256}; "
-            f"delete {found.where} to bring them again, or set backbone.sha256 if you trust this file"
+            f"{found.remedy}, or set backbone.sha256 if you trust these"
         )
     return spec.model_copy(update={"sha256": found.sha256}), found.tensors
 

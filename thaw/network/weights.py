@@ -26,8 +26,8 @@ class Found:
 
     tensors: dict[str, Tensor]
     sha256: str
-    where: str
-    """What to mend if the hash is not the one that was expected."""
+    remedy: str
+    """What to do if the hash is not the one that was expected, beside trusting these."""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -37,11 +37,27 @@ def grow(source: str, data: Features) -> tuple[nn.Linear, dict[str, Any]]:
             f"params.yaml: head.grow_from is {source}, whose head sees {weight.shape[1]} features; here there are "
             f"{data.train.features.shape[1]}; set backbone.taps and backbone.keep to what that model was made with"
         )
-    before = _linear(weight, bias)
-    weight, bias = (
-        weight - weight.mean(axis=0),
-        bias - bias.mean(),
-    )  # the same to a softmax, and centred as new rows are
+    kept = [name for name in classes if name in known]
+    head = _grown(weight, bias, known, data)
+    grown: dict[str, Any] = {
+        "model": fingerprint,
+        "kept": kept,
+        "new": [name for name in classes if name not in known],
+        "dropped": [name for name in known if name not in classes],
+        **_old_classes(data, _linear(weight, bias), known, head),
+    }
+    print(
+        f"head: grown from {source}; kept {', '.join(kept)}, new {', '.join(grown['new']) or 'none'}; of "
+        f"{grown['images_of_kept']} validation images of known classes {grown['accuracy_before']:.3f} were right "
+        f"before and {grown['accuracy_after']:.3f} are now"
+    )
+    return head, grown
+
+
+def _grown(weight: Floats, bias: Floats, known: list[str], data: Features) -> nn.Linear:
+    """Return the old rows of the classes that are left, and a row for each new class, in the order of the data."""
+    classes = data.facts["classes"]
+    weight, bias = weight - weight.mean(axis=0), bias - bias.mean()  # the same to a softmax, centred as new rows are
     kept = {name: (weight[known.index(name)], bias[known.index(name)]) for name in classes if name in known}
     means = _class_means(data.train, len(classes))
     at_own_mean = np.mean([row @ means[classes.index(name)] + offset for name, (row, offset) in kept.items()])
@@ -51,20 +67,7 @@ def grow(source: str, data: Features) -> tuple[nn.Linear, dict[str, Any]]:
         away = means[number] - data.train.features.mean(axis=0, dtype=np.float64)
         row = length * away / max(float(np.linalg.norm(away)), 1e-12)
         rows.append(kept.get(name, (row, at_own_mean - row @ means[number])))
-    head = _linear(np.stack([row for row, _ in rows]), np.array([offset for _, offset in rows]))
-    grown: dict[str, Any] = {
-        "model": fingerprint,
-        "kept": list(kept),
-        "new": [name for name in classes if name not in known],
-        "dropped": [name for name in known if name not in classes],
-        **_old_classes(data, before, known, head),
-    }
-    print(
-        f"head: grown from {source}; kept {', '.join(kept)}, new {', '.join(grown['new']) or 'none'}; of "
-        f"{grown['images_of_kept']} validation images of known classes {grown['accuracy_before']:.3f} were right "
-        f"before and {grown['accuracy_after']:.3f} are now"
-    )
-    return head, grown
+    return _linear(np.stack([row for row, _ in rows]), np.array([offset for _, offset in rows]))
 
 
 def _check(source: str, fingerprint: str, facts: dict[str, Any], data: Features) -> None:
