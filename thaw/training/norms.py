@@ -16,11 +16,7 @@ _Running = (nn.modules.batchnorm._NormBase,)  # noqa: SLF001 - the one class tha
 
 def running_norms(module: nn.Module) -> Iterator[nn.modules.batchnorm._NormBase]:
     """Yield the norm layers that keep running statistics, without those whose scale and shift a rule freezes."""
-    for child in module.modules():
-        if isinstance(child, _Running) and child.running_mean is not None:
-            own = [parameter.requires_grad for parameter in child.parameters(recurse=False)]
-            if any(own) or not own:
-                yield child
+    return (norm for norm in _with_statistics(module) if not _is_held(norm))
 
 
 def train_with_norms(module: nn.Module, mode: NormMode) -> None:
@@ -30,12 +26,8 @@ def train_with_norms(module: nn.Module, mode: NormMode) -> None:
     `train` normalises with the batch and updates them.
     """
     module.train()
-    for child in module.modules():
-        if isinstance(child, _Running) and child.running_mean is not None:
-            child.eval()
-    if mode == "train":
-        for norm in running_norms(module):
-            norm.train()
+    for norm in _with_statistics(module):
+        norm.train(mode == "train" and not _is_held(norm))
 
 
 def follow_statistics(module: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
@@ -66,3 +58,15 @@ def _update(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     momentum = norm.momentum if norm.momentum is not None else 1 / float(norm.num_batches_tracked or 1)
     norm.running_mean.lerp_(mean, momentum)
     norm.running_var.lerp_(variance, momentum)
+
+
+def _with_statistics(module: nn.Module) -> Iterator[nn.modules.batchnorm._NormBase]:
+    for child in module.modules():
+        if isinstance(child, _Running) and child.running_mean is not None:
+            yield child
+
+
+def _is_held(norm: nn.Module) -> bool:
+    """Whether a rule freezes a norm layer: it has parameters of its own, and none of them trains."""
+    own = [parameter.requires_grad for parameter in norm.parameters(recurse=False)]
+    return bool(own) and not any(own)
