@@ -100,10 +100,18 @@ def preprocessing(size_px: int = 40) -> dict[str, Any]:
     return {"size_px": size_px, "fit": "crop", "background": 255, "max_megapixels": 100.0}
 
 
-def start(network: Backbone, *, classes: int = 3, depth_blocks: int = 0, hidden: tuple[int, ...] = ()) -> Start:
+def start(
+    network: Backbone,
+    *,
+    classes: int = 3,
+    depth_blocks: int = 0,
+    hidden: tuple[int, ...] = (),
+    dropout: float = 0.0,
+    kind: str | None = None,
+) -> Start:
     """Return an untrained head as a phase's start."""
     torch.manual_seed(1)
-    head = build_head(network.num_features, classes, hidden, 0.0)
+    head = build_head(network.num_features, classes, hidden, dropout, kind=kind)
     model = {
         "classes": CLASSES[:classes],
         "backbone": network.spec.model_dump(mode="json"),
@@ -114,7 +122,7 @@ def start(network: Backbone, *, classes: int = 3, depth_blocks: int = 0, hidden:
         "start": None,
         "depth_blocks": depth_blocks,
         "cut": len(network.blocks) - depth_blocks,
-        "head": {"hidden": list(hidden), "dropout": 0.0},
+        "head": {"hidden": list(hidden), "dropout": dropout, "kind": kind},
         "lineage": {"data": "fingerprint", "backbone": "weights"},
     }
     return Start({f"head.{name}": value for name, value in head.state_dict().items()}, model)

@@ -26,7 +26,7 @@ FORM_WORDS = {
         "source"
     ]: "package:NAME, timm:NAME[.TAG], torchvision:NAME[/WEIGHTS], file:PATH@ARCHITECTURE, python:MODULE:CALLABLE "
     "or model:FOLDER or model:REPOSITORY#PATH@REVISION",
-    FORMS["model"]: "null or model:FOLDER",
+    FORMS["model"]: "null or model:FOLDER or model:REPOSITORY#PATH@REVISION",
     FORMS["sha256"]: "null or the 64 small hex digits of a SHA-256",
     FORMS["device"]: "auto, cpu, mps, cuda or cuda:NUMBER",
 }
@@ -71,7 +71,7 @@ def between_fields(tree: Mapping[str, Any]) -> list[str]:
 
 
 def _split_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:
-    test, val = (_number(tree, "prepare", key) for key in ("test_fraction", "val_fraction"))
+    test, val = (number_at(tree, "prepare", key) for key in ("test_fraction", "val_fraction"))
     if test is not None and val is not None and 0 < test < 1 and 0 < val < 1 <= test + val:
         yield (
             f"prepare.test_fraction {test:g} and prepare.val_fraction {val:g} leave nothing to train on; together they "
@@ -80,7 +80,7 @@ def _split_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _size_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:
-    network, packed = _number(tree, "backbone", "input_px"), _number(tree, "prepare", "size_px")
+    network, packed = number_at(tree, "backbone", "input_px"), number_at(tree, "prepare", "size_px")
     if network is not None and packed is not None and 16 <= packed < network:
         yield (
             f"backbone.input_px is {network:g}, more than the {packed:g} px that prepare.size_px packs; raise "
@@ -89,7 +89,7 @@ def _size_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _phase_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:
-    phases = _value(tree, "unfreeze", "phases")
+    phases = value_at(tree, "unfreeze", "phases")
     if not isinstance(phases, Mapping):
         return
     starts = {
@@ -107,7 +107,7 @@ def _phase_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:
         if start not in phases:
             close = difflib.get_close_matches(start, ["head", *map(str, phases)], n=1, cutoff=0.5)
             hint = f"; did you mean {close[0]}?" if close else ""
-            yield f"{path}.start is {_shown(start)}; it must be head or the name of another phase{hint}"
+            yield f"{path}.start is {shown(start)}; it must be head or the name of another phase{hint}"
             continue
         circle = _circle(name, starts)
         if circle and name == min(circle):
@@ -123,7 +123,7 @@ def _phase_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _late_blocks(path: str, phase: object) -> Iterator[str]:
-    depth, every, epochs = (_number(phase, key) for key in ("depth", "unfreeze_every", "epochs"))
+    depth, every, epochs = (number_at(phase, key) for key in ("depth", "unfreeze_every", "epochs"))
     if depth and every and epochs and 1 + (depth - 1) * every > epochs:
         yield (
             f"{path}.unfreeze_every is {every:g}: the last of {depth:g} blocks would begin to train in epoch "
@@ -145,20 +145,22 @@ def _blocks(depth: object) -> float | None:
     return float(depth) if isinstance(depth, int) and not isinstance(depth, bool) and depth > 0 else None
 
 
-def _value(tree: object, *path: str) -> object:
+def value_at(tree: object, *path: str) -> object:
+    """Return the value under a path of keys, or None where there is none."""
     for key in path:
         tree = tree.get(key) if isinstance(tree, Mapping) else None
     return tree
 
 
-def _number(tree: object, *path: str) -> float | None:
-    value = _value(tree, *path)
+def number_at(tree: object, *path: str) -> float | None:
+    """Return the number under a path of keys, or None where there is none."""
+    value = value_at(tree, *path)
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _words(entry: Mapping[str, Any], root: type[BaseModel]) -> str:
     path = ".".join(str(part) for part in entry["loc"] if part != "[key]" and not _is_form(part))
-    kind, context, seen = entry["type"], entry.get("ctx", {}), _shown(entry["input"])
+    kind, context, seen = entry["type"], entry.get("ctx", {}), shown(entry["input"])
     if _is_unknown(entry):
         close = _nearest(entry["loc"], root)
         return f"{path} is not a known key; {f'did you mean {close}?' if close else 'remove it'}"
@@ -201,6 +203,7 @@ def _bare(kind: Any) -> Any:
     return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """Return a value as a message quotes it."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."

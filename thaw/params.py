@@ -1,7 +1,7 @@
 """params.yaml, read strictly: every knob with its unit and bounds, every mistake reported at once.
 
 `load_params` is the only reader. What the file may hold as YAML is decided in yaml_tree.py; how a mistake is put into
-words, and which values must fit each other, in mistakes.py.
+words, and which values must fit each other, in mistakes.py; which would do nothing, in idle.py.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from thaw import mistakes
+from thaw import idle, mistakes
 from thaw.errors import ParamsError
 from thaw.phase_params import PhaseName, PhaseParams
 from thaw.section import Count, Fraction, Positive, Section
@@ -104,13 +104,22 @@ class HeadParams(Section):
     hidden: list[Annotated[int, Field(ge=1, le=16384)]]
     """Widths of hidden layers; [] is the linear head, which is solved exactly."""
     dropout: Annotated[float, Field(ge=0, lt=1)]
-    """Share of features dropped before each layer of a head with hidden layers."""
+    """Share of features dropped before each layer of the head while it trains: a linear one trains in phases only."""
     lr: Positive
-    """Learning rate of a head with hidden layers (AdamW)."""
+    """Learning rate of a head that is not linear (AdamW)."""
     epochs: Count
-    """Most epochs that a head with hidden layers may take; it stops early."""
+    """Most epochs that a head that is not linear may take; it stops early."""
+    kind: Literal["linear", "mlp", "cosine"] | None = None
+    """`linear`, `mlp` (with hidden layers) or `cosine` (angles to a direction for each class, times a learned scale);
+    null is linear, or mlp if there are hidden layers."""
     grow_from: Annotated[str, Field(pattern=mistakes.FORMS["model"])] | None = None
-    """`model:FOLDER`, a model of Thaw that is the backbone's source too: its classes keep their rows, new ones join."""
+    """A model of Thaw, named as in backbone.source, that is the backbone's source too: its classes keep their rows, new
+    ones join."""
+
+    @property
+    def form(self) -> str:
+        """The kind of the head, found from its hidden layers where `kind` is null."""
+        return self.kind or ("mlp" if self.hidden else "linear")
 
 
 class UnfreezeParams(Section):
@@ -170,7 +179,7 @@ class Params(Section):
 def load_params(path: Path = PARAMS_FILE) -> Params:
     """Return the validated params. Raises: ParamsError with one line for each mistake in the file."""
     tree = read_tree(path)
-    lines = mistakes.between_fields(tree)
+    lines = [*mistakes.between_fields(tree), *idle.idle_keys(tree)]
     try:
         params = Params.model_validate(tree)
     except ValidationError as error:

@@ -63,7 +63,8 @@ def plan_tables(params: Params) -> list[Table]:
         keep=wanted.keep,
         taps=wanted.taps,
     )
-    head = build_head(backbone.num_features, num_classes, params.head.hidden, params.head.dropout)
+    asked = params.head
+    head = build_head(backbone.num_features, num_classes, asked.hidden, asked.dropout, kind=asked.kind)
     return [
         _phase_table(name, phase, backbone, num_train, head, params) for name, phase in params.unfreeze.phases.items()
     ]

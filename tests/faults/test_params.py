@@ -199,3 +199,46 @@ def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").mkdir()
     with pytest.raises(ParamsError, match="cannot be read: Is a directory"):
         load_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("edits", "expected"),
+    [
+        (
+            {"hidden: []": "hidden: [512]\n  kind: linear"},
+            "head.kind is linear, which has no hidden layers, and head.hidden is [512]; set it to []",
+        ),
+        (
+            {"hidden: []": "hidden: [512]\n  kind: cosine"},
+            "head.kind is cosine, which has no hidden layers, and head.hidden is [512]; set it to []",
+        ),
+        (
+            {"hidden: []": "hidden: []\n  kind: mlp"},
+            "head.kind is mlp, and head.hidden names no layer; write their widths, such as [512]",
+        ),
+        (
+            {"hidden: []": "hidden: [8]\n  grow_from: model:cars"},
+            "head.grow_from is set, and only a linear or a cosine head grows; set head.hidden to []",
+        ),
+    ],
+)
+def test_a_key_that_would_do_nothing_is_a_mistake(
+    tmp_path: Path, params_text: str, edits: dict[str, str], expected: str
+) -> None:
+    text = params_text
+    for old, new in edits.items():
+        assert old in text
+        text = text.replace(old, new, 1)
+    assert _mistakes(tmp_path, text) == [f"params.yaml: {expected}"]
+
+
+def test_dropout_of_a_solved_head_wants_a_phase(tmp_path: Path, params_text: str) -> None:
+    text = params_text.replace("dropout: 0.0", "dropout: 0.2", 1)
+    (tmp_path / "params.yaml").write_text(text)
+    load_params(tmp_path / "params.yaml")
+    without = text[: text.index("unfreeze:")] + "unfreeze:\n  phases: {}\n\n" + text[text.index("select:") :]
+    (line,) = _mistakes(tmp_path, without)
+    assert line == (
+        "params.yaml: head.dropout is 0.2, but this head is not trained by steps, and there are no phases that would; "
+        "set it to 0.0"
+    )

@@ -1,5 +1,6 @@
-"""The head: solved exactly against an oracle, folded, well conditioned; and hidden layers that learn."""
+"""The head: solved exactly against an oracle, folded, well conditioned; and hidden layers that learn; angles."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,16 +10,18 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
+from torch.nn import functional
 
 from thaw.errors import TrainingError
 from thaw.params import HeadParams
 from thaw.training.head import (
+    CosineHead,
     FeatureSet,
     build_head,
     cross_entropy,
-    fit_hidden,
     logits_of,
     soft_targets,
+    train_head,
 )
 from thaw.training.linear import fit_linear, linear_module
 
@@ -122,7 +125,7 @@ def test_hidden_layers_learn_what_no_line_can_and_fold_the_scaling() -> None:
     train, val = xor(400, 0), xor(200, 1)
     line = fit_linear(train, val, 2)
     assert ((val.features @ line.weight.T + line.bias).argmax(axis=1) == val.labels).mean() < 0.7
-    head, rows = fit_hidden(train, val, 2, hidden(), seed=0)
+    head, rows = train_head(train, val, 2, hidden(), seed=0)
     logits = logits_of(head, val.features)
     assert (logits.argmax(axis=1) == val.labels).mean() > 0.9
     # The folded head, on raw features, has the loss of the best epoch, on scaled ones.
@@ -135,7 +138,7 @@ def test_hidden_layers_are_the_same_for_the_same_seed_whatever_was_drawn_before(
     heads = []
     for noise in (1, 2):
         torch.manual_seed(noise)
-        heads.append(fit_hidden(train, val, 2, hidden(epochs=3, dropout=0.2), seed=5)[0].state_dict())
+        heads.append(train_head(train, val, 2, hidden(epochs=3, dropout=0.2), seed=5)[0].state_dict())
     assert all(torch.equal(value, heads[1][name]) for name, value in heads[0].items())
 
 
@@ -145,7 +148,7 @@ def test_hidden_layers_stop_early_and_keep_their_best_epoch() -> None:
         FeatureSet(random.normal(size=(40, 5)).astype(np.float32), random.integers(0, 2, 40), np.ones(40))
         for _ in range(2)
     )
-    head, rows = fit_hidden(train, val, 2, hidden(epochs=500), seed=0)
+    head, rows = train_head(train, val, 2, hidden(epochs=500), seed=0)
     best = min(range(len(rows)), key=lambda index: rows[index]["val_loss"])
     assert len(rows) == best + 1 + 10 < 500
     logits = logits_of(head, val.features).astype(np.float64)
@@ -154,7 +157,7 @@ def test_hidden_layers_stop_early_and_keep_their_best_epoch() -> None:
 
 def test_hidden_layers_that_diverge_are_an_error() -> None:
     with pytest.raises(TrainingError, match=r"head: the loss is not finite in epoch \d+; lower head.lr \(now 1e\+30\)"):
-        fit_hidden(xor(60, 0), xor(30, 1), 2, hidden(lr=1e30), seed=0)
+        train_head(xor(60, 0), xor(30, 1), 2, hidden(lr=1e30), seed=0)
 
 
 def test_a_head_has_the_layers_that_it_was_asked_for() -> None:
@@ -185,3 +188,66 @@ def test_the_log_loss_is_torchs_and_survives_large_logits() -> None:
     labels = np.array([1, 0, 1])
     reference = nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))
     assert cross_entropy(logits, labels) == pytest.approx(float(reference))
+
+
+def cosine(**changes: Any) -> HeadParams:
+    return hidden(**({"hidden": [], "kind": "cosine"} | changes))
+
+
+def test_a_cosine_head_gives_scaled_cosines_and_forgets_lengths() -> None:
+    torch.manual_seed(0)
+    head = build_head(5, 3, [], 0.0, kind="cosine").eval()
+    assert isinstance(head, CosineHead)
+    features = torch.randn(4, 5)
+    expected = 10 * functional.cosine_similarity(features[:, None], head.weight[None], dim=2)
+    torch.testing.assert_close(head(features), expected)
+    torch.testing.assert_close(head(7 * features), expected)
+
+
+def test_a_trained_cosine_head_knows_the_classes_and_moves_its_scale() -> None:
+    train, val = blobs(150, 3), blobs(90, 3, seed=1)
+    head, rows = train_head(train, val, 3, cosine(), seed=0)
+    assert isinstance(head, CosineHead)
+    logits = logits_of(head, val.features)
+    assert (logits.argmax(axis=1) == val.labels).mean() > 0.9
+    best = min(row["val_loss"] for row in rows)
+    assert cross_entropy(logits.astype(np.float64), val.labels) == pytest.approx(best, rel=1e-5)
+    assert float(head.log_scale.detach().exp()) > 11
+
+
+def test_a_cosine_head_starts_from_the_mean_directions_of_the_classes() -> None:
+    train = blobs(60, 3)
+    head, _ = train_head(train, train, 3, cosine(epochs=1, lr=1e-9), seed=0)
+    for label in range(3):
+        rows = train.features[train.labels == label].astype(np.float64)
+        mean = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).mean(axis=0)
+        np.testing.assert_allclose(head.state_dict()["weight"][label], mean / np.linalg.norm(mean), atol=1e-5)
+
+
+def test_the_scale_of_a_cosine_head_does_not_decay() -> None:
+    train = blobs(60, 2)
+    torch.manual_seed(0)
+    still = replace(train, features=np.zeros_like(train.features))  # no cosine but 0, so no gradient
+    head, _ = train_head(still, still, 2, cosine(epochs=3, lr=0.5), seed=0)
+    assert float(head.state_dict()["log_scale"].exp()) == pytest.approx(10)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cosine"])
+def test_a_class_without_training_images_cannot_be_trained(kind: str) -> None:
+    params = cosine() if kind == "cosine" else hidden()
+    with pytest.raises(TrainingError, match="1 of 3 classes have no training image"):
+        train_head(blobs(40, 2), blobs(40, 3), 3, params, seed=0)
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_dropout_acts_before_a_head_of_one_layer_while_it_trains_only(kind: str) -> None:
+    torch.manual_seed(0)
+    head, plain = (build_head(200, 3, [], share, kind=kind) for share in (0.5, 0.0))
+    head.load_state_dict(plain.state_dict())  # tensors of the same names
+    features = torch.randn(4, 200)
+    assert torch.equal(head.eval()(features), plain(features))
+    assert not torch.allclose(head.train()(features), head(features))
+    with torch.no_grad():
+        many = torch.stack([head(features) for _ in range(4000)]).mean(dim=0)
+    if kind == "linear":  # what is kept is scaled up, so the mean is that without dropout
+        torch.testing.assert_close(many, plain(features).detach(), atol=0.05, rtol=0)

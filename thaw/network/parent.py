@@ -19,7 +19,7 @@ _WEIGHTS = "weights.safetensors"
 
 def describe(name: str) -> Spec:
     """Return the Spec of the model in a folder: its network's, with what it was trained on."""
-    folder = _folder(name)
+    folder = folder_of(name)
     try:
         fingerprint = files.verify(folder)
         facts = files.read_json(folder / "model.json")
@@ -32,23 +32,40 @@ def describe(name: str) -> Spec:
 
 def fetch(name: str, _: Spec) -> Found:
     """Return the whole backbone of the model in a folder, as its training left it."""
-    path = _folder(name) / _WEIGHTS
+    path = folder_of(name) / _WEIGHTS
     tensors = {
         key.removeprefix("backbone."): value for key, value in read_tensors(path).items() if key.startswith("backbone.")
     }
     return Found(tensors, files.sha256_of(path), f"see what changed model:{name}")
 
 
-def _folder(name: str) -> Path:
+def folder_of(name: str, *, fingerprint: str | None = None) -> Path:
+    """Return the folder of a model, brought from where DVC has it if it is named so.
+
+    One that was brought before is used again only if its manifest has the `fingerprint`, a SHA-256, that is wanted.
+    Raises: BackboneError if it is not there or cannot be brought.
+    """
     if "#" in name:
-        return _from_dvc(name)
+        kept = _kept(name)
+        return kept if fingerprint is not None and _is(kept, fingerprint) else _from_dvc(name)
     folder = Path(name)
     if not folder.is_dir():
         raise BackboneError(
-            f"backbone.source is model:{name}, but there is no such folder; give a copy of a run's models/final, or "
+            f"model:{name}: there is no such folder; give a copy of a run's models/final, or "
             "REPOSITORY#models/final@REVISION"
         )
     return folder
+
+
+def _kept(name: str) -> Path:
+    return run.scratch() / "downloads" / files.sha256_of_bytes(name.encode())[:16]
+
+
+def _is(folder: Path, fingerprint: str) -> bool:
+    try:
+        return files.verify(folder) == fingerprint
+    except ArtifactError:
+        return False
 
 
 @functools.cache
@@ -56,7 +73,7 @@ def _from_dvc(name: str) -> Path:
     """Return a folder that DVC tracks in a repository, brought here once a process: a branch may have moved."""
     repository, _, place = name.partition("#")
     path, _, revision = place.partition("@")
-    folder = run.scratch() / "downloads" / files.sha256_of_bytes(name.encode())[:16]
+    folder = _kept(name)
     partial = folder.with_name(f".{folder.name}.partial")
     files.remove(partial)
     folder.parent.mkdir(parents=True, exist_ok=True)

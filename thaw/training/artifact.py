@@ -55,7 +55,9 @@ def assemble(backbone: "Backbone", tensors: Mapping[str, Tensor], model: Mapping
     own = backbone.module.state_dict()
     trained = {name.removeprefix("backbone."): value for name, value in tensors.items() if name.startswith("backbone.")}
     load_tensors(backbone.module, {**own, **trained}, backbone.spec)
-    head = build_head(backbone.num_features, len(model["classes"]), model["head"]["hidden"], model["head"]["dropout"])
+    asked = model["head"]  # heads of before there were kinds have none
+    num_classes, kind = len(model["classes"]), asked.get("kind")
+    head = build_head(backbone.num_features, num_classes, asked["hidden"], asked["dropout"], kind=kind)
     head.load_state_dict(
         {name.removeprefix("head."): value for name, value in tensors.items() if name.startswith("head.")}
     )

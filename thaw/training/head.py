@@ -1,9 +1,10 @@
-"""The new output layers, the targets that they learn, and the training of a head with hidden layers."""
+"""The new output layers, the targets that they learn, and the training of a head that is not solved."""
 
 import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +21,9 @@ Features = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
 _BATCH = 256
-_HIDDEN_PATIENCE = 10
-_HIDDEN_DECAY = 0.01
+_PATIENCE = 10
+_DECAY = 0.01
+_FIRST_SCALE = 10.0  # Gidaris and Komodakis 2018 (arXiv:1804.09458), section 5
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,49 @@ class FeatureSet:
     confidence: NDArray[np.float64]
 
 
-def build_head(num_features: int, num_classes: int, hidden: Sequence[int], dropout: float) -> nn.Module:
-    """Return an untrained head: one linear layer, or hidden layers with ReLU and dropout before it."""
+class DroppedLinear(nn.Linear):
+    """A linear layer that drops a share of its input while it trains; its tensors are named as without."""
+
+    def __init__(self, num_features: int, num_classes: int, dropout: float) -> None:
+        super().__init__(num_features, num_classes)
+        self.dropout = dropout
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return logits [images, classes] of features [images, features]."""
+        return super().forward(functional.dropout(features, self.dropout, self.training))
+
+
+class CosineHead(nn.Module):
+    """Logits are the cosines between an image's features and a direction for each class, times a learned scale.
+
+    Gidaris and Komodakis 2018 (arXiv:1804.09458), section 3.2. The scale is kept as its logarithm (Radford et al. 2021,
+    arXiv:2103.00020, section 2.5): a step of AdamW then changes it by a share of itself.
+    """
+
+    def __init__(self, num_features: int, num_classes: int, dropout: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(num_classes, num_features) / num_features**0.5)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(_FIRST_SCALE)))
+        self.dropout = dropout
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return logits [images, classes] of features [images, features]."""
+        features = functional.dropout(features, self.dropout, self.training)
+        cosines = functional.linear(functional.normalize(features), functional.normalize(self.weight))
+        return self.log_scale.exp() * cosines
+
+
+def build_head(
+    num_features: int, num_classes: int, hidden: Sequence[int], dropout: float, *, kind: str | None = None
+) -> nn.Module:
+    """Return an untrained head: one linear layer, hidden layers with ReLU and dropout before it, or a cosine head.
+
+    Without a `kind` the hidden layers decide between the first two.
+    """
+    if kind == "cosine":
+        return CosineHead(num_features, num_classes, dropout)
     if not hidden:
-        return nn.Linear(num_features, num_classes)
+        return DroppedLinear(num_features, num_classes, dropout) if dropout else nn.Linear(num_features, num_classes)
     layers: list[nn.Module] = []
     for width in hidden:
         layers += [nn.Dropout(dropout), nn.Linear(num_features, width), nn.ReLU()]
@@ -45,20 +86,26 @@ def build_head(num_features: int, num_classes: int, hidden: Sequence[int], dropo
 
 
 @timing.counted("train")
-def fit_hidden(
+def train_head(
     train: FeatureSet, val: FeatureSet, num_classes: int, params: HeadParams, *, seed: int
 ) -> tuple[nn.Module, list[dict[str, float]]]:
-    """Return a head with hidden layers at its best validation loss, and a row for each epoch.
+    """Return a cosine head, or one with hidden layers, at its best validation loss, and a row for each epoch.
 
-    Trained by AdamW on standardised features (the scaling is folded into the first layer), with early stopping.
+    Trained by AdamW with early stopping: hidden layers on standardised features (the scaling is folded into the first
+    of them), a cosine head from the mean directions of the classes. Raises: TrainingError if it diverges, or if a class
+    has no training image.
     """
+    check_every_class(train.labels, num_classes)
     torch.manual_seed(int(generator(seed, "head").integers(2**31)))
-    head = build_head(train.features.shape[1], num_classes, params.hidden, params.dropout)
-    centre, scale = torch.from_numpy(train.features.mean(axis=0)), float(train.features.std()) or 1.0
-    features = (torch.from_numpy(train.features) - centre) / scale
+    head = build_head(train.features.shape[1], num_classes, params.hidden, params.dropout, kind=params.kind)
+    centre, scale = torch.zeros(train.features.shape[1]), 1.0
+    if isinstance(head, CosineHead):
+        head.load_state_dict({**head.state_dict(), "weight": mean_directions(train, num_classes)})
+    else:
+        centre, scale = torch.from_numpy(train.features.mean(axis=0)), float(train.features.std()) or 1.0
+    features, val_features = ((torch.from_numpy(part.features) - centre) / scale for part in (train, val))
     targets = soft_targets(train.labels, train.confidence, num_classes)
-    val_features = (torch.from_numpy(val.features) - centre) / scale
-    optimizer = torch.optim.AdamW(head.parameters(), lr=params.lr, weight_decay=_HIDDEN_DECAY)
+    optimizer = torch.optim.AdamW(_groups(head), lr=params.lr)
     best, best_state, since, rows = float("inf"), copy.deepcopy(head.state_dict()), 0, list[dict[str, float]]()
     for epoch in range(1, params.epochs + 1):
         head.train()
@@ -83,11 +130,31 @@ def fit_hidden(
         best, best_state, since = (
             (val_loss, copy.deepcopy(head.state_dict()), 0) if val_loss < best else (best, best_state, since + 1)
         )
-        if since == _HIDDEN_PATIENCE:
+        if since == _PATIENCE:
             break
     head.load_state_dict(best_state)
-    _fold(next(layer for layer in head.modules() if isinstance(layer, nn.Linear)), centre, scale)
+    for layer in [layer for layer in head.modules() if isinstance(layer, nn.Linear)][:1]:
+        _fold(layer, centre, scale)
     return head.eval(), rows
+
+
+def mean_directions(train: FeatureSet, num_classes: int) -> Tensor:
+    """Return the mean [classes, features] of each class's features at unit length, at unit length itself.
+
+    Imprinted weights, Qi et al. 2018 (arXiv:1712.07136), section 3.3.
+    """
+    directions = functional.normalize(torch.from_numpy(train.features))
+    labels = torch.from_numpy(train.labels)
+    return functional.normalize(torch.stack([directions[labels == label].mean(dim=0) for label in range(num_classes)]))
+
+
+def check_every_class(labels: Labels, num_classes: int) -> None:
+    """Raises: TrainingError if a class has no training image."""
+    if absent := sorted(set(range(num_classes)) - set(labels.tolist())):
+        raise TrainingError(
+            f"{len(absent)} of {num_classes} classes have no training image (number {absent[0] + 1} of classes.json is "
+            "the first); add images of it, or remove it"
+        )
 
 
 def logits_of(head: nn.Module, features: Features) -> NDArray[np.float32]:
@@ -113,6 +180,14 @@ def cross_entropy(logits: NDArray[np.float64], labels: Labels) -> float:
     """Return the mean log loss of logits [examples, classes], in nats."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     return float((np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]).mean())
+
+
+def _groups(head: nn.Module) -> list[dict[str, Any]]:
+    """Return all parameters for the optimizer; the scale of a cosine head, a single number, does not decay."""
+    return [
+        {"params": [value for value in head.parameters() if bool(value.ndim) == decays], "weight_decay": decay}
+        for decays, decay in ((True, _DECAY), (False, 0.0))
+    ]
 
 
 def _fold(layer: nn.Linear, centre: Tensor, scale: float) -> None:

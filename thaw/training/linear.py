@@ -12,8 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from thaw import timing
-from thaw.errors import TrainingError
-from thaw.training.head import Features, FeatureSet, Labels, cross_entropy
+from thaw.training.head import Features, FeatureSet, Labels, check_every_class, cross_entropy
 
 # Inverse regularisation strengths tried from strong to weak, each fit starting from the one before; on features of
 # unit variance the best lay between 0.01 and 0.1 for every data set that we looked at.
@@ -48,11 +47,7 @@ def fit_linear(
     centre = train.features.mean(axis=0, dtype=np.float64)
     scale = float(np.sqrt(((train.features - centre) ** 2).mean(dtype=np.float64))) or 1.0
     features, labels, weights = _soften(train, num_classes)
-    if absent := sorted(set(range(num_classes)) - set(labels.tolist())):
-        raise TrainingError(
-            f"{len(absent)} of {num_classes} classes have no training image (number {absent[0] + 1} of classes.json is "
-            "the first); add images of it, or remove it"
-        )
+    check_every_class(labels, num_classes)
     solver = LogisticRegression(warm_start=True, max_iter=300, tol=1e-4)
     scaled, scaled_val = (
         (values - centre.astype(np.float32)) / np.float32(scale) for values in (features, val.features)
@@ -78,9 +73,14 @@ def fit_linear(
 
 def linear_module(fit: LinearFit) -> nn.Linear:
     """Return a linear fit as a layer."""
-    head = nn.Linear(fit.weight.shape[1], fit.weight.shape[0])
-    head.load_state_dict({"weight": torch.from_numpy(fit.weight).float(), "bias": torch.from_numpy(fit.bias).float()})
-    return head.eval()
+    return linear_layer(fit.weight, fit.bias)
+
+
+def linear_layer(weight: NDArray[np.float64], bias: NDArray[np.float64]) -> nn.Linear:
+    """Return a layer, in eval mode, with weight [classes, features] and bias [classes], rounded to float32."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0])
+    layer.load_state_dict({"weight": torch.from_numpy(weight).float(), "bias": torch.from_numpy(bias).float()})
+    return layer.eval()
 
 
 def _soften(train: FeatureSet, num_classes: int) -> tuple[Features, Labels, NDArray[np.float64]]:
