@@ -136,10 +136,17 @@ def clone(key: str, tree: Mapping[str, Any]) -> Path:
     return folder
 
 
-def pipeline(name: str, tree: Mapping[str, Any], *, furnish: Callable[[Path], None] | None = None) -> Facts:
+def pipeline(
+    name: str,
+    tree: Mapping[str, Any],
+    *,
+    furnish: Callable[[Path], None] | None = None,
+    gather: Callable[[Path], Mapping[str, Any]] | None = None,
+) -> Facts:
     """Return what `dvc repro` under these params gives in a clone of the last commit, `furnish`ed with data before.
 
-    A result at the same params is read back from the scratch folder, with the commit that it was run at.
+    `gather` is called on the finished clone, which is then deleted, for more facts. A result at the same params is read
+    back from the scratch folder, with the commit that it was run at.
     """
     key = files.digest({section: value for section, value in tree.items() if section != "compute"})
     done = run.scratch() / "bench" / f"{name}-{key[:16]}.json"
@@ -159,6 +166,8 @@ def pipeline(name: str, tree: Mapping[str, Any], *, furnish: Callable[[Path], No
         "metrics": files.read_json(folder / "reports" / "metrics.json"),
         "validation": files.read_json(folder / "reports" / "selection.json")["candidates"],
     }
+    if gather is not None:
+        result |= gather(folder)
     files.write_json(done, result)
     files.remove(folder)
     return result

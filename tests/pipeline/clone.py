@@ -153,8 +153,8 @@ def make_clone(root: Path) -> Clone:
 
 def _lay_out_slice(folder: Path) -> None:
     """Copy as many images of each class from the sample's package, and list them in a manifest beside the folder."""
-    source = sample._package_data()
-    table = sample._read_labels(source / "labels.csv")
+    source = sample.package_data()
+    table = sample.read_labels(source / "labels.csv")
     rows: list[tuple[str, str, str, float]] = []
     for label, members in table.groupby("label"):
         (folder / str(label)).mkdir(parents=True)

@@ -27,7 +27,10 @@ from thaw.training.boundary import Views
 
 pytestmark = pytest.mark.usefixtures("scratch")
 
-BENCHES = ("prefix", "head", "phase", "views", "scale", "noop", "floor", "accuracy", "foreign", "memory")
+BENCHES = (
+    "prefix", "head", "phase", "views", "scale", "noop", "floor", "accuracy", "foreign", "memory", "chain", "grow",
+    "scratch",
+)  # fmt: skip
 
 
 @pytest.fixture

@@ -47,8 +47,8 @@ def lay_out(images: str, manifest: str, licence: str) -> None:
 
     Raises: DataError if the package is missing or does not hold what it should.
     """
-    source = _package_data()
-    table = _read_labels(source / "labels.csv")
+    source = package_data()
+    table = read_labels(source / "labels.csv")
     partial = Path(images).with_name(f".{Path(images).name}.partial")
     files.remove(partial)
     try:
@@ -65,7 +65,8 @@ def lay_out(images: str, manifest: str, licence: str) -> None:
     files.write_text(Path(licence), LICENCE)
 
 
-def _package_data() -> Path:
+def package_data() -> Path:
+    """Return the package's folder of images and labels. Raises: DataError if it is not installed."""
     # Found without importing it: the package's import would load what this stage does not need.
     spec = importlib.util.find_spec("elpv_dataset")
     if spec is None or not spec.submodule_search_locations:
@@ -73,7 +74,11 @@ def _package_data() -> Path:
     return Path(spec.submodule_search_locations[0]) / "data"
 
 
-def _read_labels(path: Path) -> pd.DataFrame:
+def read_labels(path: Path) -> pd.DataFrame:
+    """Return file, probability (of a defect), type (mono or poly), label and confidence of each image.
+
+    Raises: DataError if labels or images are not those of the version that Thaw requires.
+    """
     try:
         table = pd.read_csv(path, sep=r"\s+", names=["file", "probability", "type"])
     except OSError:
