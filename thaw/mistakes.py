@@ -97,6 +97,7 @@ def _phase_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:
     }
     for name, phase in phases.items():
         yield from _late_blocks(f"unfreeze.phases.{name}", phase)
+        yield from _nothing_to_mix(f"unfreeze.phases.{name}", phase)
     depths = {name: _blocks(phase.get("depth")) for name, phase in phases.items() if isinstance(phase, Mapping)}
     if "head" in phases:
         yield "unfreeze.phases.head: the name head is taken by the stage before all phases; choose another"
@@ -129,6 +130,13 @@ def _late_blocks(path: str, phase: object) -> Iterator[str]:
             f"{path}.unfreeze_every is {every:g}: the last of {depth:g} blocks would begin to train in epoch "
             f"{1 + (depth - 1) * every:g} of {epochs:g}; lower it, or give more epochs"
         )
+
+
+def _nothing_to_mix(path: str, phase: object) -> Iterator[str]:
+    for key in ("mixup", "cutmix"):
+        alpha, size = _number(phase, key), _number(phase, "batch_size")
+        if alpha and alpha > 0 and size == 1:
+            yield f"{path}.{key} is {alpha:g}, but a batch_size of 1 leaves nothing to mix with; raise batch_size"
 
 
 def _circle(name: str, starts: Mapping[str, Any]) -> list[str]:

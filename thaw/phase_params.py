@@ -89,6 +89,9 @@ class PhaseParams(Section):
     """Strength of the pull of the backbone's trained tensors towards their pretrained values (Li et al. 2018)."""
     mixup: Annotated[float, Field(ge=0)] = 0.0
     """Alpha of mixup, done on the activations at the cut (manifold mixup, Verma et al. 2019); 0 mixes nothing."""
+    cutmix: Annotated[float, Field(ge=0)] = 0.0
+    """Alpha of cutmix (Yun et al. 2019), done on the maps at the cut; 0 mixes nothing. With mixup, each batch gets one
+    of the two."""
     class_weights: ClassWeights = "none"
     """Weight of each class in the loss: equal, inverse to its share of the training images, or by name (others 1)."""
     balanced_sampler: bool = False

@@ -20,6 +20,7 @@ from thaw.network.cut import probe
 from thaw.network.engine import Engine, use_threads
 from thaw.network.source import open_backbone
 from thaw.params import Params, PhaseParams
+from thaw.training.balance import require_maps
 from thaw.training.boundary import narrow, widen
 from thaw.training.costs import Decision, Work, decide, train_passes
 from thaw.training.groups import Rule, lowest_block, rule_of, rules_of
@@ -76,7 +77,7 @@ def _phase_table(
     index = lowest_block(phase, backbone)
     rules = rules_of(phase, backbone, index)
     lowest = next(rule.lr for rule in reversed(rules) if rule.lr is not None)
-    decision, train_s = _costs(phase, backbone, num_train, head, params)
+    decision, train_s = _costs(name, phase, backbone, num_train, head, params)
     table = Table(
         title=f"{name}: from {phase.start}, {phase.epochs} epochs of {num_train} images, batches of {phase.batch_size}",
         caption=f"views {phase.views}; norm {phase.norm}; lowest rate {lowest / phase.lr:.3g} of the head's\n"
@@ -96,7 +97,7 @@ def _phase_table(
 
 
 def _costs(
-    phase: PhaseParams, backbone: Backbone, num_train: int, head: nn.Module, params: Params
+    name: str, phase: PhaseParams, backbone: Backbone, num_train: int, head: nn.Module, params: Params
 ) -> tuple[Decision, float]:
     """Return how a phase comes by its activations, and the seconds of training on them."""
     depth = len(backbone.units) - lowest_block(phase, backbone)
@@ -105,6 +106,8 @@ def _costs(
     key = files.digest(["plan", backbone.spec.model_dump(mode="json"), depth])
     engine = Engine(prefix, images, key=key, compute=params.compute)
     boundary = [widen(narrow(value, np.dtype(np.float32))) for value in engine(images)]
+    if phase.cutmix > 0:
+        require_maps(name, [value.shape[1:] for value in boundary])
     prefix_s, step_s = _seconds_an_image(engine, images, boundary, Classifier(suffix, head))
     # Flips that are still to be found out count as if all kept the label.
     augment = params.augment.model_copy(update={"flip": "both"} if params.augment.flip == "auto" else {})

@@ -70,6 +70,11 @@ def _edited(valid: str, pattern: str, replacement: str) -> str:
             "depth: 3\n      unfreeze_every: 9",
             "the last of 3 blocks would begin to train in epoch 19 of 4",
         ),
+        (
+            r"batch_size: 32",
+            "batch_size: 1\n      cutmix: 0.5",
+            "top.cutmix is 0.5, but a batch_size of 1 leaves nothing to mix with; raise batch_size",
+        ),
         (r"depth: 3", "depht: 3", "unfreeze.phases.top.depht is not a known key; did you mean depth?"),
         (r"depth: 3", "zzz: 3\n      depth: 3", "unfreeze.phases.top.zzz is not a known key; remove it"),
         (r"\n      depth: 3", "", "unfreeze.phases.top lacks depth; docs/guide/params.md lists every key"),

@@ -132,6 +132,15 @@ def test_plan_shows_each_phase_with_the_rate_of_each_block(command: Command, dat
     assert "of 8 images" in out
 
 
+def test_plan_refuses_cutmix_where_the_cut_leaves_tokens(command: Command, data_set: Path) -> None:
+    edit(data_set, "timm:test_resnet", "timm:test_vit")
+    edit(data_set, "input_px: 64", "input_px: 160")
+    edit(data_set, "depth: 2", "depth: 2\n      cutmix: 1.0")
+    code, out, err = command("plan")
+    assert (code, out) == (1, "")
+    assert err.startswith("params.yaml: unfreeze.phases.top.cutmix needs rows and columns to cut a box from")
+
+
 def test_plan_counts_the_hidden_layers_of_the_head(command: Command, data_set: Path) -> None:
     edit(data_set, r"hidden: \[\]", "hidden: [10]")
     code, out, err = command("plan")

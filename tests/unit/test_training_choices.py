@@ -1,5 +1,6 @@
 """What a phase may be asked for beside depth and rate: each choice changes the training run in the way it says."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from tests import tiny
 from tests.unit.test_training_loop import Points, labelled, nothing, phase
 from thaw.errors import ParamsError
 from thaw.training import checkpoint
-from thaw.training.balance import class_weights, mixup
+from thaw.training.balance import class_weights, cutmix, map_axes, mix, mixup, require_maps
 from thaw.training.groups import Rule, rules_of
 from thaw.training.loop import Classifier
-from thaw.training.schedule import balanced_order, rate_factor
+from thaw.training.schedule import balanced_order, generator, rate_factor
 from thaw.training.stepper import Stepper
 
 
@@ -173,3 +174,90 @@ def test_mixup_mixes_examples_and_targets_alike() -> None:
     torch.testing.assert_close(mixed.reshape(4, 4), mixed_targets)
     assert not torch.equal(mixed_targets, targets)
     torch.testing.assert_close(mixed_targets.sum(dim=1), torch.ones(4))
+
+
+def test_cutmix_pastes_one_box_of_another_example_and_mixes_targets_by_its_area() -> None:
+    values, targets = torch.arange(4.0).reshape(4, 1, 1, 1).expand(4, 2, 8, 8), torch.eye(4)
+    sizes = set()
+    for seed in range(20):
+        (mixed,), mixed_targets = cutmix([values], targets, 1.0, np.random.default_rng(seed))
+        for row in range(4):
+            (own, other), share = mixed_targets[row].topk(2).indices, mixed_targets[row].max()
+            pasted = mixed[row, 0] != values[row, 0]
+            assert torch.equal(mixed[row, 0], mixed[row, 1])
+            if not pasted.any():  # the box is empty, or the partner is the example itself
+                assert share == 1
+                continue
+            partner = int(mixed[row, 0][pasted][0])
+            assert {int(own), int(other)} == {row, partner}
+            assert float(mixed_targets[row, partner]) == pytest.approx(float(pasted.float().mean()), abs=1e-6)
+            rows, columns = (pasted.any(dim=axis).nonzero().flatten() for axis in (1, 0))
+            assert int(pasted.sum()) == len(rows) * len(columns) == len(range(rows[0], rows[-1] + 1)) * len(columns)
+            sizes.add(int(pasted.sum()))
+    assert len(sizes) > 5
+
+
+def test_the_box_of_cutmix_lies_in_the_same_place_of_each_tensor_whatever_its_cells_and_axes() -> None:
+    fine = torch.arange(2.0).reshape(2, 1, 1, 1).expand(2, 3, 16, 16)
+    coarse, last = fine[:, :, ::2, ::2], fine.permute(0, 2, 3, 1)
+    seen = 0
+    for seed in range(20):
+        mixed, targets = cutmix([fine, coarse, last], torch.eye(2), 1.0, np.random.default_rng(seed))
+        pasted = [mixed[0][0, 0] != 0, mixed[1][0, 0] != 0, mixed[2][0, :, :, 0] != 0]
+        assert torch.equal(pasted[0], pasted[2])
+        shares = [float(part.float().mean()) for part in pasted]
+        assert float(targets[0, 1]) == pytest.approx(np.mean(shares), abs=1e-6)
+        seen += 0 < shares[0] < 1
+        if shares[0] and shares[1]:
+            for axis in (0, 1):
+                small, large = (part.any(dim=axis).nonzero().flatten() for part in (pasted[1], pasted[0]))
+                assert abs(int(large[0]) - 2 * int(small[0])) <= 1
+                assert abs(int(large[-1]) - (2 * int(small[-1]) + 1)) <= 1
+    assert seen > 5
+
+
+def test_cutmix_leaves_the_activations_that_it_was_given() -> None:
+    values = torch.randn(4, 2, 8, 8)
+    before = values.clone()
+    (mixed,), _ = cutmix([values], torch.eye(4), 1.0, np.random.default_rng(2))
+    assert torch.equal(values, before)
+    assert not torch.equal(mixed, values)
+
+
+def test_a_batch_gets_mixup_or_cutmix_where_both_are_set_each_in_about_half_of_them() -> None:
+    values, targets = torch.randn(6, 2, 8, 8), torch.eye(6)
+    params = tiny.phase(mixup=1.0, cutmix=1.0)
+    kinds = []
+    for step in range(100):
+        (mixed,), _ = mix([values], targets, params, functools.partial(_generator, step))
+        mixture = mixup([values], targets, 1.0, generator(0, "top", "mixup", step))[0][0]
+        box = cutmix([values], targets, 1.0, generator(0, "top", "cutmix", step))[0][0]
+        assert torch.equal(mixed, mixture) or torch.equal(mixed, box)
+        kinds.append(torch.equal(mixed, mixture))
+    assert 35 < sum(kinds) < 65
+    neither = mix([values], targets, tiny.phase(), functools.partial(_generator, 0))
+    assert neither[0][0] is values
+    assert neither[1] is targets
+
+
+def _generator(step: int, what: str) -> np.random.Generator:
+    return generator(0, "top", what, step)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [((64, 7, 7), (1, 2)), ((7, 7, 64), (0, 1)), ((197, 192), None), ((64,), None), ((64, 1, 1), None)],
+)
+def test_a_map_has_rows_and_columns_channels_first_or_last(
+    shape: tuple[int, ...], axes: tuple[int, int] | None
+) -> None:
+    assert map_axes(shape) == axes
+
+
+def test_tokens_at_the_cut_cannot_be_cut_and_the_error_says_what_to_do() -> None:
+    require_maps("top", [(64, 7, 7), (3, 32, 32)])
+    with pytest.raises(
+        ParamsError,
+        match=r"unfreeze.phases.top.cutmix needs rows and columns .* activation at the cut is 197x192 .* use mixup",
+    ):
+        require_maps("top", [(64, 7, 7), (197, 192)])

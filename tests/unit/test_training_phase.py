@@ -106,6 +106,18 @@ def test_a_second_run_reads_the_cache_and_gives_the_same(scratch: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in (scratch / "cache").rglob("*.npy")} == times
 
 
+def test_cutmix_changes_a_phase_with_maps_at_the_cut_and_is_refused_before_anything_is_cached_without(
+    scratch: Path,
+) -> None:
+    plain, cut = (train(tiny.phase(epochs=1, cutmix=alpha)).result.curves for alpha in (0.0, 1.0))
+    assert plain[1]["train_loss"] != cut[1]["train_loss"]
+    forget(scratch, "cache")
+    with pytest.raises(ParamsError, match=r"unfreeze.phases.top.cutmix needs rows and columns .* with all, it is the"):
+        train(tiny.phase(cutmix=1.0), network="test_vit")
+    assert not (scratch / "cache").exists()
+    assert len(train(tiny.phase(depth="all", epochs=1, cutmix=1.0), network="test_vit").result.curves) == 2
+
+
 @pytest.mark.parametrize("norm", ["frozen", "stats", "train"])
 def test_nothing_below_the_cut_moves_buffers_included(norm: str) -> None:
     before = {name: value.clone() for name, value in tiny.backbone().module.state_dict().items()}

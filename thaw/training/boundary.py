@@ -70,6 +70,8 @@ class Trial:
     """Size of one view of one image in that type."""
     seconds_an_image: float
     """From packed pixels to activations."""
+    shapes: list[tuple[int, ...]]
+    """That of each boundary tensor for one image, maps with the axes that the suffix takes."""
 
 
 class Prefix:
@@ -131,7 +133,9 @@ class Prefix:
         seconds = time.perf_counter() - started
         storage = self._storage(values)
         numbers = sum(int(value[0].size) for value in values)
-        return Trial(storage, numbers * storage.itemsize, seconds / len(self._rows))
+        return Trial(
+            storage, numbers * storage.itemsize, seconds / len(self._rows), [value.shape[1:] for value in values]
+        )
 
     def _storage(self, values: Activations) -> np.dtype[np.floating]:
         half, single = np.dtype(np.float16), np.dtype(np.float32)

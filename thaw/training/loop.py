@@ -1,7 +1,7 @@
 """One phase of training: the suffix and the head on the activations at the cut."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from thaw import timing
 from thaw.errors import TrainingError
 from thaw.params import PhaseParams
 from thaw.training import checkpoint
-from thaw.training.balance import mixup
+from thaw.training.balance import mix
 from thaw.training.groups import Rule
 from thaw.training.head import FeatureSet, soft_targets
 from thaw.training.heap import give_back
@@ -223,13 +223,13 @@ class Phase:
         return epoch_order(len(examples.rows), seed=self.seed, phase=self.name, epoch=epoch)
 
     def _loss(self, boundary: list[Tensor], targets: Tensor, epoch: int, step: int) -> Tensor:
-        if self.params.mixup > 0:
-            random = generator(self.seed, self.name, "mixup", epoch, step)
-            boundary, targets = mixup(boundary, targets, self.params.mixup, random)
+        mixed, targets = mix(
+            boundary, targets, self.params, lambda what: generator(self.seed, self.name, what, epoch, step)
+        )
         weights = None if self.task.class_weights is None else self.task.class_weights.to(self.device)
-        return functional.cross_entropy(self._answer(boundary), targets.to(self.device), weight=weights)
+        return functional.cross_entropy(self._answer(mixed), targets.to(self.device), weight=weights)
 
-    def _answer(self, boundary: list[Tensor]) -> Tensor:
+    def _answer(self, boundary: Sequence[Tensor]) -> Tensor:
         try:
             logits: Tensor = self.model(*boundary)
         except ValueError as error:  # what torch's batch norm says to a single value a channel

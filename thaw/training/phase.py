@@ -16,7 +16,7 @@ from thaw.network.engine import device_of, use_threads
 from thaw.network.uncut import UncutSuffix
 from thaw.params import AugmentParams, ComputeParams, PhaseParams
 from thaw.training import artifact
-from thaw.training.balance import class_weights
+from thaw.training.balance import class_weights, require_maps
 from thaw.training.boundary import Prefix, Views
 from thaw.training.groups import frozen_tensors, lowest_block, rules_of
 from thaw.training.heap import keep_freed_memory
@@ -78,6 +78,8 @@ def run_phase(
     head = artifact.assemble(backbone, start.tensors, start.model)
     augment = augment.model_copy(update={"flip": start.model["augment"]["flip"]})
     classifier, prefix = _cut(backbone, index, head, Views(images, backbone.spec, seed, augment), compute)
+    if params.cutmix > 0:
+        require_maps(name, prefix.trial.shapes)
     _say_what_trains(name, params, backbone, index, classifier, prefix)
     phase = Phase(
         name,
