@@ -35,7 +35,14 @@ def main() -> None:
         distinct = candidates.answer(models, images, rows, compute=params.compute, label="evaluate")
         answers = {name: distinct[same[name]] for name in names}
         metrics = testset.test_metrics(
-            labels, answers, chosen, groups=samples["group"].to_numpy(), draws=params.evaluate.draws, seed=params.seed
+            labels,
+            answers,
+            chosen,
+            classes=images.classes,
+            temperature=final.facts["temperature"],
+            groups=samples["group"].to_numpy(),
+            draws=params.evaluate.draws,
+            seed=params.seed,
         )
         table = testset.predictions(samples, labels, answers[chosen], images.classes)
         with files.new_folder(Path(OUTS[2])) as folder:

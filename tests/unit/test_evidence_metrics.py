@@ -1,15 +1,17 @@
 """Metrics and intervals against scikit-learn and closed forms."""
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.stats import norm
 from sklearn import metrics as oracle
 
 from thaw.errors import DataError
-from thaw.evidence.intervals import bootstrap_intervals, bootstrap_weights, unit_of
-from thaw.evidence.metrics import ECE_BINS, classification_metrics
+from thaw.evidence.intervals import bootstrap_intervals, bootstrap_weights, class_intervals, interval_of, unit_of
+from thaw.evidence.metrics import ECE_BINS, class_metrics, classification_metrics
 
 
 def answers(images: int, classes: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -99,17 +101,29 @@ def test_what_is_no_probability_is_refused_with_a_reason(labels: list[int], prob
         classification_metrics(np.array(labels, dtype=np.int64), np.array(probabilities, dtype=np.float64))
 
 
-def test_intervals_cover_the_truth_as_often_as_they_claim() -> None:
-    random = np.random.default_rng(0)
-    truth, covered, runs = 0.8, 0, 200
-    for seed in range(runs):
-        labels = np.zeros(120, dtype=np.int64)
-        wrong = random.random(120) >= truth
-        probabilities = np.where(wrong[:, None], [0.1, 0.9], [0.9, 0.1])
-        low, high = bootstrap_intervals(labels, probabilities, groups=None, draws=200, seed=seed)["accuracy"]
-        covered += low <= truth <= high
-    # 95 % of 200 are 190, with a standard deviation of 3.1; the percentile interval falls a little short.
-    assert 0.90 <= covered / runs <= 0.985
+def simulated(cells: int, size: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+    """Labels, probabilities and groups: the images of a cell share its label and most of what makes them hard."""
+    random = np.random.default_rng(seed)
+    labels = np.repeat((random.random(cells) < 0.4).astype(np.int64), size)
+    shared = np.repeat(random.normal(size=cells), size) if size > 1 else 0.0
+    evidence = (2 * labels - 1) * 1.2 + shared + random.normal(size=cells * size) * (1 if size == 1 else 0.6)
+    chance = 1 / (1 + np.exp(-1.5 * evidence))
+    return labels, np.column_stack([1 - chance, chance]), np.repeat(np.arange(cells), size)
+
+
+@pytest.mark.parametrize(("cells", "size"), [(400, 1), (150, 3)])
+def test_intervals_contain_the_truth_in_93_to_97_of_100_runs(cells: int, size: int) -> None:
+    names = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "brier", "roc_auc", "average_precision")
+    labels, chances, _ = simulated(200_000, size, 10**6)
+    truth, each = classification_metrics(labels, chances), class_metrics(labels, chances)[1]
+    covered = dict.fromkeys((*names, "precision", "recall", "f1"), 0)
+    for run in range(400):
+        labels, chances, groups = simulated(cells, size, run)
+        how: dict[str, Any] = {"groups": groups, "draws": 200, "seed": run}
+        found = bootstrap_intervals(labels, chances, **how) | class_intervals(labels, chances, **how)[1]
+        for name in covered:
+            covered[name] += found[name][0] <= (truth | each)[name] <= found[name][1]
+    assert all(0.93 <= hits / 400 <= 0.97 for hits in covered.values()), covered
 
 
 def test_an_interval_holds_the_plain_value_and_follows_the_seed() -> None:
@@ -143,3 +157,14 @@ def test_every_draw_takes_as_many_units_as_there_are() -> None:
     assert weights.shape == (4, 50)
     np.testing.assert_array_equal(weights[0], weights[1])
     np.testing.assert_array_equal(weights[1:].sum(axis=0), np.full(50, 3))
+
+
+def test_few_units_push_the_percentiles_outwards() -> None:
+    means = np.linspace(-1, 1, 100_001)
+    # Student's t with 9 degrees of freedom has 2.262 where the normal distribution has 1.960 (any table).
+    for units, quantile in ((10, 2.2622 * (10 / 9) ** 0.5), (10**6, 1.96)):
+        low, high = interval_of(means, units) or (0.0, 0.0)
+        assert (high + 1) / 2 == pytest.approx(norm.cdf(quantile), abs=1e-4)
+        assert low == pytest.approx(-high)
+    assert interval_of(np.array([np.nan]), 5) is None
+    assert interval_of(np.full(3, 0.5), 1) == (0.5, 0.5)

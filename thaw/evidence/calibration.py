@@ -21,6 +21,12 @@ def probabilities(logits: NDArray[np.floating], temperature: float = 1.0) -> NDA
     return np.exp(log_probabilities(logits, temperature))
 
 
+def uncalibrated(calibrated: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    """Return the probabilities [images, classes] from before a temperature was applied."""
+    with np.errstate(divide="ignore"):  # a probability that was rounded to 0 stays 0
+        return probabilities(np.log(calibrated), 1 / temperature)
+
+
 def sample_losses(
     logits: NDArray[np.floating], labels: NDArray[np.int64], temperature: float = 1.0
 ) -> NDArray[np.float64]:
@@ -32,7 +38,8 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> 
     """Return the temperature, 0.05 to 20, under which the labels are likeliest (Guo et al. 2017, section 4.2).
 
     A standard normal prior on its logarithm, worth less than a nat in the sum of all losses, keeps a few images that
-    happen to be all right from claiming certainty; on hundreds of images it changes nothing that matters.
+    happen to be all right from claiming certainty; on hundreds of images it changes nothing that matters. The loss of
+    these images at the temperature returned is never above that at 1.
     """
 
     def cost(log_temperature: float) -> float:
@@ -51,4 +58,6 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> 
             low, left, cost_left = left, right, cost_right
             right = low + _RATIO * (high - low)
             cost_right = cost(right)
-    return float(np.exp((low + high) / 2))
+    middle = (low + high) / 2
+    # With the prior the cost may have two valleys, and the search end in the shallower one.
+    return float(np.exp(middle)) if cost(middle) < cost(0.0) else 1.0

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thaw.evidence.calibration import fit_temperature, probabilities, sample_losses
-from thaw.evidence.intervals import LEVEL, bootstrap_weights, unit_of
+from thaw.evidence.intervals import bootstrap_weights, interval_of, unit_of
 from thaw.evidence.metrics import check, weighted_sum
 
 
@@ -41,7 +41,7 @@ class Comparison:
     """Mean log loss of the challenger minus that of the reference, in nats, each at its own temperature."""
     low: float
     high: float
-    """95 % percentile bootstrap interval of the difference."""
+    """95 % bootstrap interval of the difference, by `interval_of`."""
     win_fraction: float
     """Share of bootstrap draws in which the challenger's loss is smaller."""
     mcnemar_p: float
@@ -79,8 +79,8 @@ def paired_bootstrap(
     paired = losses - reference
     blocks = bootstrap_weights(units, draws, seed)
     means = np.concatenate([weighted_sum(paired, block) / block.sum(axis=0) for block in blocks])
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(paired.mean()), float(low), float(high), float((means < 0).mean())
+    low, high = interval_of(means, int(units.max()) + 1) or (math.nan, math.nan)
+    return float(paired.mean()), low, high, float((means < 0).mean())
 
 
 def mcnemar_p(correct: NDArray[np.bool_], reference: NDArray[np.bool_]) -> float:

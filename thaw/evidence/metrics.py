@@ -16,23 +16,45 @@ from thaw.errors import DataError
 ECE_BINS = 15
 """Guo et al. 2017, On Calibration of Modern Neural Networks, section 4: M = 15 in all of its tables."""
 
+TOP_K = {3: 6, 5: 20}
+"""k of the top-k accuracies, and the classes from which on each is worth stating."""
+
 _SUM_TOLERANCE = 1e-6
 _LOG_FLOOR = float(np.finfo(np.float64).eps)
 
 
 def classification_metrics(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> dict[str, float]:
-    """Return accuracy, balanced_accuracy, macro_f1, log_loss, ece, roc_auc and average_precision.
+    """Return accuracy, balanced_accuracy, macro_f1, log_loss, brier, ece, roc_auc and average_precision.
 
     labels [images] hold class indices, probabilities [images, classes] sum to 1 in each row. balanced_accuracy is the
     mean recall of the classes that occur in the labels; macro_f1 the mean over those that occur in labels or
     predictions; log_loss is in nats. ece is the expected calibration error over 15 equal-width bins B of the top
-    confidence, sum over B of |B|/n * |accuracy(B) - confidence(B)| (Guo et al. 2017, equation 3). roc_auc and
-    average_precision are those of the second class of two, else the mean of one-versus-rest. A metric that the labels
-    leave undefined (roc_auc with a single class) is absent.
+    confidence, sum over B of |B|/n * |accuracy(B) - confidence(B)| (Guo et al. 2017, equation 3). brier is the mean
+    squared distance between the probabilities and the answer (Brier 1950), 0 to 2, and half of it for two classes, as
+    is customary. roc_auc and average_precision are those of the second class of two, else the mean of one-versus-rest.
+    From 6 classes on there is top_3_accuracy, from 20 on top_5_accuracy; of equal probabilities the higher class
+    counts as the more likely there, as in scikit-learn. A metric that the labels leave undefined (roc_auc with a
+    single class) is absent.
     Raises: DataError for no images, labels outside the classes, and rows that are no probabilities.
     """
     values = Table.of(labels, probabilities).metrics(np.ones((len(labels), 1)))
     return {name: float(value[0]) for name, value in values.items() if np.isfinite(value[0])}
+
+
+def class_metrics(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> list[dict[str, float]]:
+    """Return support, precision, recall and f1 of each class, in the order of the classes.
+
+    support counts the images of the class. What is undefined is absent: the precision of a class that is never
+    predicted, the recall of one that has no image, the f1 of one that is neither.
+    Raises: DataError as `classification_metrics`.
+    """
+    values = Table.of(labels, probabilities).class_metrics(np.ones((len(labels), 1)))
+    counts = np.bincount(labels, minlength=probabilities.shape[1])
+    return [
+        {"support": int(count)}
+        | {name: float(value[index, 0]) for name, value in values.items() if np.isfinite(value[index, 0])}
+        for index, count in enumerate(counts)
+    ]
 
 
 def check(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> None:
@@ -110,6 +132,10 @@ class Table:
     labels: NDArray[np.int64]
     predicted: NDArray[np.int64]
     losses: NDArray[np.float64]
+    squares: NDArray[np.float64]
+    """Squared distance of each image's probabilities from its answer, the Brier score's share."""
+    ranks: NDArray[np.int64]
+    """How many classes each image's own stands behind."""
     bins: NDArray[np.int64]
     """The calibration bin of each image's top confidence."""
     gaps: NDArray[np.float64]
@@ -128,16 +154,16 @@ class Table:
         scored = [1] if num_classes == 2 else [c for c in range(num_classes) if (labels == c).any()]
         rankings = [_Ranking.of(probabilities[:, c], labels == c) for c in scored]
         losses = -np.log(np.clip(own, _LOG_FLOOR, 1 - _LOG_FLOOR))
+        squares = ((probabilities - np.eye(num_classes)[labels]) ** 2).sum(axis=1) / (2 if num_classes == 2 else 1)
+        ahead = (probabilities == own[:, None]) & (np.arange(num_classes) > labels[:, None])
+        ranks = ((probabilities > own[:, None]) | ahead).sum(axis=1)
         bins, gaps = bins_of(confidence), (predicted == labels) - confidence
-        return cls(labels, predicted, losses, bins, gaps, rankings, num_classes)
+        return cls(labels, predicted, losses, squares, ranks, bins, gaps, rankings, num_classes)
 
     def metrics(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """Return every metric [draws] under weights [images, draws]; NaN where a draw leaves one undefined."""
         total = weights.sum(axis=0)
-        correct = self.predicted == self.labels
-        support = _class_sums(self.labels, weights, self.num_classes)
-        guesses = _class_sums(self.predicted, weights, self.num_classes)
-        hits = _class_sums(self.labels[correct], weights[correct], self.num_classes)
+        support, guesses, hits = self._counts(weights)
         miss = _class_sums(self.bins, self.gaps[:, None] * weights, ECE_BINS)
         areas = [ranking.areas(weights) for ranking in self.rankings]
         return {
@@ -145,10 +171,28 @@ class Table:
             "balanced_accuracy": _mean_where(_ratio(hits, support), support > 0),
             "macro_f1": _mean_where(_ratio(2 * hits, support + guesses), support + guesses > 0),
             "log_loss": weighted_sum(self.losses, weights) / total,
+            "brier": weighted_sum(self.squares, weights) / total,
             "ece": np.abs(miss).sum(axis=0) / total,
             "roc_auc": _mean_defined([area for area, _ in areas]),
             "average_precision": _mean_defined([precision for _, precision in areas]),
+        } | {
+            f"top_{k}_accuracy": weighted_sum((self.ranks < k).astype(np.float64), weights) / total
+            for k, fewest in TOP_K.items()
+            if self.num_classes >= fewest
         }
+
+    def class_metrics(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Return precision, recall and f1 [classes, draws] under weights [images, draws]; NaN where undefined."""
+        support, guesses, hits = self._counts(weights)
+        with np.errstate(invalid="ignore"):
+            return {"precision": hits / guesses, "recall": hits / support, "f1": 2 * hits / (support + guesses)}
+
+    def _counts(self, weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+        """Return the weight of each class's images, of its guesses, and of its right guesses, each [classes, draws]."""
+        correct = self.predicted == self.labels
+        support = _class_sums(self.labels, weights, self.num_classes)
+        guesses = _class_sums(self.predicted, weights, self.num_classes)
+        return support, guesses, _class_sums(self.labels[correct], weights[correct], self.num_classes)
 
 
 def weighted_sum(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from thaw.evidence.intervals import bootstrap_intervals
-from thaw.evidence.metrics import classification_metrics
+from thaw.evidence.calibration import uncalibrated
+from thaw.evidence.intervals import bootstrap_intervals, class_intervals
+from thaw.evidence.metrics import class_metrics, classification_metrics
 
 Probabilities = NDArray[np.float64]
 
@@ -19,21 +20,29 @@ def test_metrics(
     answers: Mapping[str, Probabilities],
     chosen: str,
     *,
+    classes: Sequence[str],
+    temperature: float,
     groups: NDArray[Any],
     draws: int,
     seed: int,
 ) -> dict[str, Any]:
     """Return the content of metrics.json: metrics of the chosen model with 95 % intervals, accuracies of the rest.
 
-    `answers` holds the probabilities [images, classes] of the head and of each phase, by name.
+    `answers` holds the probabilities [images, classes] of the head and of each phase, by name; those of the chosen one
+    are calibrated by `temperature`, and what that was worth is told by ece and log_loss without it.
     """
     final = answers[chosen]
-    intervals = bootstrap_intervals(labels, final, groups=groups, draws=draws, seed=seed)
+    how: dict[str, Any] = {"groups": groups, "draws": draws, "seed": seed}
     test: dict[str, Any] = {"n": len(labels)}
-    for name, value in classification_metrics(labels, final).items():
-        test[name] = value
-        if name in intervals:
-            test[f"{name}_low"], test[f"{name}_high"] = intervals[name]
+    test |= _with_intervals(classification_metrics(labels, final), bootstrap_intervals(labels, final, **how))
+    raw = uncalibrated(final, temperature)
+    before = _with_intervals(classification_metrics(labels, raw), bootstrap_intervals(labels, raw, **how))
+    test |= {
+        f"{name}_uncalibrated{end}": before[f"{name}{end}"]
+        for name in ("ece", "log_loss")
+        for end in ("", "_low", "_high")
+    }
+    each, intervals = class_metrics(labels, final), class_intervals(labels, final, **how)
     accuracies = {name: {"accuracy": float((given.argmax(axis=1) == labels).mean())} for name, given in answers.items()}
     majority = float(np.bincount(labels).max() / len(labels))
     head = accuracies.pop("head")
@@ -42,8 +51,19 @@ def test_metrics(
         "majority": {"accuracy": majority},
         "head": head,
         "phases": accuracies,
-        "final": {"phase": chosen},
+        "final": {"phase": chosen, "temperature": temperature},
+        "per_class": {name: _with_intervals(each[i], intervals[i]) for i, name in enumerate(classes)},
     }
+
+
+def _with_intervals(values: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """Return each value, followed by the ends of its interval where it has one."""
+    together: dict[str, float] = {}
+    for name, value in values.items():
+        together[name] = value
+        if name in intervals:
+            together[f"{name}_low"], together[f"{name}_high"] = intervals[name]
+    return together
 
 
 def predictions(
