@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from thaw import files, run
-from thaw.evidence import selection
+from thaw.evidence import selection, summary
 from thaw.evidence.compare import choose
 
 # `unfreeze` whole, although only names and starts are read: DVC cannot name one key of every phase. It costs nothing,
@@ -35,7 +35,7 @@ def main() -> None:
             Path("models/final"), Path("models/backbone"), chosen, selection.chosen_verdict(verdicts), names
         )
         files.write_json(Path("reports/selection.json"), report)
-        print(report["verdict"])
+        summary.print_selection(report)
 
 
 if __name__ == "__main__":

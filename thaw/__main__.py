@@ -93,11 +93,12 @@ def predict(
 @app.command()
 def summary() -> None:
     """Print the result of the last run: head against each phase against the majority class."""
-    from thaw.evidence.summary import summary_table
+    from thaw.evidence import summary as shown
 
-    Console().print(
-        summary_table(files.read_json(Path("reports/metrics.json")), files.read_json(Path("reports/selection.json")))
-    )
+    selection = files.read_json(Path("reports/selection.json"))
+    table = shown.summary_table(files.read_json(Path("reports/metrics.json")), selection)
+    shown.print_evidence(selection)
+    Console().print(table)
 
 
 def _row(path: Path, classes: list[str], probabilities: list[float]) -> dict[str, str | float]:

@@ -14,7 +14,7 @@ from sklearn import metrics as oracle
 from thaw.errors import ArtifactError, DataError
 from thaw.evidence.metrics import classification_metrics
 from thaw.evidence.plots import MAX_POINTS, precision_recall_points, roc_points, write_plots
-from thaw.evidence.summary import summary_rows, summary_table
+from thaw.evidence.summary import selection_table, summary_rows, summary_table
 
 ROOT = Path(__file__).parents[2]
 CURVES = {
@@ -140,6 +140,17 @@ def test_the_summary_prints_the_verdict_and_where_to_look_next() -> None:
     assert "0.871 (0.845 to 0.896)" in text
     assert "Unfreezing helped." in " ".join(text.split())
     assert "dvc plots show" in " ".join(text.split())
+
+
+def test_a_phase_that_gained_nothing_is_no_change() -> None:
+    duel = {"reference": "top", "difference": 0.0, "low": 0.0, "high": 0.0, "mcnemar_p": 1.0}
+    found = {"accuracy": 0.9, "calibrated_log_loss": 0.2, "chosen": False, "against_start": duel, "best_epoch": 0}
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(selection_table({"images": 3, "candidates": {"mid": found}}, {}))
+    [row] = [line.split() for line in console.export_text().splitlines() if "mid" in line]
+    assert row == ["mid", "0.900", "0.200", "none"]
+    with pytest.raises(ArtifactError, match="has no 'chosen'; run `dvc repro`"):
+        selection_table({"candidates": {"mid": {"accuracy": 0.9, "calibrated_log_loss": 0.2}}}, {})
 
 
 def test_a_summary_without_its_numbers_says_what_to_run() -> None:

@@ -1,5 +1,6 @@
 """The stage `select` on small folders of the real format."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ def phase_folder(
     depth: int = 0,
     rows: NDArray[np.int64] | None = None,
     classes: tuple[str, ...] = ("a", "b"),
+    curves: pd.DataFrame | None = None,
 ) -> None:
     wrong = np.arange(len(LABELS)) >= accuracy * len(LABELS)
     logits = np.eye(2, dtype=np.float32)[np.where(wrong, 1 - LABELS, LABELS)] * 3
@@ -42,8 +44,8 @@ def phase_folder(
         save_file(answers, folder / "validation.safetensors")
         files.write_json(folder / "model.json", model)
         if start:
-            curves = {"epoch": [0, 1, 2], "train_loss": [None, 0.4, 0.1], "val_loss": [0.6, 0.3, 0.5]}
-            pd.DataFrame(curves).to_csv(folder / "curves.csv", index=False)
+            usual = {"epoch": [0, 1, 2], "train_loss": [None, 0.4, 0.1], "val_loss": [0.6, 0.3, 0.5]}
+            (pd.DataFrame(usual) if curves is None else curves).to_csv(folder / "curves.csv", index=False)
 
 
 def filled(value: float, *shape: int) -> NDArray[np.float32]:
@@ -95,6 +97,32 @@ def test_the_report_tells_the_evidence_for_every_candidate(workspace: Path) -> N
     assert mid["best_epoch"] == 1
     assert mid["train_validation_gap"] == pytest.approx(-0.1)
     assert "train_validation_gap" not in report["candidates"]["head"]
+
+
+def test_signs_of_trouble_are_kept_and_printed_with_the_table(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("THAW_SCRATCH", str(workspace / "scratch"))
+    for stage, seconds in (("features", 70.4), ("head", 5.1), ("unfreeze@mid", 12.0)):
+        files.write_json(workspace / "scratch/timings" / f"{stage}.json", {"seconds": seconds})
+    curves = pd.DataFrame({"epoch": [0, 1, 2], "train_loss": [None, 0.4, 0.1], "val_loss": [0.9, 0.8, 0.7]})
+    phase_folder("mid", "top", accuracy=0.6, tensors={"head.weight": filled(6, 2)}, depth=2, curves=curves)
+    select.main()
+    text = (workspace / "reports/selection.json").read_text(encoding="utf-8")
+    assert [(sign["sign"], sign["where"]) for sign in json.loads(text)["signs"]] == [
+        ("overfits", "top"),
+        ("overfits", "mid"),
+    ]
+    assert "seconds" not in text
+    out = capsys.readouterr().out
+    rows = {line[2:].split()[0]: line.split() for line in out.splitlines() if line[2:].strip()}
+    assert rows["head"] == ["head", "0.700", "0.611", "76", "s"]
+    assert rows["top"][:4] == ["*", "top", "0.950", "0.199"]
+    assert rows["top"][-2:] == ["<0.001", "-0.100!"]
+    assert rows["mid"][-3:] == ["0.600!", "12", "s"]
+    assert "…" not in out
+    assert "Warning: mid overfits: at epoch 2, which was kept, the validation loss is 0.7 and" in " ".join(out.split())
+    assert "Unfreezing helped: top lowers" in " ".join(out.split())
 
 
 def test_running_twice_gives_the_same_files(workspace: Path) -> None:

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from thaw import files
 from thaw.errors import ArtifactError
 from thaw.evidence.compare import Candidate, Comparison, Verdict
+from thaw.evidence.signs import Course, signs_of
 
 HEAD = "head"
 
@@ -35,6 +36,12 @@ class TrainedPhase:
     def candidate(self) -> Candidate:
         """What `choose` compares."""
         return Candidate(self.name, self.start, self.logits)
+
+    @property
+    def course(self) -> Course:
+        """What `signs_of` looks at."""
+        path = self.folder / "curves.csv"
+        return Course(self.name, pd.read_csv(path) if path.exists() else pd.DataFrame(), self.logits, self.labels)
 
 
 def read_phases(root: Path, starts: Mapping[str, str]) -> list[TrainedPhase]:
@@ -80,7 +87,7 @@ def read_groups(samples: Path, rows: NDArray[np.int64]) -> NDArray[Any]:
 def selection_report(
     phases: Sequence[TrainedPhase], verdicts: Sequence[Verdict], *, confidence: float, draws: int
 ) -> dict[str, Any]:
-    """Return the content of selection.json: the choice, the sentence that explains it, and the evidence."""
+    """Return the content of selection.json: the choice, the sentence that explains it, evidence, signs of trouble."""
     chosen = chosen_verdict(verdicts)
     candidates = {
         verdict.name: {"chosen": verdict is chosen, **_evidence(verdict), **_curve_summary(phase.folder / "curves.csv")}
@@ -94,6 +101,7 @@ def selection_report(
         "confidence": confidence,
         "draws": draws,
         "candidates": candidates,
+        "signs": signs_of([phase.course for phase in phases]),
     }
 
 

@@ -1,0 +1,173 @@
+"""Signs of trouble in a trained head or phase: what is wrong, the figures that show it, and what to do.
+
+All of it is read off the curves of training and the answers on validation. Every threshold is relative to what guessing
+costs: the log loss of equal odds, ln(classes).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from thaw.evidence.calibration import fit_temperature, sample_losses
+from thaw.evidence.compare import mcnemar_p
+
+DIVERGED = 1.5
+"""Times the loss of guessing: a network that knows nothing and says so is at 1, so this one is loud and wrong."""
+STUCK = 0.02
+"""Share by which the training loss must fall after the first epoch; views and batches alone move it by about 1 %."""
+SOLVED = 0.05
+"""Times the loss of guessing: a loss below it has nowhere left to fall."""
+UNMOVED = 1e-3
+"""Relative range of the validation loss over the epochs in which nothing has changed but rounding."""
+LOST_RATE = 6e-8
+"""Half the spacing of float32 at 1. A step of AdamW is about as large as the rate (Kingma and Ba 2015, section 2.1), so
+what is below this is rounded away."""
+GAP = 0.2
+"""Times the loss of guessing: a validation loss this far above the training loss is overfitting, if it is no chance."""
+_ERRORS = 2.0
+"""Standard errors that a difference must exceed before it counts."""
+_LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Course:
+    """How the head or a phase was trained, and what it answers on validation."""
+
+    where: str
+    curves: pd.DataFrame
+    """A row for each epoch, 0 being the start: epoch, train_loss, val_loss, lr:BLOCK; empty for a head that was
+    solved."""
+    logits: NDArray[np.floating]
+    """[images, classes]"""
+    labels: NDArray[np.int64]
+
+    @property
+    def guessing(self) -> float:
+        """The log loss of equal odds, in nats."""
+        return math.log(self.logits.shape[1])
+
+
+@dataclass(frozen=True)
+class Sign:
+    """Something that looks wrong."""
+
+    sign: str
+    """diverges | rate_too_low | stuck | overfits | no_better_than_majority"""
+    where: str
+    evidence: str
+    advice: str
+
+
+def signs_of(courses: Sequence[Course]) -> list[dict[str, str]]:
+    """Return the signs of trouble of a run, the head's first, each as {sign, where, evidence, advice}."""
+    found: list[Sign | None] = []
+    for number, course in enumerate(courses):
+        found += [_majority(course)] if number == 0 else []
+        found += [_diverges(course) or _unmoved(course) or _stuck(course) or _overfits(course)]
+    return [asdict(sign) for sign in found if sign is not None]
+
+
+def _diverges(course: Course) -> Sign | None:
+    trained = _trained(course)
+    if trained.empty:
+        return None
+    limit, start = DIVERGED * course.guessing, float(course.curves["val_loss"].iloc[0])
+    first, train, val = (float(value) for value in (*trained["train_loss"].iloc[[0, -1]], trained["val_loss"].iloc[-1]))
+    worse_than_before = train > DIVERGED * first or (val > limit and (val > start or len(trained) == 1))
+    if not (train > limit and worse_than_before):
+        return None
+    return Sign(
+        "diverges",
+        course.where,
+        f"the training loss ends at {train:.3g} and the validation loss at {val:.3g}, where guessing costs "
+        f"{course.guessing:.3g}",
+        f"lower its lr tenfold{_peak_words(course)}, give it a longer warmup, or unfreeze less",
+    )
+
+
+def _unmoved(course: Course) -> Sign | None:
+    trained = _trained(course)
+    if trained.empty or _peak(course) >= LOST_RATE:
+        return None
+    evidence = f"its rate is {_peak(course):.2g} at most, and a step below {LOST_RATE:.0e} is lost in rounding"
+    return Sign("rate_too_low", course.where, evidence, "raise its lr; 1e-4 to 1e-3 is usual for AdamW")
+
+
+def _stuck(course: Course) -> Sign | None:
+    trained = _trained(course)
+    if len(trained) < 2:
+        return None
+    first, later = trained["train_loss"].iloc[0], trained["train_loss"].iloc[1:].min()
+    if later < (1 - STUCK) * first or min(first, course.curves["val_loss"].min()) < SOLVED * course.guessing:
+        return None
+    evidence = f"the training loss was {first:.4g} in the first epoch and {later:.4g} at best after it"
+    if np.ptp(trained["val_loss"]) < UNMOVED * trained["val_loss"].mean():
+        advice = f"raise its lr{_peak_words(course)}: its steps are too small to change an answer"
+        return Sign("rate_too_low", course.where, evidence, advice)
+    advice = f"try ten times and a tenth of its lr{_peak_words(course)}, or unfreeze more; else look at the labels"
+    return Sign("stuck", course.where, evidence, advice)
+
+
+def _overfits(course: Course) -> Sign | None:
+    """Compare validation with training at the epoch that was kept, else at the last one."""
+    trained = _trained(course)
+    if trained.empty:
+        return None
+    losses = sample_losses(course.logits, course.labels)
+    margin = max(GAP * course.guessing, _ERRORS * float(losses.std()) / math.sqrt(len(losses)))
+    best = course.curves.iloc[int(course.curves["val_loss"].argmin())]
+    last = trained.iloc[-1]
+    advice = "unfreeze less, train for fewer epochs, or give it more views, augmentation, weight_decay or images"
+    if best["val_loss"] - best["train_loss"] > margin:
+        evidence = (
+            f"at epoch {best['epoch']:.0f}, which was kept, the validation loss is {best['val_loss']:.3g} and the "
+            f"training loss {best['train_loss']:.3g}"
+        )
+        return Sign("overfits", course.where, evidence, advice)
+    if last["val_loss"] - max(last["train_loss"], best["val_loss"]) > margin:
+        evidence = (
+            f"by epoch {last['epoch']:.0f} the training loss was down to {last['train_loss']:.3g} and the validation "
+            f"loss up from {best['val_loss']:.3g} to {last['val_loss']:.3g}; epoch {best['epoch']:.0f} was kept"
+        )
+        return Sign("overfits", course.where, evidence, advice)
+    return None
+
+
+def _majority(course: Course) -> Sign | None:
+    """Hold the head against an answer that is always the commonest class, and against the classes' frequencies."""
+    counts = np.bincount(course.labels, minlength=course.logits.shape[1])
+    correct, always = course.logits.argmax(axis=1) == course.labels, course.labels == counts.argmax()
+    temperature = fit_temperature(course.logits, course.labels)
+    gained = -np.log(counts[course.labels] / counts.sum()) - sample_losses(course.logits, course.labels, temperature)
+    sure_of_accuracy = correct.mean() > always.mean() and mcnemar_p(correct, always) < _LEVEL
+    sure_of_loss = gained.mean() > _ERRORS * gained.std() / math.sqrt(len(gained))
+    if sure_of_accuracy or (len(gained) > 1 and sure_of_loss):
+        return None
+    return Sign(
+        "no_better_than_majority",
+        course.where,
+        f"the validation accuracy is {correct.mean():.3f}, that of always answering the commonest class "
+        f"{always.mean():.3f} on {len(correct)} images, and the log loss is no better than that of the classes' shares",
+        "look at some images and their labels; then unfreeze more (depth: all), or try another backbone or input_px",
+    )
+
+
+def _trained(course: Course) -> pd.DataFrame:
+    """Return the epochs with a training loss."""
+    if not {"train_loss", "val_loss"} <= set(course.curves.columns):
+        return pd.DataFrame()
+    return course.curves.dropna(subset=["train_loss", "val_loss"])
+
+
+def _peak(course: Course) -> float:
+    """Return the highest learning rate of any block in any epoch; infinite where the curves hold none."""
+    rates = course.curves.filter(regex="^lr:").to_numpy(dtype=np.float64)
+    return float(np.nanmax(rates)) if np.isfinite(rates).any() else math.inf
+
+
+def _peak_words(course: Course) -> str:
+    return f" (an epoch's mean was up to {_peak(course):.2g})" if math.isfinite(_peak(course)) else ""
