@@ -16,7 +16,7 @@ def rewritten(text: str) -> str:
             indent = None
         if match := re.match(r"(\s+)deps:$", line):
             indent, needed = match[1], house.closure(module)
-        if indent is None or not line.strip().startswith(tuple(f"- {folder}/" for folder in house.OURS)):
+        if indent is None or not house.is_source(line.strip().removeprefix("- ")):
             lines.append(line)
     return "\n".join(lines) + "\n"
 

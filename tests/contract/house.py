@@ -70,6 +70,11 @@ def closure(name: str) -> set[str]:
     return {sources()[module].relative_to(ROOT).as_posix() for module in seen}
 
 
+def is_source(path: str) -> bool:
+    """Whether a dep is a source file of ours; a folder of templates below thaw/ is an input as any other."""
+    return path.startswith(tuple(f"{folder}/" for folder in OURS)) and path.endswith(".py")
+
+
 @dataclass(frozen=True)
 class DvcStage:
     """A stage as a dvc.yaml has it; paths count from the root."""
@@ -83,7 +88,7 @@ class DvcStage:
     @property
     def code(self) -> set[str]:
         """The deps that are source files of ours."""
-        return {dep for dep in self.deps if dep.startswith(tuple(f"{folder}/" for folder in OURS))}
+        return {dep for dep in self.deps if is_source(dep)}
 
 
 @cache

@@ -14,7 +14,7 @@ GROUND = {
     "thaw.errors", "thaw.files", "thaw.idle", "thaw.mistakes", "thaw.params", "thaw.phase_params", "thaw.progress",
     "thaw.run", "thaw.section", "thaw.timing", "thaw.yaml_tree",
 }  # fmt: skip
-ROOF = {"thaw.candidates", "thaw.model", "thaw.plan", "thaw.__main__"}
+ROOF = {"thaw.candidates", "thaw.model", "thaw.plan", "thaw.report", "thaw.__main__"}
 
 # Import every stage in a child of its own, and report what of ours was loaded. The slow libraries are loaded once.
 _LOADED = """

@@ -9,7 +9,7 @@ from thaw import files
 
 def test_a_change_of_the_head_reruns_the_head_and_what_follows(finished: Run, variants: dict[str, Run]) -> None:
     run = variants["other_head"]
-    assert stages_run(run.output) == ["head", "unfreeze@top", "unfreeze@mid", "select", "evaluate"]
+    assert stages_run(run.output) == ["head", "unfreeze@top", "unfreeze@mid", "select", "evaluate", "report"]
     model = files.read_json(run.clone.root / "models" / "phases" / "mid" / "model.json")
     assert model["head"]["hidden"] == [8]
     same = [name for name in STAGES[:3] if run.clone.lock()[name] == finished.clone.lock()[name]]
@@ -21,7 +21,7 @@ def test_the_rate_of_one_phase_reruns_that_phase_and_a_new_phase_adds_a_stage(va
     *phases, last = stages_run(to_select)
     assert sorted(phases) == ["unfreeze@mid", "unfreeze@side"]
     assert last == "select", "it must wait for a phase that stands after it in the graph's file, too"
-    assert stages_run(rest) == ["evaluate"]
+    assert stages_run(rest) == ["evaluate", "report"]
     report = files.read_json(variants["other_phases"].clone.root / "reports" / "selection.json")
     assert set(report["candidates"]) == {"head", "top", "mid", "side"}
 
@@ -33,7 +33,7 @@ def test_a_removed_phase_must_be_deleted_before_select_goes_on(finished: Run, co
     assert stages_run(output) == ["select"]
     assert "models/phases/mid belongs to no phase of params.yaml; run `rm -r models/phases/mid`" in output
     copy.succeed("rm", "-r", "models/phases/mid")
-    assert stages_run(copy.succeed("dvc", "repro")) == ["select", "evaluate"]
+    assert stages_run(copy.succeed("dvc", "repro")) == ["select", "evaluate", "report"]
     seen = {dep["path"]: dep["nfiles"] for dep in copy.lock()["select"]["deps"] if "nfiles" in dep}
     count = sum(1 for name in ("head", "top") for _ in (finished.clone.root / "models" / "phases" / name).iterdir())
     assert seen["models/phases"] == count

@@ -1,0 +1,45 @@
+"""Write the page that shows the evidence. Run by `dvc repro`, or `python -m stages.report`."""
+
+from pathlib import Path
+
+from thaw import files, model, run
+from thaw.network.engine import use_threads
+from thaw.report import page, sources
+
+# All of params.yaml but `compute`: the page shows it. It costs nothing, since whatever changes there reruns a stage
+# before this one.
+SECTIONS = (
+    "seed", "data", "prepare", "backbone", "augment", "features", "head", "unfreeze", "select", "evaluate",
+)  # fmt: skip
+INPUTS = (
+    "data/prepared",
+    "models/final",
+    "models/phases",
+    "reports/metrics.json",
+    "reports/predictions.csv",
+    "reports/plots",
+    "reports/selection.json",
+    "thaw/report/templates",
+)
+OUTS = ("reports/index.html",)
+
+
+def main() -> None:
+    """Write reports/index.html."""
+    with run.stage("report", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
+        use_threads(params.compute)
+        found = sources.read(Path(INPUTS[0]), Path(INPUTS[1]), Path(INPUTS[2]), Path("reports"))
+        sections = (
+            params.data, params.prepare, params.backbone, params.augment, params.features, params.head,
+            params.unfreeze, params.select, params.evaluate,
+        )  # fmt: skip
+        settings = {"seed": params.seed} | {
+            name: section.model_dump(mode="json") for name, section in zip(SECTIONS[1:], sections, strict=True)
+        }
+        text = page.render(found, model.load(INPUTS[1]), raw=params.data.raw, settings=settings)
+        files.write_text(Path(OUTS[0]), text)
+        print(f"{OUTS[0]} ({len(text.encode()) / 2**20:.1f} MB): open it in a browser")
+
+
+if __name__ == "__main__":
+    run.main(main)

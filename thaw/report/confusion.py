@@ -1,0 +1,109 @@
+"""Which classes are taken for which, and the images behind each cell."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thaw.report.sources import Answers
+
+MOST_NAMED = 12
+"""Classes up to which each row and column of the matrix has its name beside it and each cell its number inside."""
+_MOST_PAIRS = 20
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Test images of one class that the model gives to one class."""
+
+    actual: int
+    predicted: int
+    count: int
+    share: float
+    """Of the images of the actual class, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The confusion matrix of the test set."""
+
+    classes: list[str]
+    cells: list[list[Cell]]
+    """Rows are actual classes, columns predicted ones."""
+    pairs: list[Cell]
+    """The most frequent confusions, most frequent first."""
+    wrong: int
+    images: int
+
+    @property
+    def small(self) -> bool:
+        """Whether there is room for names and numbers."""
+        return len(self.classes) <= MOST_NAMED
+
+    @property
+    def filled(self) -> list[Cell]:
+        """The cells that hold an image."""
+        return [cell for row in self.cells for cell in row if cell.count]
+
+
+def matrix(answers: Answers, classes: Sequence[str]) -> Matrix:
+    """Return the confusion matrix of these answers."""
+    counts = counted(answers, len(classes))
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    cells = [
+        [Cell(row, column, int(counts[row, column]), float(shares[row, column])) for column in range(len(classes))]
+        for row in range(len(classes))
+    ]
+    errors = [cell for row in cells for cell in row if cell.count and cell.actual != cell.predicted]
+    pairs = sorted(errors, key=lambda cell: (-cell.count, -cell.share, cell.actual, cell.predicted))
+    return Matrix(list(classes), cells, pairs[:_MOST_PAIRS], sum(cell.count for cell in errors), len(answers))
+
+
+def counted(answers: Answers, num_classes: int) -> NDArray[np.int64]:
+    """Return how many images of each class [actual] were given to each class [predicted]."""
+    flat = np.bincount(answers.labels * num_classes + answers.predicted, minlength=num_classes**2)
+    return flat.reshape(num_classes, num_classes).astype(np.int64)
+
+
+def class_rows(counts: NDArray[np.int64], classes: Sequence[str], known: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return name, support, precision, recall and f1 of each class; None where a figure is not defined.
+
+    `known` is `per_class` of metrics.json: what it has of a class, intervals included, is taken from there.
+    """
+    hits = np.diag(counts)
+    support, guesses = counts.sum(axis=1), counts.sum(axis=0)
+    return [
+        {
+            "index": index,
+            "name": name,
+            "support": int(support[index]),
+            "precision": _ratio(hits[index], guesses[index]),
+            "recall": _ratio(hits[index], support[index]),
+            "f1": _ratio(2 * hits[index], support[index] + guesses[index]),
+        }
+        | dict(known.get(name, {}))
+        for index, name in enumerate(classes)
+    ]
+
+
+def in_turn(answers: Answers, num_classes: int) -> NDArray[np.int64]:
+    """Return positions of the answers so that every cell has its turn: the first image of each, then the second.
+
+    The first image of a cell is the most telling one: the surest of the errors, the least sure of the right answers.
+    Errors come before right answers.
+    """
+    wrong = answers.labels != answers.predicted
+    telling = np.where(wrong, -answers.probability, answers.probability)
+    cell = answers.labels * num_classes + answers.predicted
+    order = np.lexsort((answers.rows, telling, cell))
+    _, first, sizes = np.unique(cell[order], return_index=True, return_counts=True)
+    turn = np.arange(len(order)) - np.repeat(first, sizes)
+    turns = np.empty(len(order), np.int64)
+    turns[order] = turn
+    return np.lexsort((answers.rows, telling, ~wrong, turns))
+
+
+def _ratio(part: Any, whole: Any) -> float | None:
+    return float(part / whole) if whole else None

@@ -1,0 +1,122 @@
+"""The images that the page shows: those behind the confusion matrix, the worst answers, doubtful labels, duplicates."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thaw.model import Model
+from thaw.report.confusion import in_turn
+from thaw.report.gradcam import grad_cam
+from thaw.report.label_errors import label_errors
+from thaw.report.pictures import LARGE_PX, THUMB_PX, Budget, heat, thumbnail
+from thaw.report.sources import Answers, Sources
+
+_VIEWER_CHARACTERS = 4_500_000
+"""Of data URIs behind the confusion matrix; with all the rest a page stays below 8 MB."""
+_MOST_VIEWED = 3000
+_MOST_WORST, _MOST_DOUBTFUL, _MOST_GROUPS, _MOST_IN_GROUP = 12, 24, 12, 4
+
+
+def viewer(sources: Sources, *, characters: int = _VIEWER_CHARACTERS) -> dict[str, Any]:
+    """Return what the page's script shows behind a cell: classes, images, and how many each cell really has.
+
+    An image is [path, actual, predicted, its probability, that of the actual class, data URI]. As many as there is
+    room for, every cell in its turn.
+    """
+    answers, budget, images = sources.test, Budget(characters), list[list[Any]]()
+    order = in_turn(answers, len(sources.images.classes))[:_MOST_VIEWED]
+    for position in order:
+        uri = thumbnail(_pixels(sources, answers, position))
+        if not budget.take(uri):
+            break
+        facts = [round(float(values[position]), 4) for values in (answers.probability, answers.label_probability)]
+        cell = [int(answers.labels[position]), int(answers.predicted[position])]
+        images.append([_path(sources, answers, position), *cell, *facts, uri])
+    totals = Counter(f"{actual},{given}" for actual, given in zip(answers.labels, answers.predicted, strict=True))
+    return {"classes": sources.images.classes, "images": images, "totals": dict(sorted(totals.items()))}
+
+
+def worst(sources: Sources, model: Model) -> tuple[list[dict[str, Any]], bool]:
+    """Return the test images with the largest loss, largest first, and whether heat maps could be made.
+
+    A heat map says what in the plain view speaks for the class that the model names.
+    """
+    answers = sources.test
+    order = np.lexsort((answers.rows, answers.label_probability))[:_MOST_WORST]
+    squares = sources.images.read(answers.rows[order])
+    maps = grad_cam(model.backbone, model.head, model.look(squares, 0), answers.predicted[order].tolist())
+    entries = []
+    for place, position in enumerate(order):
+        entry = _entry(sources, answers, position, LARGE_PX)
+        loss = -np.log(max(float(answers.label_probability[position]), np.finfo(np.float64).eps))
+        entries.append(entry | {"loss": float(loss), "heat": None if maps is None else heat(maps[place])})
+    return entries, maps is not None
+
+
+def doubtful(sources: Sources) -> tuple[list[dict[str, Any]], int]:
+    """Return the first test and validation images whose label is likely wrong, and how many there are in all."""
+    answers = sources.test if sources.validation is None else _joined(sources.test, sources.validation)
+    found = label_errors(answers.labels, answers.predicted, answers.label_probability, answers.probability)
+    return [_entry(sources, answers, position, THUMB_PX) for position in found[:_MOST_DOUBTFUL]], len(found)
+
+
+def lookalikes(sources: Sources) -> dict[str, Any]:
+    """Return the groups of duplicates in audit.json with pictures, those that lie in several splits first."""
+    rows = {str(path): row for row, path in enumerate(sources.images.samples["path"])}
+    kinds = {}
+    for kind in ("exact_duplicates", "near_duplicates"):
+        listed: Mapping[str, Any] = sources.audit.get(kind, {"count": 0, "first": []})
+        groups = sorted(listed["first"], key=lambda group: len(set(group["splits"])) < 2)
+        shown = [
+            {
+                "size": group["images"],
+                "splits": group["splits"],
+                "images": [_copy(sources, rows, *pair) for pair in _first_pairs(group)],
+            }
+            for group in groups[:_MOST_GROUPS]
+        ]
+        kinds[kind] = {"count": listed["count"], "groups": shown, "more": listed["count"] - len(shown)}
+    return kinds
+
+
+def _first_pairs(group: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return list(zip(group["paths"], group["labels"], strict=True))[:_MOST_IN_GROUP]
+
+
+def _copy(sources: Sources, rows: Mapping[str, int], path: str, label: str) -> dict[str, Any]:
+    row = rows.get(path)
+    picture = None if row is None else thumbnail(sources.images.read(np.array([row]))[0], 96)
+    split = "" if row is None else str(sources.images.samples["split"].iloc[row])
+    return {"path": path, "label": label, "split": split, "picture": picture}
+
+
+def _entry(sources: Sources, answers: Answers, position: int, side_px: int) -> dict[str, Any]:
+    classes = sources.images.classes
+    return {
+        "path": _path(sources, answers, position),
+        "split": str(sources.images.samples["split"].iloc[answers.rows[position]]),
+        "label": classes[answers.labels[position]],
+        "predicted": classes[answers.predicted[position]],
+        "probability": float(answers.probability[position]),
+        "label_probability": float(answers.label_probability[position]),
+        "picture": thumbnail(_pixels(sources, answers, position), side_px),
+    }
+
+
+def _path(sources: Sources, answers: Answers, position: int) -> str:
+    return str(sources.images.samples["path"].iloc[answers.rows[position]])
+
+
+def _pixels(sources: Sources, answers: Answers, position: int) -> NDArray[np.uint8]:
+    square: NDArray[np.uint8] = sources.images.read(answers.rows[position : position + 1])[0]
+    return square
+
+
+def _joined(*parts: Answers) -> Answers:
+    def columns(name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    return Answers(*(columns(name) for name in ("rows", "labels", "predicted", "probability", "label_probability")))

@@ -1,0 +1,93 @@
+"""Put the report together: one HTML file, its style, script, charts and pictures inside."""
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from thaw.model import Model
+from thaw.report import confusion, figures, gallery, story
+from thaw.report.sources import Sources
+
+TEMPLATES = Path(__file__).with_name("templates")
+_MOST_REJECTED = 200
+
+
+def render(sources: Sources, model: Model, *, raw: str, settings: Mapping[str, Any]) -> str:
+    """Return the page. `raw` is data.raw, `settings` the sections of params.yaml that the run depends on.
+
+    The same inputs give the same text: no time, no path of this machine. Names of classes and files are text to the
+    page, whatever they hold; beyond that, its policy lets a browser run no script but the page's own, and load nothing.
+    """
+    table, classes = confusion.matrix(sources.test, sources.images.classes), sources.images.classes
+    counts = confusion.counted(sources.test, len(classes))
+    worst, has_heat = gallery.worst(sources, model)
+    doubtful, num_doubtful = gallery.doubtful(sources)
+    rejected = list(sources.rejected[["path", "reason"]].itertuples(index=False, name=None))
+    context = {
+        "verdict": story.verdict(sources),
+        "bars": story.bars(sources),
+        "tiles": story.tiles(sources),
+        "signs": story.signs(sources),
+        "phases": story.phase_rows(sources),
+        "training": figures.training_charts(sources),
+        "schedule": figures.schedule(sources),
+        "matrix": table,
+        "class_rows": confusion.class_rows(counts, classes, sources.metrics.get("per_class", {})),
+        "answers": figures.answer_charts(sources),
+        "worst": worst,
+        "has_heat": has_heat,
+        "doubtful": doubtful,
+        "num_doubtful": num_doubtful,
+        "audit": sources.audit,
+        "rejected": rejected[:_MOST_REJECTED],
+        "num_rejected": len(rejected),
+        "lookalikes": gallery.lookalikes(sources),
+        "lineage": story.lineage(sources, raw),
+        "settings": story.flat(settings),
+        "chosen": sources.selection["chosen"],
+        "num_validation": sources.selection["images"],
+        "viewer": gallery.viewer(sources),
+    }
+    return _environment().get_template("report.html").render(context | _inlined())
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES, encoding="utf-8"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"three": _three, "signed": _signed, "rate": _rate, "p_value": _p_value}
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
+    return environment
+
+
+def _inlined() -> dict[str, Any]:
+    """Return style and script, which are ours and stand in the page as they are, and the script's hash."""
+    style, script = (Path(TEMPLATES, name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    return {"style": Markup(style), "script": Markup(script), "script_hash": digest}  # noqa: S704, no outside text
+
+
+def _three(value: float) -> str:
+    return f"{value:.3f}".replace("-", "−")
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−") if round(value, 3) else "0.000"
+
+
+def _rate(value: float) -> str:
+    return f"{value:.2g}"
+
+
+def _p_value(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

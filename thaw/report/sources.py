@@ -1,0 +1,130 @@
+"""What the report is made of: everything that the stages before it wrote, read once and held against each other."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from thaw import files
+from thaw.errors import ArtifactError
+from thaw.evidence.calibration import probabilities
+from thaw.images.pack import PackedImages, read_table
+
+_TEXT = dict.fromkeys(("series", "phase", "block", "actual", "predicted"), str)
+_COLUMNS = {"id", "path", "label", "predicted", "probability", "label_probability"}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the model says of some packed images that it was not trained on."""
+
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    probability: NDArray[np.float64]
+    """Of the class that the model names."""
+    label_probability: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The inputs of the report."""
+
+    images: PackedImages
+    audit: dict[str, Any]
+    rejected: pd.DataFrame
+    metrics: dict[str, Any]
+    selection: dict[str, Any]
+    final: dict[str, Any]
+    """model.json of the model that was chosen."""
+    phases: dict[str, dict[str, Any]]
+    """model.json of the head and of each phase, in the order in which they were compared."""
+    plots: dict[str, pd.DataFrame]
+    """The tables of reports/plots by name; one that is missing is empty."""
+    test: Answers
+    validation: Answers | None
+    """None where the model that was chosen left no answers of its own, as an average of phases does."""
+
+    def plot(self, name: str) -> pd.DataFrame:
+        """Return a table of reports/plots, empty if there is none."""
+        return self.plots.get(name, pd.DataFrame())
+
+
+def read(prepared: Path, final: Path, phases: Path, reports: Path) -> Sources:
+    """Return the inputs. Raises: ArtifactError if one is missing, altered, or not of the same run as the others."""
+    images = PackedImages.open(prepared)
+    for folder in (final, reports / "plots"):
+        files.verify(folder)
+    metrics, selection = files.read_json(reports / "metrics.json"), files.read_json(reports / "selection.json")
+    facts = files.read_json(final / "model.json")
+    _check_choice(metrics, selection, facts)
+    if facts["classes"] != images.classes:
+        raise ArtifactError(f"{final} knows other classes than {prepared}; run `dvc repro`")
+    known = [name for name in selection["candidates"] if (phases / name).is_dir()]
+    return Sources(
+        images=images,
+        audit=files.read_json(prepared / "audit.json"),
+        rejected=pd.read_csv(prepared / "rejected.csv", dtype=str, keep_default_na=False),
+        metrics=metrics,
+        selection=selection,
+        final=facts,
+        phases={name: files.read_json(phases / name / "model.json") for name in known},
+        plots={
+            path.stem: pd.read_csv(path, dtype=_TEXT, keep_default_na=False, na_values={}, encoding="utf-8")
+            for path in sorted((reports / "plots").glob("*.csv"))
+            if path.stem != "confusion"  # the predictions say the same, and which images they are
+        },
+        test=_test_answers(reports / "predictions.csv", images),
+        validation=_validation_answers(phases / selection["chosen"], facts),
+    )
+
+
+def _check_choice(metrics: Mapping[str, Any], selection: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Raises: ArtifactError if the three do not speak of the same model: the page would contradict itself."""
+    try:
+        chosen, tested, kept = selection["chosen"], metrics["final"]["phase"], facts["phase"]
+        evidence = selection["candidates"][chosen]
+        complete = {"verdict", "images"} <= set(selection) and {"accuracy", "n"} <= set(metrics["test"])
+    except KeyError as error:
+        raise ArtifactError(f"reports/metrics.json or reports/selection.json has no {error}; run `dvc repro`") from None
+    if not (chosen == tested == kept and evidence.get("chosen", True) and complete):
+        raise ArtifactError(
+            f"reports/selection.json chose {chosen}, reports/metrics.json tested {tested} and models/final holds "
+            f"{kept}: they are not of one run; run `dvc repro`"
+        )
+
+
+def _test_answers(path: Path, images: PackedImages) -> Answers:
+    if not path.is_file():
+        raise ArtifactError(f"{path} is missing; `dvc repro` writes it")
+    table, rows = read_table(path), images.rows("test")
+    if not set(table.columns) >= _COLUMNS or set(table["id"]) != set(images.samples["id"].iloc[rows]):
+        raise ArtifactError(f"{path} does not list the test images of data/prepared; run `dvc repro`")
+    place = dict(zip(images.samples["id"].iloc[rows], rows, strict=True))
+    order = np.array([place[name] for name in table["id"]], dtype=np.int64)
+    index = {name: position for position, name in enumerate(images.classes)}
+    return Answers(
+        rows=order,
+        labels=images.labels(order),
+        predicted=np.array([index[name] for name in table["predicted"].astype(str)], dtype=np.int64),
+        probability=table["probability"].to_numpy(np.float64),
+        label_probability=table["label_probability"].to_numpy(np.float64),
+    )
+
+
+def _validation_answers(phase: Path, facts: Mapping[str, Any]) -> Answers | None:
+    if not (phase / "validation.safetensors").is_file():
+        return None
+    files.verify(phase)
+    stored = load_file(phase / "validation.safetensors")
+    chances, labels = probabilities(stored["logits"], facts.get("temperature", 1.0)), stored["labels"]
+    own = chances[np.arange(len(labels)), labels]
+    return Answers(stored["rows"], labels, chances.argmax(axis=1), chances.max(axis=1), own)
