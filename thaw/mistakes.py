@@ -134,7 +134,7 @@ def _late_blocks(path: str, phase: object) -> Iterator[str]:
 
 def _nothing_to_mix(path: str, phase: object) -> Iterator[str]:
     for key in ("mixup", "cutmix"):
-        alpha, size = _number(phase, key), _number(phase, "batch_size")
+        alpha, size = number_at(phase, key), number_at(phase, "batch_size")
         if alpha and alpha > 0 and size == 1:
             yield f"{path}.{key} is {alpha:g}, but a batch_size of 1 leaves nothing to mix with; raise batch_size"
 
