@@ -8,7 +8,7 @@ from thaw import files, run
 from thaw.network.backbone import assemble
 from thaw.network.source import fetch_tensors, random_tensors
 
-SECTIONS = ("backbone",)
+SECTIONS = ("backbone", "head")  # of head only the pooling, which DVC cannot name alone: it may be left out
 INPUTS = ()
 OUTS = ("models/backbone",)
 
@@ -18,7 +18,8 @@ def main() -> None:
     with run.stage("backbone", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
         source, sha256, pretrained = params.backbone.source, params.backbone.sha256, params.backbone.pretrained
         spec, tensors = fetch_tensors(source, sha256=sha256) if pretrained else random_tensors(source)
-        spec = spec.seeing(params.backbone.input_px).cut_to(params.backbone.keep, params.backbone.taps)
+        keep, taps, pool = params.backbone.keep, params.backbone.taps, params.head.pool
+        spec = spec.seeing(params.backbone.input_px).cut_to(keep, taps, pool)
         backbone = assemble(spec, tensors)
         if sha256 is None and pretrained:
             print(

@@ -112,6 +112,9 @@ class HeadParams(Section):
     kind: Literal["linear", "mlp", "cosine"] | None = None
     """`linear`, `mlp` (with hidden layers) or `cosine` (angles to a direction for each class, times a learned scale);
     null is linear, or mlp if there are hidden layers."""
+    pool: Literal["own", "avg", "max", "both"] = "own"
+    """How the backbone's last maps, or tokens, become the features that the head sees: as the network itself does it,
+    their average, their maximum, or both side by side."""
     grow_from: Annotated[str, Field(pattern=mistakes.FORMS["model"])] | None = None
     """A model of Thaw, named as in backbone.source, that is the backbone's source too: its classes keep their rows, new
     ones join."""

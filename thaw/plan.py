@@ -63,6 +63,7 @@ def plan_tables(params: Params) -> list[Table]:
         input_px=wanted.input_px,
         keep=wanted.keep,
         taps=wanted.taps,
+        pool=params.head.pool,
     )
     asked = params.head
     head = build_head(backbone.num_features, num_classes, asked.hidden, asked.dropout, kind=asked.kind)

@@ -52,12 +52,13 @@ class Backbone:
             ) from None
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return the features [images, features] of images, those of its taps included."""
-        features: Tensor = (self._tapped if self.spec.taps else self.module)(images)
+        """Return the features [images, features] of images, those of its taps included, pooled as its spec says."""
+        traced = bool(self.spec.taps) or self.spec.pool != "own"
+        features: Tensor = (self._changed if traced else self.module)(images)
         return features
 
     @cached_property
-    def _tapped(self) -> nn.Module:
+    def _changed(self) -> nn.Module:
         return self.split("all")[1]
 
     def example(self, num_images: int) -> Tensor:
@@ -88,14 +89,17 @@ class Backbone:
 
         `depth` blocks nearest the head form the suffix. Both share this network's tensors and their names. A network
         that cannot be traced is not cut: all of it is the suffix, lower blocks held still, or at depth 0 the prefix.
-        Raises: BackboneError if there is no such depth, the network cannot be cut there, or taps want it traced.
+        Raises: BackboneError if there is no such depth, the network cannot be cut there, or taps or another pooling
+        want it traced or are not to be had.
         """
         index = self.cut_index(depth)
-        taps = [self.blocks.index(name) for name in self._tap_names()]
+        taps, pool = [self.blocks.index(name) for name in self._tap_names()], self.spec.pool
+        random = torch.Generator().manual_seed(0)
+        images = None if pool == "own" else torch.rand(self.example(2).shape, generator=random)
         try:
-            prefix, suffix = cut(self.module, self.units, index, taps)
+            prefix, suffix = cut(self.module, self.units, index, taps, pool=pool, images=images)
         except UntraceableError:
-            if taps:
+            if taps or pool != "own":
                 raise
             return self._uncut(index)
         probe(prefix, self.example(2))

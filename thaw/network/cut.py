@@ -14,6 +14,7 @@ from torchvision.models.feature_extraction import DualGraphModule, NodePathTrace
 
 from thaw.errors import BackboneError, first_line
 from thaw.network.blocks import Block
+from thaw.network.pooling import Pool, repool
 from thaw.network.taps import add_taps, is_nhwc
 
 # Layers that behave differently in training and evaluation stay whole, so that each mode keeps its own code.
@@ -48,11 +49,18 @@ class _Identity(nn.Module):
 
 
 def cut(
-    module: nn.Module, blocks: Sequence[Block], index: int, taps: Sequence[int] = ()
+    module: nn.Module,
+    blocks: Sequence[Block],
+    index: int,
+    taps: Sequence[int] = (),
+    *,
+    pool: Pool = "own",
+    images: Tensor | None = None,
 ) -> tuple[nn.Module, nn.Module]:
     """Return (prefix, suffix): blocks[:index] and blocks[index:], sharing the network's own tensors.
 
-    `taps` are the blocks whose pooled outputs are features as well (see taps.py).
+    `taps` are the blocks whose pooled outputs are features as well (see taps.py). `pool` is how the last maps are
+    pooled (see pooling.py), found out on two `images`.
 
     The prefix is in eval mode for good and maps images to a tuple of tensors; the suffix takes these tensors and
     follows `.train()` and `.eval()`. Tensors keep their names. Raises: BackboneError if the network cannot be
@@ -62,10 +70,13 @@ def cut(
     module.eval()
     halves = {}
     for training, (graph, names) in modes.items():
+        inside = _inside(graph, names, [*blocks[:-1], _without_pooling(module, blocks[-1])]) if taps else {}
+        own = repool(graph, module, pool, images, nhwc=is_nhwc(module)) if images is not None else None
         of_node = _blocks_of_nodes(graph, _inside(graph, names, blocks))
         if taps:
-            inside = _inside(graph, names, [*blocks[:-1], _without_pooling(module, blocks[-1])])
             add_taps(graph, of_node, inside, taps, nhwc=is_nhwc(module))
+        if own is not None and not own.users:
+            graph.erase_node(own)
         halves[training] = _halve(graph, of_node, index)
     prefix: nn.Module = _Identity() if index == 0 else fx.GraphModule(module, halves[False][0]).eval()
     suffix = DualGraphModule(module, halves[True][1], halves[False][1])

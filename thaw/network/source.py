@@ -46,18 +46,20 @@ def open_backbone(
     input_px: int | None = None,
     keep: str | None = None,
     taps: Sequence[str] = (),
+    pool: str = "own",
 ) -> Backbone:
     """Return the backbone of a source such as `package:efficientnet_lite0`, `timm:NAME` or `model:FOLDER`.
 
     `input_px` is the side of the square that the network sees; None takes what it was pretrained with. `keep` is the
-    last block that is kept, `taps` are blocks whose pooled outputs are features as well.
+    last block that is kept, `taps` are blocks whose pooled outputs are features as well, `pool` (own, avg, max, both)
+    is how the last maps are pooled.
 
     Raises: BackboneError if the source is unknown, its weights cannot be had, or they do not fit.
     """
     if in_channels not in (1, 3):
         raise BackboneError(f"in_channels is {in_channels}; it must be 1 (grey) or 3 (colour)")
     spec, tensors = fetch_tensors(source, sha256=None) if pretrained else (describe(source), None)
-    return assemble(spec.taking(in_channels).seeing(input_px).cut_to(keep, taps), tensors)
+    return assemble(spec.taking(in_channels).seeing(input_px).cut_to(keep, taps, pool), tensors)
 
 
 def fetch_tensors(source: str, *, sha256: str | None) -> tuple[Spec, dict[str, Tensor]]:

@@ -45,6 +45,8 @@ class Spec(BaseModel):
     """The last block that is kept; empty for the whole network."""
     taps: tuple[str, ...] = ()
     """Blocks whose pooled outputs are features as well; `all` alone stands for every one."""
+    pool: Literal["own", "avg", "max", "both"] = "own"
+    """How the last maps, or tokens, become features: as the network does it, or by their average, maximum or both."""
     parent: Parent | None = None
     """The model of Thaw that the weights come from, if they do."""
 
@@ -61,9 +63,12 @@ class Spec(BaseModel):
         """Return the Spec for squares of another side, in pixels; None changes nothing."""
         return self if input_px is None else self.model_copy(update={"input_px": input_px})
 
-    def cut_to(self, keep: str | None, taps: Sequence[str]) -> "Spec":
-        """Return the Spec of the network up to a block (None keeps all that is left), with taps at others."""
-        return self.model_copy(update={"keep": keep or self.keep, "taps": tuple(taps)})
+    def cut_to(self, keep: str | None, taps: Sequence[str], pool: str = "own") -> "Spec":
+        """Return the Spec of the network up to a block (None keeps all that is left), with taps at others.
+
+        `pool` is how its last maps are pooled.
+        """
+        return self.model_copy(update={"keep": keep or self.keep, "taps": tuple(taps), "pool": pool})
 
     @property
     def input_mean(self) -> tuple[float, ...]:
