@@ -5,6 +5,7 @@ from pathlib import Path
 from thaw import candidates, files, model, run
 from thaw.evidence import testset
 from thaw.evidence.plots import write_plots
+from thaw.evidence.sheet import write_worst
 from thaw.images.pack import PackedImages, write_table
 from thaw.network.engine import use_threads
 
@@ -46,6 +47,7 @@ def main() -> None:
         )
         table = testset.predictions(samples, labels, answers[chosen], images.classes)
         with files.new_folder(Path(OUTS[2])) as folder:
+            write_worst(folder / "worst.png", images, rows, labels, answers[chosen])
             write_plots(folder, labels, answers[chosen], images.classes, testset.read_curves(phases, names))
         write_table(Path(OUTS[1]), table)
         files.write_json(Path(OUTS[0]), metrics)

@@ -8,12 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 from rich.console import Console
 from sklearn import metrics as oracle
 
+from tests import tiny
 from thaw.errors import ArtifactError, DataError
 from thaw.evidence.metrics import classification_metrics
 from thaw.evidence.plots import MAX_POINTS, precision_recall_points, roc_points, write_plots
+from thaw.evidence.sheet import worst_first, write_worst
 from thaw.evidence.summary import selection_table, summary_rows, summary_table
 
 ROOT = Path(__file__).parents[2]
@@ -55,13 +58,14 @@ def test_every_table_holds_the_columns_that_dvc_yaml_draws(tmp_path: Path) -> No
     write_plots(tmp_path, labels, chances, ["a", "b", "c, d"], CURVES)
     drawn: dict[str, dict[str, str]] = {}
     for entry in yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["plots"]:
-        drawn |= entry
+        drawn |= entry if isinstance(entry, dict) else {}
     assert {Path(path).name for path in drawn} == {path.name for path in tmp_path.iterdir()}
     for path, settings in drawn.items():
         table = pd.read_csv(tmp_path / Path(path).name)
         assert len(table)
         assert {settings["x"], settings["y"]} <= set(table.columns)
-        assert settings["template"] == "confusion" or "series" in table.columns
+        assert settings["template"] == "counts" or "series" in table.columns
+        assert (ROOT / f".dvc/plots/{settings['template']}.json").exists()
     confusion = pd.read_csv(tmp_path / "confusion.csv")
     assert confusion["actual"].tolist() == ["a", "b", "c, d", "b", "a"]
     assert confusion["predicted"].tolist() == ["a", "b", "b", "b", "c, d"]
@@ -108,11 +112,40 @@ def test_the_wrong_number_of_class_names_is_refused(tmp_path: Path) -> None:
         write_plots(tmp_path, np.array([0]), np.array([[0.6, 0.4]]), ["a", "b", "c"], {})
 
 
-def test_the_template_is_json_with_every_anchor_that_dvc_fills() -> None:
-    text = (ROOT / ".dvc/plots/series.json").read_text(encoding="utf-8")
-    assert json.loads(text)["data"] == {"values": "<DVC_METRIC_DATA>"}
-    for anchor in ("TITLE", "X", "Y", "X_LABEL", "Y_LABEL"):
+@pytest.mark.parametrize("name", ["counts", "epochs", "reliability", "series"])
+def test_a_template_is_json_with_every_anchor_that_dvc_fills(name: str) -> None:
+    text = (ROOT / f".dvc/plots/{name}.json").read_text(encoding="utf-8")
+    template = json.loads(text)
+    assert template["data"] == {"values": "<DVC_METRIC_DATA>"}
+    assert template["title"]["text"] == "<DVC_METRIC_TITLE>"
+    for anchor in ("X", "Y", "X_LABEL", "Y_LABEL"):
         assert f'"<DVC_METRIC_{anchor}>"' in text
+
+
+def test_the_worst_images_come_least_likely_label_first_with_their_names(tmp_path: Path) -> None:
+    images = tiny.packed(12, classes=3)
+    rows, labels = np.arange(5), images.labels(np.arange(5))
+    chances = np.full((5, 3), 0.25) + 0.25 * np.eye(3)[[0, 2, 2, 1, 0]]
+    assert worst_first(chances, labels, ["b", "a", "c", "e", "d"]).tolist() == [1, 4, 3, 0, 2]
+    write_worst(tmp_path / "worst.png", images, rows, labels, chances)
+    with Image.open(tmp_path / "worst.png") as sheet:
+        assert sheet.size == (4 * 200 + 8, 2 * 252 + 8)
+        first = np.asarray(sheet)[8:200, 8:200]
+        square = Image.fromarray(images.read(np.array([1]))[0]).resize((192, 192), Image.Resampling.BICUBIC)
+        np.testing.assert_array_equal(first, np.asarray(square))
+        assert (np.asarray(sheet)[202:250, 8:200] < 100).any(), "there is a caption"
+    written = (tmp_path / "worst.png").read_bytes()
+    write_worst(tmp_path / "worst.png", images, rows, labels, chances)
+    assert (tmp_path / "worst.png").read_bytes() == written
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_single_image_and_an_endless_name_make_a_sheet(tmp_path: Path, channels: int) -> None:
+    images = tiny.packed(3, classes=3, channels=channels, path=["日本語" * 80, "b", "c"])
+    write_worst(tmp_path / "worst.png", images, np.array([0]), np.array([0]), np.array([[0.2, 0.5, 0.3]]))
+    with Image.open(tmp_path / "worst.png") as sheet:
+        assert sheet.size == (208, 260)
+        assert (np.asarray(sheet)[202:, 200:] == 255).all(), "nothing is written beyond the image's width"
 
 
 METRICS = {
