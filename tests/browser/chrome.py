@@ -42,6 +42,13 @@ def look(window: webdriver.Chrome, page: Path, *, width: int, dark: bool = False
         "Emulation.setDeviceMetricsOverride",
         {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500},
     )
-    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-    window.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+    wishes = {"prefers-color-scheme": "dark" if dark else "light", "prefers-reduced-motion": "reduce"}
+    features = [{"name": name, "value": value} for name, value in wishes.items()]
+    window.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": features})
     window.get(page.resolve().as_uri())
+
+
+def complaints(window: webdriver.Chrome) -> list[str]:
+    """Return what the browser has put on its console since the last call."""
+    entries: list[dict[str, str]] = window.get_log("browser")  # type: ignore[no-untyped-call]  # selenium leaves it untyped
+    return [entry["message"] for entry in entries]

@@ -31,7 +31,9 @@ class Matrix:
 
     classes: list[str]
     cells: list[list[Cell]]
-    """Rows are actual classes, columns predicted ones."""
+    """Rows are actual classes, columns predicted ones; empty where there is no room for names and numbers."""
+    filled: list[Cell]
+    """The cells that hold an image."""
     pairs: list[Cell]
     """The most frequent confusions, most frequent first."""
     wrong: int
@@ -42,23 +44,21 @@ class Matrix:
         """Whether there is room for names and numbers."""
         return len(self.classes) <= MOST_NAMED
 
-    @property
-    def filled(self) -> list[Cell]:
-        """The cells that hold an image."""
-        return [cell for row in self.cells for cell in row if cell.count]
-
 
 def matrix(answers: Answers, classes: Sequence[str]) -> Matrix:
     """Return the confusion matrix of these answers."""
     counts = counted(answers, len(classes))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    cells = [
-        [Cell(row, column, int(counts[row, column]), float(shares[row, column])) for column in range(len(classes))]
-        for row in range(len(classes))
-    ]
-    errors = [cell for row in cells for cell in row if cell.count and cell.actual != cell.predicted]
-    pairs = sorted(errors, key=lambda cell: (-cell.count, -cell.share, cell.actual, cell.predicted))
-    return Matrix(list(classes), cells, pairs[:_MOST_PAIRS], sum(cell.count for cell in errors), len(answers))
+
+    def cell(row: int, column: int) -> Cell:
+        return Cell(row, column, int(counts[row, column]), float(shares[row, column]))
+
+    places = range(len(classes))
+    cells = [[cell(row, column) for column in places] for row in places] if len(classes) <= MOST_NAMED else []
+    filled = [cell(int(row), int(column)) for row, column in zip(*counts.nonzero(), strict=True)]
+    errors = [one for one in filled if one.actual != one.predicted]
+    pairs = sorted(errors, key=lambda one: (-one.count, -one.share, one.actual, one.predicted))
+    return Matrix(list(classes), cells, filled, pairs[:_MOST_PAIRS], sum(one.count for one in errors), len(answers))
 
 
 def counted(answers: Answers, num_classes: int) -> NDArray[np.int64]:

@@ -14,20 +14,20 @@ from thaw.report.label_errors import label_errors
 from thaw.report.pictures import LARGE_PX, THUMB_PX, Budget, heat, thumbnail
 from thaw.report.sources import Answers, Sources
 
-_VIEWER_CHARACTERS = 4_500_000
+VIEWER_CHARACTERS = 4_500_000
 """Of data URIs behind the confusion matrix; with all the rest a page stays below 8 MB."""
-_MOST_VIEWED = 3000
+MOST_VIEWED = 3000
 _MOST_WORST, _MOST_DOUBTFUL, _MOST_GROUPS, _MOST_IN_GROUP = 12, 24, 12, 4
 
 
-def viewer(sources: Sources, *, characters: int = _VIEWER_CHARACTERS) -> dict[str, Any]:
+def viewer(sources: Sources, *, characters: int = VIEWER_CHARACTERS) -> dict[str, Any]:
     """Return what the page's script shows behind a cell: classes, images, and how many each cell really has.
 
     An image is [path, actual, predicted, its probability, that of the actual class, data URI]. As many as there is
     room for, every cell in its turn.
     """
     answers, budget, images = sources.test, Budget(characters), list[list[Any]]()
-    order = in_turn(answers, len(sources.images.classes))[:_MOST_VIEWED]
+    order = in_turn(answers, len(sources.images.classes))[:MOST_VIEWED]
     for position in order:
         uri = thumbnail(_pixels(sources, answers, position))
         if not budget.take(uri):

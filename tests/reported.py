@@ -1,0 +1,172 @@
+"""The outputs of a whole run, small and with real files in each place, for the tests of the report."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import save_file
+
+from tests import tiny
+from thaw import files, model
+from thaw.evidence import testset
+from thaw.evidence.metrics import classification_metrics
+from thaw.evidence.plots import write_plots
+from thaw.images.pack import PackedImages, write_table
+from thaw.report import page, sources
+from thaw.training import artifact
+from thaw.training.head import build_head
+
+HOSTILE = "<script>alert(1)</script>"
+VERDICT = "Unfreezing helped: top lowers the calibrated validation log loss by 0.072 from that of the head."
+CURVES = pd.DataFrame(
+    {
+        "epoch": [0, 1, 2],
+        "train_loss": [None, 0.5, 0.4],
+        "val_loss": [0.7, 0.6, 0.5],
+        "val_accuracy": [0.6, 0.7, 0.8],
+        "lr:head": [0.0, 1e-3, 5e-4],
+        "lr:layer4": [0.0, 1e-4, 5e-5],
+    }
+)
+
+
+def build(
+    root: Path,
+    *,
+    classes: Sequence[str] = ("defective", HOSTILE, "functional"),
+    num_images: int = 90,
+    single_class: bool = False,
+    size_px: int = 40,
+    channels: int = 1,
+    rejected: Sequence[tuple[str, str]] = (("a/broken <b>.png", "cut short"),),
+) -> Path:
+    """Write data/, models/ and reports/ below a folder, every second image a test image, and return the folder.
+
+    With `single_class` all test images have one label.
+    """
+    samples = tiny.samples(num_images)
+    label = [classes[(row // 2) % len(classes)] for row in range(num_images)]
+    split = [("test", "train", "test", "val")[row % 4] for row in range(num_images)]
+    if single_class:
+        label = [classes[0] if part == "test" else name for name, part in zip(label, split, strict=True)]
+    samples = samples.assign(label=label, split=split, path=[f"{row % 7}/é<i>{row}.png" for row in range(num_images)])
+    _prepared(root / "data" / "prepared", samples, classes, size_px, channels, rejected)
+    network = _final(root / "models" / "final", classes, channels)
+    images = PackedImages.open(root / "data" / "prepared")
+    for name in ("head", "top"):
+        _phase(root / "models" / "phases" / name, name, images, network)
+    _reports(root / "reports", images)
+    return root
+
+
+def read(root: Path) -> sources.Sources:
+    """Return what the report is made of."""
+    return sources.read(*(root / name for name in ("data/prepared", "models/final", "models/phases", "reports")))
+
+
+def render(root: Path, **settings: Any) -> str:
+    """Return the page."""
+    final = model.load(root / "models" / "final")
+    return page.render(read(root), final, raw="data/mine", settings=settings or {"seed": 0})
+
+
+def selection(**changes: Any) -> dict[str, Any]:
+    """Return selection.json for a head and the phase `top`."""
+    duel = {
+        "reference": "head", "difference": -0.072, "low": -0.116, "high": -0.029, "win_fraction": 0.99,
+        "mcnemar_p": 0.0004,
+    }  # fmt: skip
+    usual = {"took_over": True, "temperature": 1.0, "log_loss": 0.3}
+    head = usual | {"chosen": False, "accuracy": 0.875, "calibrated_log_loss": 0.3}
+    top = usual | {
+        "chosen": True, "start": "head", "accuracy": 0.908, "calibrated_log_loss": 0.228, "against_head": duel,
+        "against_start": duel, "against_best": duel, "best_epoch": 2, "train_validation_gap": 0.1,
+    }  # fmt: skip
+    shared = {"chosen": "top", "verdict": VERDICT, "images": 22, "confidence": 0.6, "draws": 100}
+    return shared | {"candidates": {"head": head, "top": top}} | changes
+
+
+def _prepared(
+    folder: Path,
+    samples: pd.DataFrame,
+    classes: Sequence[str],
+    size_px: int,
+    channels: int,
+    rejected: Sequence[tuple[str, str]],
+) -> None:
+    counts = samples.groupby(["label", "split"]).size()
+    group = {"images": 3, "splits": ["test", "train"], **samples.iloc[:3][["path", "label"]].to_dict("list")}
+    group["paths"], group["labels"] = group.pop("path"), group.pop("label")
+    audit = {
+        "images": len(samples),
+        "channels": channels,
+        "classes": {
+            name: {split: int(counts.get((name, split), 0)) for split in ("train", "val", "test")} for name in classes
+        },
+        "rejected": len(rejected),
+        "exact_duplicates": {"count": 0, "first": []},
+        "near_duplicates": {"count": 1, "first": [group], "groups_across_splits": 1},
+    }
+    with files.new_folder(folder) as partial:
+        np.save(partial / "images-00000.npy", tiny.pixels(len(samples), channels=channels, size_px=size_px))
+        write_table(partial / "samples.csv", samples)
+        write_table(partial / "rejected.csv", pd.DataFrame(rejected, columns=["path", "reason"], dtype=object))
+        files.write_json(partial / "classes.json", {"classes": list(classes)})
+        files.write_json(partial / "audit.json", audit)
+
+
+def _final(folder: Path, classes: Sequence[str], channels: int) -> dict[str, Any]:
+    network = tiny.backbone(in_channels=channels)
+    torch.manual_seed(1)
+    head = build_head(network.num_features, len(classes), [], 0.0)
+    tensors = {f"backbone.{name}": value for name, value in network.module.state_dict().items()}
+    tensors |= {f"head.{name}": value for name, value in head.state_dict().items()}
+    facts = tiny.start(network).model | {"classes": list(classes), "phase": "top", "temperature": 1.25}
+    with files.new_folder(folder) as partial:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, partial / "weights.safetensors")
+        files.write_json(partial / "model.json", facts)
+    return facts
+
+
+def _phase(folder: Path, name: str, images: PackedImages, facts: dict[str, Any]) -> None:
+    rows = images.rows("val")
+    logits = np.random.default_rng(3).normal(size=(len(rows), len(images.classes))).astype(np.float32)
+    model_json = facts | {"phase": name, "start": None if name == "head" else "head", "depth_blocks": len(name) - 3}
+    with files.new_folder(folder) as partial:
+        artifact.write(
+            partial,
+            tensors={"head.weight": torch.zeros(1)},
+            model=model_json,
+            logits=logits,
+            labels=images.labels(rows),
+            rows=rows,
+            curves=[],
+        )
+
+
+def _reports(folder: Path, images: PackedImages) -> None:
+    rows = images.rows("test")
+    labels, num_classes = images.labels(rows), len(images.classes)
+    random = np.random.default_rng(5)
+    scores = random.normal(size=(len(rows), num_classes)) + 0.9 * np.eye(num_classes)[labels]
+    chances = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    accuracy = float((chances.argmax(axis=1) == labels).mean())
+    test = classification_metrics(labels, chances) | {"n": len(rows)}
+    test |= {"accuracy_low": accuracy - 0.03, "accuracy_high": accuracy + 0.02}
+    metrics = {
+        "test": test,
+        "majority": {"accuracy": float(np.bincount(labels).max() / len(labels))},
+        "head": {"accuracy": 0.5},
+        "phases": {"top": {"accuracy": accuracy}},
+        "final": {"phase": "top"},
+    }
+    folder.mkdir()
+    files.write_json(folder / "metrics.json", metrics)
+    files.write_json(folder / "selection.json", selection())
+    table = testset.predictions(images.samples.iloc[rows], labels, chances, images.classes)
+    write_table(folder / "predictions.csv", table)
+    with files.new_folder(folder / "plots") as plots:
+        write_plots(plots, labels, chances, images.classes, {"top": CURVES})
