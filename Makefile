@@ -7,7 +7,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo repro check test bench docs deps repository
+.PHONY: help install demo repro check test browser bench docs deps screenshots repository
 
 # DVC runs `python` as it finds it on PATH: every recipe below sees the environment's own.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -34,8 +34,22 @@ check: $(VENV)/.installed-dev ## lint, spelling, types and params.yaml, without 
 	mypy
 	python -m thaw check
 
-test: repository check ## everything in check, then all tests (ARGS="tests/unit -x" narrows them)
+test: repository browser check ## everything in check, then all tests (ARGS="tests/unit -x" narrows them)
 	pytest $(ARGS)
+
+browser: ## see to it that Chromium and its driver are here, which the tests of the report drive
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
+	  if ! command -v apt-get >/dev/null || { [ "$$(id -u)" != 0 ] && ! sudo -n true 2>/dev/null; }; then \
+	    echo "the tests of the report need chromium and chromedriver on PATH; on Debian and Ubuntu:" \
+	      "sudo apt-get install chromium chromium-driver" >&2; exit 1; \
+	  fi; \
+	  as_root=; [ "$$(id -u)" = 0 ] || as_root="sudo -n"; \
+	  echo "installing chromium and chromium-driver"; \
+	  $$as_root apt-get -qq update && $$as_root env DEBIAN_FRONTEND=noninteractive \
+	    apt-get -qq install -y --no-install-recommends chromium chromium-driver >/dev/null; }
+
+screenshots: $(VENV)/.installed-dev browser ## draw docs/images anew from reports/index.html
+	python -m tests.browser.screenshots
 
 bench: repository $(VENV)/.installed-dev ## run every measurement in bench/ for docs/benchmarks.md, but not the demo; takes hours
 	@set -e; for file in bench/[a-z]*.py; do \

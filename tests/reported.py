@@ -134,7 +134,11 @@ def _final(folder: Path, classes: Sequence[str], channels: int) -> dict[str, Any
 def _phase(folder: Path, name: str, images: PackedImages, facts: dict[str, Any]) -> None:
     rows = images.rows("val")
     logits = np.random.default_rng(3).normal(size=(len(rows), len(images.classes))).astype(np.float32)
-    model_json = facts | {"phase": name, "start": None if name == "head" else "head", "depth_blocks": len(name) - 3}
+    model_json = facts | {
+        "phase": name,
+        "start": None if name == "head" else "head",
+        "depth_blocks": int(name != "head"),
+    }
     with files.new_folder(folder) as partial:
         artifact.write(
             partial,

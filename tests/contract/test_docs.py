@@ -95,3 +95,12 @@ def test_every_decision_is_in_the_index() -> None:
     pages = sorted(path.name for path in folder.glob("[0-9]*.md"))
     assert pages
     assert [name for name in pages if f"]({name})" not in index] == []
+
+
+def test_the_pictures_are_used_and_small() -> None:
+    pictures = sorted((house.ROOT / "docs" / "images").iterdir())
+    assert pictures
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    for picture in pictures:
+        assert picture.stat().st_size < 300_000, f"{picture.name}: draw it with fewer colours"
+        assert f"images/{picture.name}" in text, f"no page shows {picture.name}"

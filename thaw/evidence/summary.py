@@ -11,8 +11,8 @@ from thaw import files, run
 from thaw.errors import ArtifactError
 
 _NEXT = (
-    "`dvc plots show` draws reports/plots, `dvc metrics show` prints reports/metrics.json, "
-    "`python -m thaw predict PATH` uses models/final"
+    "reports/index.html is the report: open it in a browser. `dvc plots show` draws reports/plots, `dvc metrics show` "
+    "prints reports/metrics.json, `python -m thaw predict PATH` uses models/final"
 )
 
 SIGNS = {

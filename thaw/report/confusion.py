@@ -11,7 +11,7 @@ from thaw.report.sources import Answers
 
 MOST_NAMED = 12
 """Classes up to which each row and column of the matrix has its name beside it and each cell its number inside."""
-_MOST_PAIRS = 20
+_MOST_PAIRS = 15
 
 
 @dataclass(frozen=True)
