@@ -86,9 +86,9 @@ class AugmentParams(Section):
     contrast: Annotated[float, Field(ge=0, lt=1)]
     """Contrast is scaled by a random factor in 1 ± this."""
     saturation: Annotated[float, Field(ge=0, lt=1)]
-    """Saturation is scaled by a random factor in 1 ± this; grey images have none to scale."""
+    """Saturation is scaled by a random factor in 1 ± this; grey images have none to scale, so 0 there."""
     hue: Annotated[float, Field(ge=0, le=0.5)]
-    """Hue is turned by a random share of the colour circle, up to this to either side."""
+    """Hue is turned by a random share of the colour circle, up to this to either side; 0 for grey images."""
 
 
 class FeaturesParams(Section):

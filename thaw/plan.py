@@ -23,7 +23,8 @@ from thaw.params import Params, PhaseParams
 from thaw.training.balance import require_maps
 from thaw.training.boundary import narrow, widen
 from thaw.training.costs import Decision, Work, decide, train_passes
-from thaw.training.groups import Rule, lowest_block, rule_of, rules_of
+from thaw.training.effects import check_effects
+from thaw.training.groups import Rule, lowest_block, param_groups, rule_of, rules_of
 from thaw.training.head import build_head
 from thaw.training.loop import Classifier
 
@@ -78,6 +79,9 @@ def _phase_table(
     index = lowest_block(phase, backbone)
     rules = rules_of(phase, backbone, index)
     lowest = next(rule.lr for rule in reversed(rules) if rule.lr is not None)
+    model = Classifier(backbone.split(len(backbone.units) - index)[1], head)
+    param_groups(model.named_parameters(), rules, phase.weight_decay)
+    check_effects(name, phase, rules, model.backbone, head)
     decision, train_s = _costs(name, phase, backbone, num_train, head, params)
     table = Table(
         title=f"{name}: from {phase.start}, {phase.epochs} epochs of {num_train} images, batches of {phase.batch_size}",

@@ -225,6 +225,37 @@ def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
             {"hidden: []": "hidden: [8]\n  grow_from: model:cars"},
             "head.grow_from is set, and only a linear or a cosine head grows; set head.hidden to []",
         ),
+        (
+            {"sha256: null": "sha256: null\n  pretrained: false", "package:efficientnet_lite0": "model:cars"},
+            (
+                'backbone.pretrained is false, and backbone.source "model:cars" names weights that would not be used; '
+                "name the architecture alone, such as timm:NAME"
+            ),
+        ),
+        (
+            {"sha256: null": "sha256: null\n  taps: [a, b, a]"},
+            "backbone.taps names a more than once; name each block once",
+        ),
+        (
+            {"sha256: null": "sha256: null\n  taps: [all, b]"},
+            "backbone.taps names all, which stands for every block, beside others; write [all]",
+        ),
+        (
+            {"depth: 3": "depth: [{pattern: a, lr: 0.1}]", "lr_scale: 1.0": "lr_scale: 0.5"},
+            "unfreeze.phases.top.lr_scale is 0.5, but depth is a list of rules, and each names its rate; set it to 1.0",
+        ),
+        (
+            {"depth: 3": "depth: [{pattern: a, lr: 0.1}]\n      unfreeze_every: 1"},
+            "unfreeze.phases.top.unfreeze_every is 1, but depth is a list of rules, which act at once; set it to 0",
+        ),
+        (
+            {"depth: 3": "depth: 1\n      unfreeze_every: 1"},
+            "unfreeze.phases.top.unfreeze_every is 1, but only one block trains; set it to 0",
+        ),
+        (
+            {"depth: 3": "depth: 3\n      class_weights: balanced\n      balanced_sampler: true"},
+            "unfreeze.phases.top balances the classes twice, by class_weights and balanced_sampler; keep one of them",
+        ),
     ],
 )
 def test_a_key_that_would_do_nothing_is_a_mistake(

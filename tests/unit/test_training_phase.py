@@ -79,7 +79,7 @@ def forget(scratch: Path, part: str) -> None:
         ("test_resnet", {"norm": "train"}),
         ("test_resnet", {"norm": "frozen", "depth": "all"}),
         ("test_efficientnet", {"norm": "stats", "depth": 3}),
-        ("test_vit", {"lr": 0.001, "views": 3}),
+        ("test_vit", {"lr": 0.001, "views": 3, "norm": "frozen"}),
         ("test_resnet", {"refit": True}),
     ],
 )

@@ -183,6 +183,10 @@ def _truncate(module: nn.Module, spec: Spec) -> None:
     names = [block.name for block in blocks]
     if spec.keep not in names:
         raise BackboneError(f"backbone.keep is {spec.keep!r}, no block of {spec.name}; it has {', '.join(names)}")
+    if spec.keep == names[-1]:
+        raise BackboneError(
+            f"backbone.keep is {spec.keep!r}, the last block of {spec.name}: nothing would be removed; set it to null"
+        )
     removed = [path for block in blocks[names.index(spec.keep) + 1 :] for path in block.paths]
     with_tensors = [path for path in removed if module.get_submodule(path).state_dict()]
     for path in removed[: removed.index(with_tensors[-1]) + 1] if with_tensors else ():  # what follows pools

@@ -16,7 +16,7 @@ def class_weights(asked: str | Mapping[str, float], labels: NDArray[np.int64], c
     """Return the weight of each class in the loss [classes], or None if all are equal.
 
     `balanced` is inverse to the number of training images, with a mean of 1 over them, as in scikit-learn.
-    Raises: ParamsError if a weight is given to a class that does not exist.
+    Raises: ParamsError if a weight is given to a class that does not exist, or to each the same.
     """
     if isinstance(asked, str):
         if asked == "none":
@@ -28,7 +28,10 @@ def class_weights(asked: str | Mapping[str, float], labels: NDArray[np.int64], c
             close = difflib.get_close_matches(name, classes, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(classes)}"
             raise ParamsError(f"params.yaml: class_weights names {name!r}, which is no class; {hint}")
-    return torch.tensor([float(asked.get(name, 1.0)) for name in classes])
+    weights = [float(asked.get(name, 1.0)) for name in classes]
+    if len(set(weights)) == 1:
+        raise ParamsError("params.yaml: class_weights gives every class the same weight; set it to none")
+    return torch.tensor(weights)
 
 
 def mix(

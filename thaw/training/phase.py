@@ -18,6 +18,7 @@ from thaw.params import AugmentParams, ComputeParams, PhaseParams
 from thaw.training import artifact
 from thaw.training.balance import class_weights, require_maps
 from thaw.training.boundary import Prefix, Views
+from thaw.training.effects import check_effects
 from thaw.training.groups import frozen_tensors, lowest_block, rules_of
 from thaw.training.heap import keep_freed_memory
 from thaw.training.loop import Classifier, LabelledRows, Phase, Result, Task
@@ -68,7 +69,8 @@ def run_phase(
 ) -> Trained:
     """Train one phase from its start, prove that nothing below the cut moved, and return what it leaves.
 
-    Raises: ParamsError if the phase is shallower than the one it starts from, TrainingError if it diverges.
+    Raises: ParamsError if the phase is shallower than the one it starts from, or a setting would do nothing for this
+    network, TrainingError if it diverges.
     """
     use_threads(compute)
     index = _cut_index(name, params, start, backbone)
@@ -92,6 +94,7 @@ def run_phase(
         folder=_checkpoint(model, augment.model_dump(), seed, prefix.engine.name),
         pretrained=pretrained,
     )
+    check_effects(name, params, phase.stepper.rules, classifier.backbone, head)
     train, val = sources_of(name, params, prefix, images, compute)
     keep_freed_memory()
     with files.one_at_a_time(phase.folder):  # two trials of the same phase would share their checkpoint
