@@ -20,6 +20,8 @@ def main() -> None:
         spec, tensors = fetch_tensors(source, sha256=sha256) if pretrained else random_tensors(source)
         keep, taps, pool = params.backbone.keep, params.backbone.taps, params.head.pool
         spec = spec.seeing(params.backbone.input_px).cut_to(keep, taps, pool)
+        asked = params.backbone.asked_channels
+        spec = spec.taking(asked or spec.in_channels).normalised(params.backbone.mean, params.backbone.std)
         backbone = assemble(spec, tensors)
         if sha256 is None and pretrained:
             print(
@@ -31,7 +33,8 @@ def main() -> None:
                 {name: value.contiguous() for name, value in backbone.module.state_dict().items()},
                 folder / "weights.safetensors",
             )
-            files.write_json(folder / "model.json", {"source": source, **facts})
+            wish = {} if asked is None else {"in_channels": asked}
+            files.write_json(folder / "model.json", {"source": source, **wish, **facts})
 
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ def main() -> None:
             spool = pack.Spool(file, settings.size_px)
             found = ingest(listed.root, paths, settings, workers=params.compute.workers)
             items = progress(found, total=len(paths), label="prepare: images read")
-            cataloged = catalog.collect(listed, items, spool, max_rejected=settings.max_rejected)
+            cataloged = catalog.collect(
+                listed, items, spool, max_rejected=settings.max_rejected, one_depth=settings.value_range is not None
+            )
             splits, notes = split.assign(
                 cataloged.usable,
                 seed=params.seed,
@@ -32,7 +34,7 @@ def main() -> None:
                 test_fraction=settings.test_fraction,
             )
             samples = catalog.number(cataloged.usable, splits)
-            channels = pack.write(folder, samples, listed.classes, spool, samples["number"].tolist())
+            channels, dtype = pack.write(folder, samples, listed.classes, spool, samples["number"].tolist())
             pack.write_table(folder / "rejected.csv", cataloged.rejected)
             report = audit.summary(
                 samples,
@@ -40,9 +42,15 @@ def main() -> None:
                 conflicts=cataloged.conflicts,
                 split_notes=notes,
                 channels=channels,
+                dtype=dtype,
+                value_range=settings.value_range,
             )
             files.write_json(folder / "audit.json", report)
-            files.write_json(folder / "settings.json", settings.model_dump())
+            files.write_json(
+                folder / "settings.json", pack.preprocessing(settings.model_dump(exclude_none=True), dtype)
+            )
+            if warning := report.get("value_range", {}).get("warning"):
+                print(f"prepare: {warning}")
 
 
 if __name__ == "__main__":

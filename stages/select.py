@@ -9,13 +9,14 @@ from thaw.evidence.compare import choose
 # `unfreeze` whole, although only names and starts are read: DVC cannot name one key of every phase. It costs nothing,
 # since whatever else changes there reruns its phase, and so this stage.
 SECTIONS = ("seed", "select", "unfreeze")
-INPUTS = ("data/prepared/samples.csv", "models/backbone", "models/phases")
+INPUTS = ("data/prepared/samples.csv", "data/prepared/manifest.json", "models/backbone", "models/phases")
 OUTS = ("models/final", "reports/selection.json")
 
 
 def main() -> None:
     """Write models/final and reports/selection.json."""
     with run.stage("select", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
+        files.verify(Path("data/prepared"), only=("samples.csv",))
         confidence, draws = params.select.confidence, params.select.draws
         starts = {name: phase.start for name, phase in params.unfreeze.phases.items()}
         phases = selection.read_phases(Path("models/phases"), starts)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -92,8 +92,8 @@ def one_at_a_time(folder: Path, *, wait: bool = True) -> Iterator[None]:
 
 
 @timing.counted("read")
-def verify(folder: Path) -> str:
-    """Check every file of an artifact folder against its manifest and return the manifest's own SHA-256.
+def verify(folder: Path, only: Collection[str] = ()) -> str:
+    """Check every file of an artifact folder, or `only` some, against its manifest; return the manifest's own SHA-256.
 
     Raises: ArtifactError naming the first file that is missing, altered or not listed.
     """
@@ -101,6 +101,8 @@ def verify(folder: Path) -> str:
     if not isinstance(listed, dict):
         raise ArtifactError(f"{folder / MANIFEST} lists no files; delete {folder} and run `dvc repro`")
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
+    if only:
+        present, listed = present & set(only), {name: listed.get(name) for name in only}
     for name in sorted(present ^ set(listed)):
         state = "is not in its manifest" if name in present else "is missing"
         raise ArtifactError(f"{folder / name} {state}; {_mend(folder)}")

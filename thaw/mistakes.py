@@ -49,6 +49,24 @@ _TYPES = {
 }
 
 
+def as_ranges(value: object) -> object:
+    """Return `[low, high]`, or a list of such pairs, as a tuple of pairs; None stays None. Raises: ValueError."""
+    if value is None:
+        return None
+    several = isinstance(value, list) and all(isinstance(pair, list) for pair in value)
+    pairs: list[Any] = value if isinstance(value, list) and several else [value]
+    if not pairs or not all(map(_is_range, pairs)):
+        raise ValueError("it must be [low, high] with low below high, or a list of such pairs, one for each channel")
+    return tuple((float(low), float(high)) for low, high in pairs)
+
+
+def _is_range(pair: object) -> bool:
+    if not isinstance(pair, list) or len(pair) != 2:
+        return False
+    numbers = (isinstance(end, int | float) and not isinstance(end, bool) and math.isfinite(end) for end in pair)
+    return all(numbers) and bool(pair[0] < pair[1])
+
+
 def in_fields(error: ValidationError, root: type[BaseModel]) -> list[str]:
     """Return a line for each of pydantic's findings; all keys that a section lacks share one."""
     entries = error.errors()
@@ -67,7 +85,7 @@ def in_fields(error: ValidationError, root: type[BaseModel]) -> list[str]:
 
 def between_fields(tree: Mapping[str, Any]) -> list[str]:
     """Return a line for each set of values that are possible one by one but not together."""
-    return [*_split_mistakes(tree), *_size_mistakes(tree), *_phase_mistakes(tree)]
+    return [*_split_mistakes(tree), *_size_mistakes(tree), *_channel_mistakes(tree), *_phase_mistakes(tree)]
 
 
 def _split_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:
@@ -86,6 +104,19 @@ def _size_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:
             f"backbone.input_px is {network:g}, more than the {packed:g} px that prepare.size_px packs; raise "
             "prepare.size_px or lower backbone.input_px"
         )
+
+
+def _channel_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:
+    given = {key: value_at(tree, "backbone", key) for key in ("mean", "std")}
+    counts = {f"backbone.{key}": len(value) for key, value in given.items() if isinstance(value, list)}
+    channels = number_at(tree, "backbone", "in_channels")
+    if channels is not None:
+        counts = {"backbone.in_channels": int(channels), **counts}
+    if len(set(counts.values())) > 1:
+        (first, count), *others = counts.items()
+        name, other = next(pair for pair in others if pair[1] != count)
+        says = f"{first} is {count}" if channels is not None else f"{first} has {count} values"
+        yield f"{says}, but {name} has {other}; give one for each channel of the images"
 
 
 def _phase_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:

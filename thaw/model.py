@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from thaw import files
 from thaw.errors import ArtifactError, DataError
-from thaw.images.decode import UnusableError, decode
+from thaw.images import levels
+from thaw.images.decode import Picture, UnusableError, decode, from_array
+from thaw.images.levels import Pixels
 from thaw.images.views import num_answers, render
 from thaw.network.backbone import Backbone, assemble, load_backbone
 from thaw.network.spec import read_spec
@@ -34,7 +36,7 @@ _STILL = AugmentParams(
     hue=0.0,
 )
 
-Image = Path | str | NDArray[np.uint8]
+Image = Path | str | Pixels
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Model:
     def predict(self, images: Iterable[Image]) -> NDArray[np.float64]:
         """Return probabilities [images, classes], calibrated by the model's temperature.
 
-        An image is a path, or an array [height, width, channels] of uint8 with one or three channels.
+        An image is a path, or an array [height, width, channels] of uint8 or uint16.
         Raises: DataError naming the first image that cannot be used.
         """
         if isinstance(images, str | Path):
@@ -67,7 +69,7 @@ class Model:
     def answer_files(self, paths: Sequence[Path]) -> Iterator[tuple[Path, NDArray[np.float64] | DataError]]:
         """Yield each file with its calibrated probabilities [classes], or with the reason why it cannot be used."""
         for start in range(0, len(paths), BATCH):
-            found: dict[Path, NDArray[np.uint8] | DataError] = {}
+            found: dict[Path, Pixels | DataError] = {}
             for path in paths[start : start + BATCH]:
                 try:
                     found[path] = self.read(path)
@@ -78,33 +80,27 @@ class Model:
             for path, square in found.items():
                 yield path, square if isinstance(square, DataError) else next(answers)
 
-    def read(self, image: Image) -> NDArray[np.uint8]:
+    def read(self, image: Image) -> Pixels:
         """Return an image as the square [size_px, size_px, channels] that the network's views are made from.
 
         Raises: DataError with the reason why it cannot be used.
         """
         settings = self.facts["preprocessing"]
         try:
-            data = Path(image).read_bytes() if isinstance(image, Path | str) else _encode(image)
-            square = decode(
-                data,
-                size_px=settings["size_px"],
-                fit=settings["fit"],
-                background=settings["background"],
-                max_megapixels=settings["max_megapixels"],
-            ).pixels
+            pixels = _decode(image, settings).pixels
+            dtype = np.dtype(settings.get("dtype", "uint8"))
+            if pixels.dtype != dtype and "value_range" in settings:
+                raise UnusableError(
+                    f"it has {8 * pixels.itemsize} bits, but the model learned prepare.value_range from images of "
+                    f"{8 * dtype.itemsize} bits"
+                )
+            return levels.as_channels(levels.as_depth(pixels, dtype), self.backbone.spec.in_channels)
         except UnusableError as error:
             raise DataError(f"{_name(image)} cannot be used: {error}") from None
         except OSError as error:
             raise DataError(f"{_name(image)} cannot be read: {error.strerror}") from None
-        channels = self.backbone.spec.in_channels
-        if square.shape[2] == channels:
-            return square
-        if channels == 3:
-            return np.repeat(square, 3, axis=2)
-        return _to_grey(square)
 
-    def probabilities(self, squares: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def probabilities(self, squares: Pixels) -> NDArray[np.float64]:
         """Return calibrated probabilities [images, classes] of packed squares [images, size_px, size_px, channels]."""
         parts = [
             np.mean([self._logits(squares[start : start + BATCH], view) for view in range(self.num_answers)], axis=0)
@@ -121,7 +117,7 @@ class Model:
         """Over how many views, from 0 on, an answer is averaged."""
         return num_answers(self._augment)
 
-    def look(self, squares: NDArray[np.uint8], view: int) -> Tensor:
+    def look(self, squares: Pixels, view: int) -> Tensor:
         """Return the network's input for one view of packed squares."""
         spec = self.backbone.spec
         return render(
@@ -141,7 +137,7 @@ class Model:
         return _STILL.model_copy(update={key: self.facts["augment"][key] for key in ("flip", "average")})
 
     @torch.inference_mode()
-    def _logits(self, squares: NDArray[np.uint8], view: int) -> NDArray[np.float32]:
+    def _logits(self, squares: Pixels, view: int) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = self.head(self.backbone(self.look(squares, view))).numpy()
         return logits
 
@@ -182,25 +178,29 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _encode(image: Any) -> bytes:
-    from io import BytesIO
-
-    from PIL import Image as Pillow
-
-    if not isinstance(image, np.ndarray):
-        raise DataError(f"an image must be a path or an array of uint8, not a {type(image).__name__}")
-    shaped = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))
-    if image.dtype != np.uint8 or not shaped or not image.size:
-        raise DataError(f"an image array must be uint8 [height, width, 1 or 3], not {image.dtype} {list(image.shape)}")
-    buffer = BytesIO()
-    Pillow.fromarray(image[..., 0] if image.shape[2:] == (1,) else image).save(buffer, "PNG", compress_level=0)
-    return buffer.getvalue()
-
-
-def _to_grey(square: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return luma (ITU-R BT.601) of an RGB square, as one channel."""
-    luma: NDArray[np.uint8] = np.rint(square @ np.array([[0.299], [0.587], [0.114]])).astype(np.uint8)
-    return luma
+def _decode(image: Any, settings: dict[str, Any]) -> Picture:
+    """Return an image as `prepare` would, under the settings that the model was trained with."""
+    asked = settings.get("value_range")
+    ranges = tuple((low, high) for low, high in asked) if asked is not None else None
+    size_px, fit, background = settings["size_px"], settings["fit"], settings["background"]
+    if isinstance(image, np.ndarray):
+        values = image[:, :, None] if image.ndim == 2 else image
+        if image.dtype not in (np.uint8, np.uint16) or values.ndim != 3 or not image.size:
+            raise DataError(
+                f"an image array must be uint8 or uint16 [height, width, channels], not {image.dtype} "
+                f"{list(image.shape)}"
+            )
+        return from_array(values, size_px=size_px, fit=fit, background=background, value_range=ranges)
+    if not isinstance(image, Path | str):
+        raise DataError(f"an image must be a path or an array of uint8 or uint16, not a {type(image).__name__}")
+    return decode(
+        Path(image).read_bytes(),
+        size_px=size_px,
+        fit=fit,
+        background=background,
+        max_megapixels=settings["max_megapixels"],
+        value_range=ranges,
+    )
 
 
 def _name(image: Image) -> str:

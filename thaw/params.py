@@ -7,7 +7,7 @@ words, and which values must fit each other, in mistakes.py; which would do noth
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from thaw import idle, mistakes
 from thaw.errors import ParamsError
@@ -45,6 +45,9 @@ class PrepareParams(Section):
     """An image that claims more millions of pixels than this is rejected before it is decoded."""
     background: Annotated[int, Field(ge=0, le=255)]
     """Grey level (0 black, 255 white) behind transparent images and around padded ones."""
+    value_range: Annotated[tuple[tuple[float, float], ...] | None, BeforeValidator(mistakes.as_ranges)] = None
+    """Which values of the files become black and white: `[low, high]` for all channels, or a list of one such pair for
+    each; what lies beyond is clipped. null takes the whole range of the type (65535 for 16 bits, 0 to 1 for floats)."""
 
 
 class BackboneParams(Section):
@@ -64,6 +67,17 @@ class BackboneParams(Section):
     """The last block to keep; what comes after it is removed, and the head sees the pooled output of that block."""
     taps: tuple[Annotated[str, Field(min_length=1)], ...] = Field(default=(), strict=False)
     """Blocks whose pooled outputs (mean, maximum, deviation of each channel) the head sees as well; `[all]`: each."""
+    in_channels: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Channels of the images, which the first layer is adapted to; null takes what they have, a number must agree."""
+    mean: Annotated[list[Fraction], Field(min_length=1)] | None = None
+    """Mean of each channel of the images on the scale 0 to 1, to subtract; null takes the pretrained ones."""
+    std: Annotated[list[Positive], Field(min_length=1)] | None = None
+    """Deviation of each channel of the images on the scale 0 to 1, to divide by; null takes the pretrained ones."""
+
+    @property
+    def asked_channels(self) -> int | None:
+        """How many channels the images are said to have; None if nothing says it."""
+        return self.in_channels or len(self.mean or self.std or ()) or None
 
 
 class AugmentParams(Section):

@@ -15,7 +15,7 @@ from thaw.errors import ThawError
 from thaw.images import listing
 from thaw.images.pack import read_table
 from thaw.images.views import num_distinct
-from thaw.network.backbone import Backbone
+from thaw.network.backbone import Backbone, check_channels
 from thaw.network.cut import probe
 from thaw.network.engine import Engine, use_threads
 from thaw.network.source import open_backbone
@@ -146,16 +146,18 @@ def _seconds_an_image(engine: Engine, images: Tensor, boundary: list[Tensor], mo
 def _data_set(params: Params) -> tuple[int, int, int]:
     """Return the number of training images, channels and classes: exact once `prepare` has run.
 
-    Before that the share of training images is the one asked for, and colour is assumed.
+    Before that the share of training images is the one asked for, and so are the channels, or else colour is assumed.
     """
     prepared = Path("data/prepared")
     if (prepared / "samples.csv").exists():
         samples = read_table(prepared / "samples.csv")
+        files.verify(prepared, only=("samples.csv", "audit.json"))
         channels = files.read_json(prepared / "audit.json")["channels"]
+        check_channels(params.backbone.asked_channels, channels)
         return int((samples["split"] == "train").sum()), channels, int(samples["label"].nunique())
     listed = listing.read(listing.locate(params.data.raw))
     share = 1 - params.prepare.test_fraction - params.prepare.val_fraction
-    return round(len(listed.table) * share), 3, len(listed.classes)
+    return round(len(listed.table) * share), params.backbone.asked_channels or 3, len(listed.classes)
 
 
 def _num_covered(backbone: Backbone, rules: Sequence[Rule]) -> dict[str, int]:

@@ -59,9 +59,15 @@ def _table(rows: list[tuple[str, str, str, dict[str, Any], Any]], docs: dict[str
     return "\n".join(lines) + "\n"
 
 
+_IN_WORDS = {
+    "depth": "a whole number from 1, `all`, the name of a block, or a list of rules",
+    "value_range": "`null`, `[low, high]` with low below high, or a list of such pairs",
+}
+
+
 def _allowed(key: str, field: dict[str, Any]) -> str:
-    if key == "depth":
-        return "a whole number from 1, `all`, the name of a block, or a list of rules"
+    if key in _IN_WORDS:
+        return _IN_WORDS[key]
     if forms := field.get("anyOf") or field.get("oneOf"):
         return " or ".join("`null`" if part == {"type": "null"} else _allowed(key, part) for part in forms)
     if "enum" in field:

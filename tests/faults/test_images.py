@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 import yaml
 from PIL import Image
 
@@ -109,6 +110,60 @@ def test_broken_files_are_listed_and_the_rest_is_used(workspace: Path) -> None:
         "nothing.png": "symbolic link to nothing",
         "folder": "symbolic link to a folder",
         "pipe.png": "not a regular file (a folder, pipe, socket or device)",
+    }
+
+
+def save_bands(path: Path, bands: int, dtype: str = "uint16") -> None:
+    pixels = np.random.default_rng(len(path.name)).integers(0, 200, (20, 24, bands)).astype(dtype)
+    tifffile.imwrite(path, pixels, photometric="minisblack", planarconfig="contig", metadata=None)
+
+
+def test_images_of_other_channels_than_most_are_rejected_with_the_reason(workspace: Path) -> None:
+    save_bands(workspace / "raw" / "cat" / "four.tif", 4)
+    save_bands(workspace / "raw" / "dog" / "two.tif", 2, "uint8")
+    assert prepare(workspace)[0] == 0
+    assert rejected(workspace) == {
+        "cat/four.tif": "it has 4 channels, most images have one channel or three; they do not mix",
+        "dog/two.tif": "it has 2 channels, most images have one channel or three; they do not mix",
+    }
+    images = PackedImages.open(workspace / "data" / "prepared")
+    assert (images.channels, images.dtype.name) == (1, "uint8")
+    assert "dtype" not in files.read_json(workspace / "data" / "prepared" / "settings.json")
+
+
+def test_data_that_use_a_small_part_of_16_bits_are_told_the_range_to_set(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, path in enumerate(sorted((workspace / "raw").rglob("*.png"))):
+        pixels = np.random.default_rng(seed).integers(0, 4000, (20, 24)).astype(np.uint16)
+        Image.fromarray(pixels).save(path)
+    assert prepare(workspace)[0] == 0
+    audit = files.read_json(workspace / "data" / "prepared" / "audit.json")
+    assert audit["dtype"] == "uint16"
+    assert audit["value_range"]["warning"].endswith("set prepare.value_range: [0, 4095]")
+    assert audit["value_range"]["warning"] in capsys.readouterr().out
+    assert files.read_json(workspace / "data" / "prepared" / "settings.json")["dtype"] == "uint16"
+    before = PackedImages.open(workspace / "data" / "prepared").read(np.array([0]))
+    change(workspace, "prepare", value_range=[0, 4095])
+    assert prepare(workspace)[0] == 0
+    after = PackedImages.open(workspace / "data" / "prepared").read(np.array([0]))
+    assert "warning" not in files.read_json(workspace / "data" / "prepared" / "audit.json")["value_range"]
+    np.testing.assert_allclose(after, np.minimum(before * (65535 / 4095), 65535), atol=20)
+
+
+def test_under_one_value_range_8_and_16_bits_do_not_mix_but_without_one_they_do(workspace: Path) -> None:
+    pixels = np.full((20, 24), 65535, np.uint16)
+    pixels[0, 0] = 0
+    Image.fromarray(pixels).save(workspace / "raw" / "cat" / "deep.png")
+    assert prepare(workspace)[0] == 0
+    images = PackedImages.open(workspace / "data" / "prepared")
+    assert images.dtype == np.uint16
+    assert images.read(np.arange(41)).max() == 65535
+    change(workspace, "prepare", value_range=[0, 255])
+    assert prepare(workspace)[0] == 0
+    assert rejected(workspace) == {
+        "cat/deep.png": "it has one channel or three of 16 bits, most images have one channel or three of 8 bits; "
+        "they do not mix"
     }
 
 

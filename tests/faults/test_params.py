@@ -47,6 +47,30 @@ def _edited(valid: str, pattern: str, replacement: str) -> str:
             "source: resnet",
             "it must be package:NAME, timm:NAME[.TAG], torchvision:NAME",
         ),
+        *(
+            (
+                r"fit: crop",
+                f"fit: crop\n  value_range: {text}",
+                "it must be [low, high] with low below high, or a list of",
+            )
+            for text in ("5", "[]", "[1]", "[2, 1]", "[1, 1]", "[0, .inf]", "[a, b]", "[[0, 1], 2]", "[[0, 1], [1, 0]]")
+        ),
+        (r"input_px: null", "input_px: null\n  in_channels: 0", "backbone.in_channels is 0; it must be at least 1"),
+        (r"input_px: null", "input_px: null\n  mean: 0.5", "backbone.mean is 0.5; it must be a list such as"),
+        (r"input_px: null", "input_px: null\n  mean: []", "backbone.mean is []; list should have at least 1 item"),
+        (r"input_px: null", "input_px: null\n  mean: [128]", "backbone.mean.0 is 128; it must be at most 1"),
+        (r"input_px: null", "input_px: null\n  mean: ['0.5']", "backbone.mean.0 is"),
+        (r"input_px: null", "input_px: null\n  std: [0]", "backbone.std.0 is 0; it must be above 0"),
+        (
+            r"input_px: null",
+            "input_px: null\n  in_channels: 4\n  std: [0.1, 0.2]",
+            "backbone.in_channels is 4, but backbone.std has 2; give one for each channel of the images",
+        ),
+        (
+            r"input_px: null",
+            "input_px: null\n  mean: [0.5]\n  std: [0.1, 0.2]",
+            "backbone.mean has 1 values, but backbone.std has 2; give one for each channel of the images",
+        ),
         (r"hidden: \[\]", "hidden: 512", "head.hidden is 512; it must be a list such as [512]"),
         (r"hidden: \[\]", "hidden: [512, 0]", "head.hidden.1 is 0; it must be at least 1"),
         (r"depth: 3", "depth: true", "depth is true; it must be a whole number from 1, all, the name of a block, or"),

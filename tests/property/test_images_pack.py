@@ -43,9 +43,9 @@ class Case:
         numbers = [spool.append(image) for image in self.images]
         kept = [numbers[number] for number in self.keep]
         with files.new_folder(folder) as partial:
-            channels = write(partial, self.samples, self.classes, spool, kept, shard_bytes=shard_bytes)
+            facts = write(partial, self.samples, self.classes, spool, kept, shard_bytes=shard_bytes)
         found = PackedImages.open(folder)
-        assert found.channels == channels
+        assert (found.channels, found.dtype.name) == facts
         return found
 
 

@@ -57,8 +57,9 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the shipped params, a backbone of two tensors, a head, `top` (better) and `mid` (worse)."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "params.yaml", tmp_path)
-    Path("data/prepared").mkdir(parents=True)
-    pd.DataFrame({"row": range(150), "group": None}).to_csv("data/prepared/samples.csv", index=False)
+    with files.new_folder(Path("data/prepared")) as folder:
+        pd.DataFrame({"row": range(150), "group": None}).to_csv(folder / "samples.csv", index=False)
+        (folder / "images-00000.npy").write_bytes(b"pixels")
     with files.new_folder(Path("models/backbone")) as folder:
         save_file({"stem.weight": filled(1, 3), "last.weight": filled(2, 2, 2)}, folder / "weights.safetensors")
     phase_folder("head", None, accuracy=0.7, tensors={"head.weight": filled(3, 2)})
@@ -208,4 +209,13 @@ def test_groups_are_read_by_row_and_a_row_without_an_entry_is_refused() -> None:
     groups = read_groups(samples, np.array([1, 2, 0]))
     assert groups.tolist() == ["NA", "007", ""]
     with pytest.raises(ArtifactError, match="does not list the validation images"):
+        read_groups(samples, np.array([3]))
+
+
+def test_a_table_of_samples_that_was_altered_is_refused(workspace: Path) -> None:
+    (workspace / "data" / "prepared" / "images-00000.npy").unlink()  # pixels are not needed here
+    select.main()
+    with Path("data/prepared/samples.csv").open("a") as file:
+        file.write("150,\n")
+    with pytest.raises(ArtifactError, match=r"samples\.csv is not what its manifest says"):
         select.main()

@@ -85,6 +85,11 @@ def test_a_manifest_with_a_carriage_return_or_a_nul_in_a_name_is_refused(tmp_pat
         listing.read(tmp_path)
 
 
+def test_the_file_that_macos_keeps_a_folders_icon_in_is_passed_over(tmp_path: Path) -> None:
+    listed = listing.read(lay_out(tmp_path, "a/1.png", "b/2.png", "a/Icon\r", "Icon\r"))
+    assert listed.table["path"].tolist() == ["a/1.png", "b/2.png"]
+
+
 def test_other_control_characters_are_names_like_any(tmp_path: Path) -> None:
     listed = listing.read(lay_out(tmp_path, "a/\t1\x1b.png", "a/\n.png", "b/2.png"))
     assert listed.table["path"].tolist() == ["a/\t1\x1b.png", "a/\n.png", "b/2.png"]

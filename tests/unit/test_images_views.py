@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from thaw.errors import DataError
+from thaw.errors import DataError, ParamsError
 from thaw.images.views import num_answers, render, still, symmetry_of
 from thaw.params import AugmentParams
 
@@ -36,12 +36,15 @@ FULL: dict[str, Any] = {
 }
 
 
+COLOURLESS: dict[str, Any] = {"saturation": 0.0, "hue": 0.0}
+
+
 def images(num_images: int, side: int = 24, channels: int = 3) -> NDArray[np.uint8]:
     return np.random.default_rng(1).integers(0, 256, (num_images, side, side, channels), dtype=np.uint8)
 
 
 def shown(
-    batch: NDArray[np.uint8], views: list[int], *, channels: int = 3, input_px: int = 16, **changes: Any
+    batch: NDArray[np.unsignedinteger[Any]], views: list[int], *, channels: int = 3, input_px: int = 16, **changes: Any
 ) -> Tensor:
     return render(
         batch,
@@ -51,8 +54,8 @@ def shown(
         augment=AugmentParams(**(NONE | changes)),
         input_px=input_px,
         channels=channels,
-        mean=[0.5, 0.4, 0.3][:channels],
-        std=[0.5, 0.25, 0.2][:channels],
+        mean=([0.5, 0.4, 0.3] * 2)[:channels],
+        std=([0.5, 0.25, 0.2] * 2)[:channels],
     )
 
 
@@ -80,6 +83,7 @@ def test_an_image_does_not_depend_on_its_batch(changes: dict[str, Any], stored: 
         with pytest.raises(DataError, match="the images have 3 channels but the network was built for 1"):
             shown(images(1, channels=stored), [0], channels=channels)
         return
+    changes = changes if stored == 3 else changes | COLOURLESS
     batch, ids, views = images(9, channels=stored), [f"id{i}" for i in range(9)], [0, 1, 2, 3, 4, 5, 6, 7, 8]
 
     def rendered(order: list[int]) -> Tensor:
@@ -103,7 +107,7 @@ def test_an_image_does_not_depend_on_its_batch(changes: dict[str, Any], stored: 
 
 def test_grey_gives_the_same_as_its_three_channel_copy() -> None:
     grey = images(4, channels=1)
-    changes = FULL | {"saturation": 0.0, "hue": 0.0, "contrast": 0.0}
+    changes = FULL | COLOURLESS | {"contrast": 0.0}
     assert torch.equal(shown(grey, [0, 1, 2, 3], **changes), shown(np.repeat(grey, 3, axis=3), [0, 1, 2, 3], **changes))
 
 
@@ -124,6 +128,33 @@ def test_the_first_views_are_all_mirror_images_once(flip: str, size: int) -> Non
         assert torch.equal(bank[1], plain.flip(2))
     if flip == "vertical":
         assert torch.equal(bank[1], plain.flip(1))
+
+
+def test_sixteen_bits_give_what_eight_give() -> None:
+    eight = images(3, channels=3)
+    sixteen = eight.astype(np.uint16) * np.uint16(257)
+    for changes in ({}, FULL):
+        close = shown(sixteen, [0, 1, 2], **changes) - shown(eight, [0, 1, 2], **changes)
+        assert close.abs().max() < 0.03  # a level and a bit: 8 bits are rounded once they are resized
+
+
+def test_every_band_is_seen_as_it_would_be_alone() -> None:
+    five = images(3, channels=5)
+    for changes in ({}, FULL | COLOURLESS):
+        whole = shown(five, [0, 1, 2], channels=5, **changes)
+        for band in range(5):
+            alone = shown(five[:, :, :, [band]], [0, 1, 2], channels=1, **changes)
+            mean, std = ([0.5, 0.4, 0.3] * 2)[band], ([0.5, 0.25, 0.2] * 2)[band]
+            torch.testing.assert_close(whole[:, [band]] * std + mean, alone * 0.5 + 0.5, atol=0.005, rtol=0)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+@pytest.mark.parametrize("name", ["saturation", "hue"])
+def test_colour_cannot_be_changed_where_there_is_none(name: str, channels: int) -> None:
+    with pytest.raises(
+        ParamsError, match=rf"augment\.{name} is 0\.1, but images of {channels} channels? have no colour"
+    ):
+        shown(images(1, channels=channels), [1], channels=channels, **dict[str, Any]({name: 0.1}))
 
 
 def test_the_order_of_mirror_images_differs_between_samples() -> None:

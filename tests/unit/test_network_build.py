@@ -62,9 +62,9 @@ def test_grey_weights_are_taken_as_they_are_when_they_come_back() -> None:
         assert torch.equal(value, again.module.state_dict()[name])
 
 
-def test_grey_and_colour_are_the_only_inputs() -> None:
-    with pytest.raises(BackboneError, match=r"in_channels is 4; it must be 1 \(grey\) or 3 \(colour\)"):
-        open_backbone("timm:test_resnet", pretrained=False, in_channels=4)
+def test_there_is_no_input_without_channels() -> None:
+    with pytest.raises(BackboneError, match=r"in_channels is 0; it must be 1 \(grey\), 3 \(colour\) or another"):
+        open_backbone("timm:test_resnet", pretrained=False, in_channels=0)
 
 
 @pytest.mark.parametrize(

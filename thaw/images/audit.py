@@ -9,6 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
+from thaw.images import levels
+from thaw.images.levels import Pixels, Ranges
 from thaw.images.split import connected
 
 _MOST_LISTED = 100
@@ -19,7 +21,7 @@ _HALF = 0.5012345
 _HASH_DIGITS = 32
 
 
-def appearance(image: NDArray[np.uint8]) -> str:
+def appearance(image: Pixels) -> str:
     """Return what an image looks like, the same for its mirror images: a 128-bit hash and a thumbnail, as hex digits.
 
     The hash's bits say where brightness rises by more than a margin to the right and downwards, on a grid of 9 by 9
@@ -27,7 +29,8 @@ def appearance(image: NDArray[np.uint8]) -> str:
     with the least hash is taken. The thumbnail has 16 by 16 grey levels.
     """
     # Not a matrix product: BLAS would start its own threads in every decoding process (44 s instead of 9 s of time).
-    grey = Image.fromarray(image.mean(axis=2, dtype=np.float32) if image.shape[2] > 1 else image[:, :, 0].astype("f4"))
+    values = image.mean(axis=2, dtype=np.float32) if image.shape[2] > 1 else image[:, :, 0].astype("f4")
+    grey = Image.fromarray(values if image.dtype == np.uint8 else values / np.float32(257))
     coarse, fine = (
         np.asarray(grey.resize((cells, cells), Image.Resampling.BILINEAR)).astype(np.float64) for cells in (9, 16)
     )
@@ -59,8 +62,10 @@ def summary(
     conflicts: list[dict[str, Any]],
     split_notes: dict[str, Any],
     channels: int,
+    dtype: str,
+    value_range: Ranges | None,
 ) -> dict[str, Any]:
-    """Return audit.json: `samples` has the columns of samples.csv, and `looks` (appearance) and `animated`."""
+    """Return audit.json: `samples` has the columns of samples.csv, and `looks` (appearance), `animated`, `measured`."""
     copies = [_shown(samples, rows) for rows in _same(samples["sha256"].tolist())]
     # One file stands for its exact copies: a near duplicate is another file that looks the same.
     near = near_duplicates(samples.drop_duplicates("sha256"))
@@ -70,6 +75,8 @@ def summary(
     return {
         "images": len(samples),
         "channels": channels,
+        **({} if dtype == "uint8" else {"dtype": dtype}),
+        **levels.report(samples["measured"], value_range),
         "classes": {
             label: {split: int(counts.get((label, split), 0)) for split in ("train", "val", "test")} for label in labels
         },

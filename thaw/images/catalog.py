@@ -1,5 +1,6 @@
 """The table behind a prepared data set: from listed files and what became of each, to samples.csv and rejected.csv."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -20,15 +21,20 @@ class Catalog:
     """The files that can be used, those that cannot, and the contradictions among them."""
 
     usable: pd.DataFrame
-    """In order of their paths: the listing's columns, number (in the spool), sha256, looks, width, height, animated."""
+    """In order of their paths: the listing's columns, number (in the spool), kind, and what `_FROM_ITEM` names."""
     rejected: pd.DataFrame
     """path and reason."""
     conflicts: list[dict[str, Any]]
     """Images that were listed under several labels; all their copies are rejected, since none can be trusted."""
 
 
-def collect(listed: Listing, items: Iterable[Ingested], spool: Spool, *, max_rejected: float) -> Catalog:
+def collect(
+    listed: Listing, items: Iterable[Ingested], spool: Spool, *, max_rejected: float, one_depth: bool = False
+) -> Catalog:
     """Store the pixels in the spool and return the catalog; `items` come in the order of the listing.
+
+    Images with other channels than most have are rejected, but grey goes with RGB; with `one_depth` so are images of 8
+    bits among those of 16, or the other way round.
 
     Raises: DataError if more than `max_rejected` (a fraction) of the files cannot be used, or none of a class can.
     """
@@ -41,8 +47,10 @@ def collect(listed: Listing, items: Iterable[Ingested], spool: Spool, *, max_rej
             continue
         number = spool.append(item.pixels)
         facts = {name: getattr(item, name) for name in _FROM_ITEM}
-        rows.append(dict(zip(columns, values, strict=True)) | {"number": number} | facts)
-    usable = pd.DataFrame(rows, columns=[*columns, "number", *_FROM_ITEM])
+        kind = (_family(item.pixels.shape[2]), 8 * item.pixels.itemsize if one_depth else 0)
+        rows.append(dict(zip(columns, values, strict=True)) | {"number": number, "kind": kind} | facts)
+    usable = pd.DataFrame(rows, columns=[*columns, "number", "kind", *_FROM_ITEM])
+    usable = _of_one_kind(usable, rejected)
     conflicts = label_conflicts(usable)
     contradicted = usable["sha256"].isin({conflict["sha256"] for conflict in conflicts})
     rejected += [(path, _CONFLICT) for path in usable["path"][contradicted]]
@@ -52,7 +60,30 @@ def collect(listed: Listing, items: Iterable[Ingested], spool: Spool, *, max_rej
     return Catalog(usable, table, conflicts)
 
 
-_FROM_ITEM = ("sha256", "looks", "width", "height", "animated")
+_FROM_ITEM = ("sha256", "looks", "width", "height", "animated", "measured")
+
+
+def _family(channels: int) -> int:
+    """Return with what number of channels images go together: grey ones become RGB among those."""
+    return 3 if channels == 1 else channels
+
+
+def _of_one_kind(usable: pd.DataFrame, rejected: list[tuple[str, str]]) -> pd.DataFrame:
+    """Return the images of the kind that most are of, and put the others on the list of the rejected."""
+    if usable.empty:
+        return usable
+    counts = Counter(usable["kind"])
+    most = max(counts, key=lambda kind: (counts[kind], kind))
+    others = usable["kind"].map(lambda kind: kind != most).astype(bool)
+    for path, kind in usable.loc[others, ["path", "kind"]].itertuples(index=False):
+        rejected.append((path, f"it has {_in_words(kind)}, most images have {_in_words(most)}; they do not mix"))
+    return usable[~others].reset_index(drop=True)
+
+
+def _in_words(kind: tuple[int, int]) -> str:
+    channels, bits = kind
+    text = "one channel or three" if channels == _family(1) else f"{channels} channels"
+    return f"{text} of {bits} bits" if bits else text
 
 
 def _check(usable: pd.DataFrame, rejected: pd.DataFrame, listed: Listing, max_rejected: float) -> None:

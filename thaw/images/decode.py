@@ -1,13 +1,13 @@
-"""One image file to one square of pixels: what is accepted, and exactly how it becomes 8-bit grey or RGB.
+"""One image file to one square of pixels: what is accepted, and exactly how it becomes grey, RGB or bands.
 
 The rules never look at more than the image itself, so equal bytes give equal pixels in any data set:
 
 - the content decides the format, not the name; JPEG, PNG, BMP, TIFF, WebP and GIF are read, nothing else is opened;
 - of an animation or a multi-page file the first frame is taken, and that is recorded;
 - the EXIF orientation is applied; damaged EXIF counts as none;
-- integers of 9 to 16 bits are scaled by the full range of their type (65535 becomes 255), floats from 0 to 1 are
-  multiplied by 255, and 1 bit becomes 0 or 255; floats outside 0 to 1 and 32-bit integers have no known range and are
-  refused rather than clipped;
+- what has more than 8 bits becomes 16, scaled by the full range of its type or by the range asked for (levels.py);
+  1 bit becomes 0 or 255; 16-bit colour in a PNG is read as 8, which is all that Pillow has for it;
+- the bands of a TIFF are channels, in the file's order (tiff.py);
 - transparency is composited on the background, CMYK is converted without a colour profile;
 - a file cut short is refused; bytes after the end of a JPEG or PNG are ignored.
 """
@@ -16,11 +16,16 @@ import re
 import warnings
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+
+from thaw.images import levels, tiff
+from thaw.images.levels import Measured, Pixels, Ranges, UnusableError
+
+__all__ = ["FORMATS", "Picture", "UnusableError", "decode", "from_array"]
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
 
@@ -38,29 +43,46 @@ _UPRIGHT = {
 _BITS_PER_SAMPLE_TAG = 258
 _FILTER = Image.Resampling.LANCZOS
 
-
-class UnusableError(Exception):
-    """A file that cannot become a sample; its text is the reason for rejected.csv."""
+Fit = Literal["crop", "pad", "squash"]
 
 
 @dataclass(frozen=True)
 class Picture:
     """One decoded image."""
 
-    pixels: NDArray[np.uint8]
-    """[size_px, size_px, channels]: one channel if the image is grey, else three (RGB)."""
+    pixels: Pixels
+    """[size_px, size_px, channels], uint8 or uint16: one channel if the image is grey, three (RGB), or its bands."""
     width: int
     """Width of the upright original, in pixels."""
     height: int
     """Height of the upright original, in pixels."""
     animated: bool
     """Whether the file holds further frames or pages."""
+    measured: Measured | None = None
+    """What its values were before they were scaled, if they were."""
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """The square that is asked for."""
+
+    size_px: int
+    fit: Fit
+    background: int
+    asked: Ranges | None
 
 
 def decode(
-    data: bytes, *, size_px: int, fit: Literal["crop", "pad", "squash"], background: int, max_megapixels: float
+    data: bytes,
+    *,
+    size_px: int,
+    fit: Fit,
+    background: int,
+    max_megapixels: float,
+    value_range: Ranges | None = None,
 ) -> Picture:
     """Return the picture in a file's bytes as a square. Raises: UnusableError, with the reason."""
+    frame = _Frame(size_px, fit, background, value_range)
     limit = Image.MAX_IMAGE_PIXELS
     try:
         # Pillow warns above its limit and raises only above twice as much; frames inside a file are held to it too.
@@ -68,7 +90,7 @@ def decode(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return _decode(data, size_px, fit, background)
+            return _decode(data, frame, max_megapixels)
     except UnusableError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -81,9 +103,20 @@ def decode(
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def _decode(data: bytes, size_px: int, fit: str, background: int) -> Picture:
+def from_array(
+    values: NDArray[Any], *, size_px: int, fit: Fit, background: int, value_range: Ranges | None = None
+) -> Picture:
+    """Return an array [height, width, channels] of uint8 or uint16 as a square. Raises: UnusableError."""
+    full = levels.full_range(values.dtype, 8 * values.dtype.itemsize)
+    return _banded(values, full, _Frame(size_px, fit, background, value_range))
+
+
+def _decode(data: bytes, frame: _Frame, max_megapixels: float) -> Picture:
     if not data:
         raise UnusableError("empty file")
+    if tiff.holds_bands(data):
+        bands = tiff.read(data, max_megapixels=max_megapixels)
+        return _banded(bands.values, bands.full, frame, colour=bands.colour, animated=bands.animated)
     try:
         image: Image.Image = Image.open(BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
@@ -95,8 +128,48 @@ def _decode(data: bytes, size_px: int, fit: str, background: int) -> Picture:
         image.seek(0)
     image.load()
     image = _upright(image)
-    square = _square(_plain(image), size_px, fit, background)
-    return Picture(_channels(square, background), image.width, image.height, animated)
+    if (bits := _deep_bits(image)) is not None:
+        values = np.asarray(image)[:, :, None]
+        return _banded(values, (0.0, 2.0**bits - 1), frame, animated=animated)
+    square = _channels(_square(_plain(image), frame, frame.background), frame.background)
+    if frame.asked is None:
+        return Picture(_grey_if_equal(square), image.width, image.height, animated)
+    planes, measured = levels.scaled(square, (0.0, 255.0), frame.asked, square.dtype)
+    pixels = levels.rounded(np.stack(planes, axis=2), square.dtype)
+    return Picture(_grey_if_equal(pixels), image.width, image.height, animated, measured)
+
+
+def _banded(
+    values: NDArray[Any],
+    full: levels.Range | None,
+    frame: _Frame,
+    *,
+    colour: bool = False,
+    animated: bool = False,
+) -> Picture:
+    """Return the picture of [height, width, channels] of any type: 8 bits stay 8, whatever has more becomes 16."""
+    height, width, _ = values.shape
+    dtype: np.dtype[Any] = np.dtype(np.uint8 if values.dtype == np.uint8 else np.uint16)
+    top, measured = int(np.iinfo(dtype).max), None
+    planes: list[NDArray[Any]] = [np.ascontiguousarray(plane) for plane in np.moveaxis(values, 2, 0)]
+    if frame.asked is not None or full != (0.0, 255.0):
+        planes[:], measured = levels.scaled(values, full, frame.asked, dtype)
+    background = frame.background * top // 255
+    squares = [np.asarray(_square(Image.fromarray(plane), frame, background), dtype=np.float32) for plane in planes]
+    pixels = levels.rounded(np.stack(squares, axis=2), dtype)
+    return Picture(_grey_if_equal(pixels) if colour else pixels, width, height, animated, measured)
+
+
+def _deep_bits(image: Image.Image) -> int | None:
+    """Return how many bits a grey image has, if they are more than 8."""
+    if image.mode.startswith("I;16"):
+        return int(image.tag_v2.get(_BITS_PER_SAMPLE_TAG, (16,))[0]) if hasattr(image, "tag_v2") else 16
+    return 16 if image.mode == "I" and image.format == "PNG" else None  # in older versions of Pillow
+
+
+def _grey_if_equal(pixels: Pixels) -> Pixels:
+    """Return one channel of an RGB image in which all are equal."""
+    return pixels[:, :, :1] if pixels.shape[2] > 1 and bool((pixels[:, :, :1] == pixels).all()) else pixels
 
 
 def _reaches_its_end(data: bytes) -> bool:
@@ -132,34 +205,20 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """Return the image in mode L, RGB or RGBA, or F with values of 0 to 255."""
-    if image.mode.startswith("I;16"):
-        bits = image.tag_v2.get(_BITS_PER_SAMPLE_TAG, (16,))[0] if hasattr(image, "tag_v2") else 16
-        return _scaled(np.asarray(image, dtype=np.float32), 2**bits - 1)
-    if image.mode == "I" and image.format == "PNG":  # 16 bits per pixel, in older versions of Pillow
-        return _scaled(np.asarray(image, dtype=np.float32), 65535)
-    if image.mode == "F":
-        return _scaled(np.asarray(image, dtype=np.float32), 1.0)
-    if image.mode == "I":
-        raise UnusableError("32-bit or signed integer pixels have no known range; convert the image to 8 or 16 bits")
+    """Return an image of 8 bits or fewer in mode L, RGB or RGBA."""
+    if image.mode in ("I", "F"):
+        raise UnusableError("32-bit pixels have no known range; convert the image to 8 or 16 bits")
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         return image.convert("RGBA")
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 
-def _scaled(values: NDArray[np.float32], largest: float) -> Image.Image:
-    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= largest):
-        raise UnusableError(
-            f"pixel values are not all between 0 and {largest:g}; rescale the image, nothing is clipped"
-        )
-    return Image.fromarray(values * np.float32(255 / largest))
-
-
-def _square(image: Image.Image, size_px: int, fit: str, background: int) -> Image.Image:
-    """Return the image at size_px by size_px, antialiased.
+def _square(image: Image.Image, frame: _Frame, background: int) -> Image.Image:
+    """Return the image at size_px by size_px, antialiased; `background` is a level of its own scale.
 
     `crop` takes the central square, `pad` keeps everything on a square of the background, `squash` drops the aspect.
     """
+    size_px, fit = frame.size_px, frame.fit
     width, height = image.size
     if fit == "crop":
         side = min(width, height)
@@ -187,10 +246,4 @@ def _channels(square: Image.Image, background: int) -> NDArray[np.uint8]:
         behind = Image.new("RGBA", square.size, (background, background, background, 255))
         square = Image.alpha_composite(behind, square).convert("RGB")
     pixels = np.asarray(square)
-    if square.mode == "F":
-        pixels = np.rint(pixels).clip(0, 255)  # the filter overshoots at edges
-    pixels = pixels.astype(np.uint8)
-    if pixels.ndim == 2:
-        return pixels[:, :, None]
-    grey = bool((pixels[:, :, :1] == pixels).all())
-    return pixels[:, :, :1] if grey else pixels
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels

@@ -14,15 +14,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from thaw.errors import DataError
-from thaw.images import audit, decode
+from thaw.images import audit, decode, tiff
+from thaw.images.levels import Measured, Pixels
 from thaw.params import PrepareParams
 
 _CHUNK = 16  # files a task: large enough to hide the queue's cost, small enough to keep memory low
-_MOST_BYTES_A_PIXEL = 8  # 16 bits for each of four channels
 _MARGIN_BYTES = 2**24  # for metadata
 
 
@@ -37,7 +34,8 @@ class Ingested:
     width: int = 0
     height: int = 0
     animated: bool = False
-    pixels: NDArray[np.uint8] | None = None
+    measured: Measured | None = None
+    pixels: Pixels | None = None
 
 
 def ingest(root: Path, paths: list[str], settings: PrepareParams, *, workers: int | None) -> Iterator[Ingested]:
@@ -89,13 +87,14 @@ def _ingest_all(root: str, settings: PrepareParams, paths: list[str]) -> list[In
 
 def _ingest_one(root: str, settings: PrepareParams, path: str) -> Ingested:
     try:
-        data = read_inside(root, path, round(settings.max_megapixels * 1e6 * _MOST_BYTES_A_PIXEL) + _MARGIN_BYTES)
+        data = read_inside(root, path, round(settings.max_megapixels * 1e6 * tiff.MOST_BYTES_A_PIXEL) + _MARGIN_BYTES)
         picture = decode.decode(
             data,
             size_px=settings.size_px,
             fit=settings.fit,
             background=settings.background,
             max_megapixels=settings.max_megapixels,
+            value_range=settings.value_range,
         )
     except decode.UnusableError as error:
         return Ingested(path, reason=str(error))
@@ -106,6 +105,7 @@ def _ingest_one(root: str, settings: PrepareParams, path: str) -> Ingested:
         width=picture.width,
         height=picture.height,
         animated=picture.animated,
+        measured=picture.measured,
         pixels=picture.pixels,
     )
 

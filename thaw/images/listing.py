@@ -19,7 +19,7 @@ from thaw.errors import DataError
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 COLUMNS = ("path", "label", "split", "group", "confidence")
-_IGNORED = {"thumbs.db", "desktop.ini", "__macosx"}
+_IGNORED = {"thumbs.db", "desktop.ini", "__macosx", "icon\r"}
 _SAMPLE = Path("data/sample/dvc.yaml")  # the stage that lays out the sample
 
 

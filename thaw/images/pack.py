@@ -1,10 +1,10 @@
-"""Packed images: every image of a data set as one square of uint8, in a few large memory-mapped files.
+"""Packed images: every image of a data set as one square of uint8 or uint16, in a few large memory-mapped files.
 
 50,000 small files cost DVC 24 s where one packed file costs 2.7 s (docs/design.md, section 2), and a training step
 that reads a packed row neither opens nor decodes anything.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from thaw import files, timing
 from thaw.errors import ArtifactError
+from thaw.images.levels import Pixels, as_channels, as_depth
 
 SHARD_BYTES = 2**30
 COLUMNS = ("id", "path", "label", "split", "group", "sha256", "width", "height", "row", "confidence")
@@ -29,7 +30,7 @@ class PackedImages:
     size_px: int
     channels: int
     fingerprint: str
-    shards: tuple[NDArray[np.uint8], ...]
+    shards: tuple[Pixels, ...]
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -50,10 +51,15 @@ class PackedImages:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the pixels, uint8 or uint16."""
+        return self.shards[0].dtype
+
+    def read(self, rows: NDArray[np.int64]) -> Pixels:
         """Return the images of these rows, [images, height, width, channels], in the order asked for."""
         rows = np.asarray(rows, dtype=np.int64)
-        out = np.empty((len(rows), self.size_px, self.size_px, self.channels), np.uint8)
+        out: Pixels = np.empty((len(rows), self.size_px, self.size_px, self.channels), self.dtype)
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"rows {rows.min()} to {rows.max()} asked for; there are {len(self)}")
         first = 0
@@ -85,34 +91,45 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     files.write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
-class Spool:
-    """Decoded images on disk, one after the other, until it is known which are kept and whether all are grey.
+def preprocessing(settings: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """Return settings.json: how an image became the packed square, with the type of the pixels if it is not uint8."""
+    return {**settings} if dtype == "uint8" else {**settings, "dtype": dtype}
 
-    Images are [height, width, channels] with one channel or three; only one is in memory at a time.
+
+class Spool:
+    """Decoded images on disk, one after the other, until it is known which are kept, and what they have in common.
+
+    Images are [height, width, channels], uint8 or uint16; only one is in memory at a time.
     """
 
     def __init__(self, file: BinaryIO, size_px: int) -> None:
         self._file = file
         self._size_px = size_px
-        self._places: list[tuple[int, int]] = []
+        self._places: list[tuple[int, int, np.dtype[Any]]] = []
 
-    def append(self, image: NDArray[np.uint8]) -> int:
+    def append(self, image: Pixels) -> int:
         """Store the next image and return its number."""
-        self._places.append((self._file.tell(), image.shape[2]))
+        self._places.append((self._file.tell(), image.shape[2], image.dtype))
         self._file.write(np.ascontiguousarray(image).data)
         return len(self._places) - 1
 
     def num_channels(self, numbers: Iterable[int]) -> int:
-        """Return 3 if any of these images is in colour, else 1."""
+        """Return the largest number of channels of these images: 3 if any of grey and colour is in colour."""
         return max((self._places[number][1] for number in numbers), default=1)
 
-    def read(self, number: int, num_channels: int) -> NDArray[np.uint8]:
-        """Return one image, grey repeated if `num_channels` is 3."""
-        start, stored = self._places[number]
+    def dtype(self, numbers: Iterable[int]) -> np.dtype[Any]:
+        """Return uint16 if any of these images has 16 bits, else uint8."""
+        return max(
+            (self._places[number][2] for number in numbers), key=lambda dtype: dtype.itemsize, default=np.dtype("u1")
+        )
+
+    def read(self, number: int, num_channels: int, dtype: np.dtype[Any]) -> Pixels:
+        """Return one image in that type, grey repeated if `num_channels` is 3."""
+        start, stored, own = self._places[number]
         self._file.seek(start)
-        data = self._file.read(self._size_px**2 * stored)
-        image = np.frombuffer(data, np.uint8).reshape(self._size_px, self._size_px, stored)
-        return image if stored == num_channels else np.repeat(image, num_channels, axis=2)
+        data = self._file.read(self._size_px**2 * stored * own.itemsize)
+        image = as_depth(np.frombuffer(data, own).reshape(self._size_px, self._size_px, stored), dtype)
+        return as_channels(image, num_channels)
 
 
 @timing.counted("write")
@@ -124,24 +141,24 @@ def write(
     numbers: list[int],
     *,
     shard_bytes: int = SHARD_BYTES,
-) -> int:
-    """Write shards, samples.csv and classes.json into a folder and return the number of channels.
+) -> tuple[int, str]:
+    """Write shards, samples.csv and classes.json into a folder and return the number of channels and the pixels' type.
 
     Row i of `samples` describes image `numbers[i]` of the spool.
     """
-    channels = spool.num_channels(numbers)
-    side = spool.read(numbers[0], channels).shape[0]
-    per_shard = max(1, shard_bytes // (side * side * channels))
+    channels, dtype = spool.num_channels(numbers), spool.dtype(numbers)
+    side = spool.read(numbers[0], channels, dtype).shape[0]
+    per_shard = max(1, shard_bytes // (side * side * channels * dtype.itemsize))
     for shard, chunk in enumerate(_chunks(numbers, per_shard)):
         shape = (len(chunk), side, side, channels)
         with (folder / f"images-{shard:05d}.npy").open("wb") as file:
-            header: dict[str, Any] = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            header: dict[str, Any] = {"descr": dtype.str, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
             for number in chunk:
-                file.write(np.ascontiguousarray(spool.read(number, channels)).data)
+                file.write(np.ascontiguousarray(spool.read(number, channels, dtype)).data)
     write_table(folder / "samples.csv", samples[list(COLUMNS)])
     files.write_json(folder / "classes.json", {"classes": classes})
-    return channels
+    return channels, dtype.name
 
 
 def _chunks(numbers: list[int], size: int) -> Iterator[list[int]]:

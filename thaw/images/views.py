@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as transforms
 
-from thaw.errors import DataError
+from thaw.errors import DataError, ParamsError
+from thaw.images.levels import Pixels
 from thaw.params import AugmentParams
 
 # A symmetry of the square: transpose first (or not), then mirror the rows (or not), then the columns (or not).
@@ -38,7 +38,7 @@ _NUM_DRAWS = 11  # always as many, so that one setting's draws do not depend on 
 
 
 def render(
-    images: NDArray[np.uint8],
+    images: Pixels,
     ids: Sequence[str],
     views: Sequence[int],
     *,
@@ -52,18 +52,21 @@ def render(
     """Return one view of each image, ready for the network.
 
     `images` is [images, height, width, channels]; `ids` and `views` name the sample and the view of each. The result is
-    float32 [images, channels, input_px, input_px], channels last in memory, scaled as (x / 255 - mean) / std.
-    Raises: DataError for colour images and a network of one channel.
+    float32 [images, channels, input_px, input_px], channels last in memory, scaled as (x / 255 - mean) / std, or by
+    65535 for uint16. Raises: DataError for images of other channels than the network's, but grey serves three;
+    ParamsError for saturation or hue where there is no colour.
     """
     num_images, _, _, num_channels = images.shape
-    if num_channels > channels:
+    if num_channels not in (channels, 1) or (num_channels == 1 and channels not in (1, 3)):
         raise DataError(
             f"the images have {num_channels} channels but the network was built for {channels}; "
-            "rebuild it with `dvc repro`, or convert the images to grey"
+            "rebuild it with `dvc repro`, or convert the images"
         )
+    _require_colour(num_channels, augment)
+    full = int(np.iinfo(images.dtype).max)
     # One value per number of an image, channels last: a loop over contiguous memory is three times as fast as one
     # that broadcasts over channels (77 against 271 us an image, 224 px).
-    scale = torch.tensor([1 / (255 * deviation) for deviation in std]).repeat(input_px**2)
+    scale = torch.tensor([1 / (full * deviation) for deviation in std]).repeat(input_px**2)
     shift = torch.tensor([-level / deviation for level, deviation in zip(mean, std, strict=True)]).repeat(input_px**2)
     out = torch.empty((num_images, channels, input_px, input_px), memory_format=torch.channels_last)
     draws_anything = _draws_anything(augment)
@@ -72,12 +75,22 @@ def render(
             symmetry = symmetry_of(name, view, seed=seed, flip=augment.flip)
             if draws_anything and view > 0:
                 draws = _generator(seed, name, view).random(_NUM_DRAWS).tolist()
-                shown = _colour(_place(_mirror(_planes(image), symmetry), draws, augment, input_px), draws, augment)
+                placed = _place(_mirror(_planes(image), symmetry), draws, augment, input_px)
+                shown = _colour(placed, draws, augment, full)
             else:
                 shown = _mirror(_resize(_planes(image), input_px), symmetry)
             target.copy_(shown[0].permute(1, 2, 0))
             torch.addcmul(shift, target.view(-1), scale, out=target.view(-1))
     return out
+
+
+def _require_colour(num_channels: int, augment: AugmentParams) -> None:
+    for name, amount in (("saturation", augment.saturation), ("hue", augment.hue)):
+        if amount > 0 and num_channels != 3:
+            raise ParamsError(
+                f"params.yaml: augment.{name} is {amount:g}, but images of {num_channels} "
+                f"channel{'s' if num_channels > 1 else ''} have no colour; set it to 0"
+            )
 
 
 @contextmanager
@@ -136,13 +149,17 @@ def _mirror(batch: Tensor, symmetry: _Symmetry) -> Tensor:
     return (batch.transpose(2, 3) if turn else batch).flip(axes)
 
 
-def _planes(image: NDArray[np.uint8]) -> Tensor:
-    """Return an image [height, width, channels] as [1, channels, height, width], its memory as it was."""
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+def _planes(image: Pixels) -> Tensor:
+    """Return an image [height, width, channels] as [1, channels, height, width], its memory order as it was.
+
+    16 bits become float32, which holds them exactly: torch cannot resize them.
+    """
+    values = image if image.dtype == np.uint8 else image.astype(np.float32)
+    return torch.from_numpy(np.ascontiguousarray(values)).permute(2, 0, 1)[None]
 
 
 def _resize(batch: Tensor, side_px: int) -> Tensor:
-    """Return uint8 images at side_px by side_px, antialiased.
+    """Return uint8 or float images at side_px by side_px, antialiased.
 
     On uint8 torch resizes colour six times as fast as on float32 (160 against 1,100 us an image, 256 to 224 px), at
     most one grey level off, and grey to the same values as its three-channel copy.
@@ -179,8 +196,8 @@ def _crop_box(height: int, width: int, crop_scale: float, draws: list[float]) ->
     return top, left, box_height, box_width
 
 
-def _colour(image: Tensor, draws: list[float], augment: AugmentParams) -> Tensor:
-    """Return the image, 0 to 255, with its colours jittered, always in the same order."""
+def _colour(image: Tensor, draws: list[float], augment: AugmentParams, full: int) -> Tensor:
+    """Return the image, 0 to `full`, with its colours jittered, always in the same order; bands one by one."""
     factors: list[tuple[Any, float, float]] = [
         (transforms.adjust_brightness, augment.brightness, 1 + augment.brightness * (2 * draws[7] - 1)),
         (transforms.adjust_contrast, augment.contrast, 1 + augment.contrast * (2 * draws[8] - 1)),
@@ -190,8 +207,10 @@ def _colour(image: Tensor, draws: list[float], augment: AugmentParams) -> Tensor
             (transforms.adjust_saturation, augment.saturation, 1 + augment.saturation * (2 * draws[9] - 1)),
             (transforms.adjust_hue, augment.hue, augment.hue * (2 * draws[10] - 1)),
         ]
-    image = image / 255
+    banded = image.shape[1] not in (1, 3)  # torchvision knows grey and RGB: each band is a grey image
+    image = (image.transpose(0, 1) if banded else image) / full
     for adjust, amount, factor in factors:
         if amount > 0:
             image = adjust(image, factor)
-    return image.clamp(0, 1) * 255
+    image = image.clamp(0, 1) * full
+    return image.transpose(0, 1) if banded else image

@@ -136,8 +136,22 @@ def assemble(spec: Spec, tensors: Mapping[str, Tensor] | None) -> Backbone:
     return Backbone(module.to(memory_format=torch.channels_last), spec)
 
 
+def check_channels(asked: int | None, have: int) -> None:
+    """Raises: BackboneError if params.yaml asks for other channels than the images have."""
+    if asked is not None and asked != have:
+        raise BackboneError(
+            f"params.yaml: backbone.in_channels (or the length of backbone.mean and backbone.std) is {asked}, but the "
+            f"images have {have} channel{'s' if have > 1 else ''}; correct it, or leave it out to take what they have"
+        )
+
+
 def load_backbone(folder: Path, *, in_channels: int) -> Backbone:
-    """Return the backbone that the stage of that name stored. Raises: ArtifactError if the folder is not whole."""
+    """Return the backbone that the stage of that name stored, for images of that many channels.
+
+    Raises: ArtifactError if the folder is not whole, BackboneError if it is for images of other channels.
+    """
     fingerprint = files.verify(folder)
-    spec = read_spec(files.read_json(folder / "model.json").get("backbone")).taking(in_channels)
+    facts = files.read_json(folder / "model.json")
+    check_channels(facts.get("in_channels"), in_channels)
+    spec = read_spec(facts.get("backbone")).taking(in_channels)
     return replace(assemble(spec, load_file(folder / "weights.safetensors")), fingerprint=fingerprint)

@@ -1,4 +1,4 @@
-"""Build a network without its output layer, and give it tensors: random, pretrained or adapted to grey input."""
+"""Build a network without its output layer, and give it tensors: random, pretrained or adapted to other channels."""
 
 import importlib
 import sys
@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 from thaw.errors import BackboneError, first_line
+from thaw.network import first_layer
 from thaw.network.blocks import list_blocks
 from thaw.network.spec import Spec
 
@@ -20,28 +20,19 @@ def build(spec: Spec) -> nn.Module:
     module = _BUILDERS[spec.library](spec)
     if spec.keep:
         _truncate(module, spec)
-    if spec.in_channels == 1:
-        name, conv = _first_conv(module)
-        if type(conv) not in (nn.Conv2d, Conv2dSame):
-            raise BackboneError(
-                f"{spec.name} begins with a {type(conv).__name__}, which cannot be adapted to grey input; "
-                "convert the images to colour, or choose another backbone"
-            )
-        parent = module.get_submodule(name.rpartition(".")[0])
-        setattr(parent, name.rpartition(".")[2], _GreyConv2d(conv, bias_plane=not _is_grey_already(spec)))
+    first_layer.adapt(module, spec)
     return module.eval()
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], spec: Spec) -> None:
     """Put tensors into a network by name; tensors of an output layer that it no longer has are left out.
 
-    A first layer that still has three input channels is summed up for grey input. Raises: BackboneError naming
+    A first layer that still has three input channels is adapted to those of the spec. Raises: BackboneError naming
     what is missing, has another shape or is not finite.
     """
     wanted = module.state_dict()
     given = {name: tensor for name, tensor in tensors.items() if name in wanted}
-    if spec.in_channels == 1:
-        given = _adapt_to_grey(module, given, spec)
+    given = first_layer.adapt_tensors(module, given, spec)
     if spec.library == "timm" and any(tensor.shape != wanted[name].shape for name, tensor in given.items()):
         given = _resampled(module, given)
     missing = sorted(set(wanted) - set(given))
@@ -68,7 +59,14 @@ def _build_timm(spec: Spec) -> nn.Module:
     config = timm.get_pretrained_cfg(spec.name)
     resized = config is not None and config.fixed_input_size and config.input_size[-1] != spec.input_px
     size: dict[str, Any] = {"img_size": spec.input_px} if resized else {}
-    module: nn.Module = timm.create_model(spec.name, pretrained=False, num_classes=0, **size)
+    # Grey input has a way of its own, see first_layer.py. Any other is timm's: some networks have several first layers.
+    channels: dict[str, Any] = {} if spec.in_channels in (1, 3) else {"in_chans": spec.in_channels}
+    try:
+        module: nn.Module = timm.create_model(spec.name, pretrained=False, num_classes=0, **size, **channels)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        if not channels:
+            raise
+        raise first_layer.not_adapted(spec, first_line(error)) from None
     return module
 
 
@@ -81,6 +79,7 @@ def _build_torchvision(spec: Spec) -> nn.Module:
     module: nn.Module = models.get_model(name, weights=None, **extra)
     if not _remove_output(module):
         raise BackboneError(f"torchvision's {name} has no linear output layer to replace; choose another, or timm's")
+    first_layer.widen(module, spec.in_channels)
     return module
 
 
@@ -104,6 +103,7 @@ def _build_python(spec: Spec) -> nn.Module:
     last = [path for path, child in module.named_modules() if not any(True for _ in child.children())][-1:]
     if last and isinstance(module.get_submodule(last[0]), nn.Linear):
         _remove_output(module)
+    first_layer.widen(module, spec.in_channels)
     return module
 
 
@@ -116,58 +116,6 @@ def _remove_output(module: nn.Module) -> bool:
     for last in linear[-1:]:
         setattr(module.get_submodule(last.rpartition(".")[0]), last.rpartition(".")[2], nn.Identity())
     return bool(linear)
-
-
-def _first_conv(module: nn.Module) -> tuple[str, nn.Conv2d]:
-    for name, child in module.named_modules():
-        if isinstance(child, nn.Conv2d) and child.in_channels == 3:
-            return name, child
-    raise BackboneError("the network has no convolution over three channels to adapt to grey input; use colour images")
-
-
-def _is_grey_already(spec: Spec) -> bool:
-    return len(set(spec.mean)) == 1 and len(set(spec.std)) == 1
-
-
-class _GreyConv2d(nn.Conv2d):
-    """The first layer for one channel, equal to the original on three copies of that channel.
-
-    Where the pretraining constants differ between channels, the three normalised copies of a grey value z are
-    a_c * z + b_c. The b_c part is a convolution of a constant plane, kept as such so that borders agree as well.
-    """
-
-    def __init__(self, conv: nn.Conv2d, *, bias_plane: bool) -> None:
-        shape: Any = conv  # torch says that a layer has tuple[int, ...] and takes tuple[int, int]
-        super().__init__(
-            2 if bias_plane else 1,
-            conv.out_channels,
-            shape.kernel_size,
-            shape.stride,
-            shape.padding,
-            shape.dilation,
-            bias=conv.bias is not None,
-            padding_mode=conv.padding_mode,
-        )
-        self.original = type(conv)
-        self.bias_plane = bias_plane
-
-    def forward(self, images: Tensor) -> Tensor:
-        planes = torch.cat([images, torch.ones_like(images)], dim=1) if self.bias_plane else images
-        return self.original.forward(self, planes)
-
-
-def _adapt_to_grey(module: nn.Module, tensors: dict[str, Tensor], spec: Spec) -> dict[str, Tensor]:
-    name = next(path for path, child in module.named_modules() if isinstance(child, _GreyConv2d)) + ".weight"
-    weight = tensors.get(name)
-    if weight is None or weight.ndim != 4 or weight.shape[1] != 3:
-        return tensors
-    mean, std = torch.tensor(spec.mean, dtype=torch.float64), torch.tensor(spec.std, dtype=torch.float64)
-    scale = (spec.input_std[0] / std).view(1, 3, 1, 1)
-    offset = ((spec.input_mean[0] - mean) / std).view(1, 3, 1, 1)
-    planes = [(weight.double() * scale).sum(1, keepdim=True)]
-    if not _is_grey_already(spec):
-        planes.append((weight.double() * offset).sum(1, keepdim=True))
-    return {**tensors, name: torch.cat(planes, dim=1).to(weight.dtype)}
 
 
 class _Passed(nn.Module):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from thaw import files, run
 from thaw.errors import BackboneError, first_line
-from thaw.network import blocks, build, cut, session
+from thaw.network import blocks, build, cut, first_layer, session
 from thaw.network.session import Activations, Session
 from thaw.params import ComputeParams
 
@@ -65,7 +65,7 @@ class Engine:
     @property
     def made_by(self) -> list[str]:
         """What turns weights and images into activations beside the weights: our code and the libraries'."""
-        sources = (blocks, build, cut, session)
+        sources = (blocks, build, cut, first_layer, session)
         versions = [library.__version__ for library in (torch, torchvision, timm, onnxruntime)]
         return [*versions, *(files.sha256_of(Path(str(module.__file__))) for module in sources)]
 

@@ -72,14 +72,12 @@ def describe_timm(name: str) -> Spec:
         raise BackboneError(f"timm has no weights {name!r}{_nearest(name, known)}")
     config = timm.get_pretrained_cfg(name)
     assert config is not None
-    red, green, blue = config.mean
-    red_std, green_std, blue_std = config.std
     return Spec(
         library="timm",
         name=architecture,
         input_px=config.input_size[-1],
-        mean=(red, green, blue),
-        std=(red_std, green_std, blue_std),
+        mean=tuple(config.mean),
+        std=tuple(config.std),
         interpolation=config.interpolation,
         license=config.license or "unknown",
         url=f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else str(config.url or ""),

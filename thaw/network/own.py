@@ -43,9 +43,11 @@ def describe_python(name: str) -> Spec:
     """
     config: Any = getattr(call_python(name), "default_cfg", None)
     config = config if isinstance(config, dict) else {}
+    channels = config.get("input_size", (3,))[0]
     return Spec(
         library="python",
         name=name,
+        in_channels=channels,
         input_px=config.get("input_size", (3, _USUAL_PX, _USUAL_PX))[-1],
         mean=tuple(config.get("mean", _IMAGENET_MEAN)),
         std=tuple(config.get("std", _IMAGENET_STD)),

@@ -56,8 +56,8 @@ def open_backbone(
 
     Raises: BackboneError if the source is unknown, its weights cannot be had, or they do not fit.
     """
-    if in_channels not in (1, 3):
-        raise BackboneError(f"in_channels is {in_channels}; it must be 1 (grey) or 3 (colour)")
+    if in_channels < 1:
+        raise BackboneError(f"in_channels is {in_channels}; it must be 1 (grey), 3 (colour) or another number of bands")
     spec, tensors = fetch_tensors(source, sha256=None) if pretrained else (describe(source), None)
     return assemble(spec.taking(in_channels).seeing(input_px).cut_to(keep, taps, pool), tensors)
 

@@ -29,12 +29,13 @@ class Spec(BaseModel):
     library: Literal["timm", "torchvision", "python"]
     name: str
     """The architecture's name in its library."""
-    in_channels: Literal[1, 3] = 3
+    in_channels: Annotated[int, Field(gt=0)] = 3
     input_px: Annotated[int, Field(gt=0)]
     """Side of the square input, in pixels."""
-    mean: tuple[float, float, float]
-    """Mean of the pretraining images for each channel, on the scale 0 to 1."""
-    std: tuple[float, float, float]
+    mean: Annotated[tuple[float, ...], Field(min_length=1)]
+    """Mean on the scale 0 to 1: of red, green and blue in the pretraining images, or of each of `in_channels`."""
+    std: Annotated[tuple[float, ...], Field(min_length=1)]
+    """Deviation, likewise."""
     interpolation: str
     license: str
     url: str
@@ -51,13 +52,32 @@ class Spec(BaseModel):
     """The model of Thaw that the weights come from, if they do."""
 
     def taking(self, in_channels: int) -> "Spec":
-        """Return the Spec for images of that many channels. Raises: BackboneError for colour where it learned grey."""
-        if in_channels > self.in_channels:
+        """Return the Spec for images of that many channels. Raises: BackboneError unless it learned those, or RGB."""
+        if in_channels != self.in_channels and self.in_channels == 1:
             raise BackboneError(
                 f"{self.name} was trained on grey images and has no weights for colour; convert the images to grey, "
                 "or start from another backbone"
             )
+        if self.in_channels not in (in_channels, 3):
+            raise BackboneError(
+                f"{self.name} was trained on images of {self.in_channels} channels and has no weights for "
+                f"{in_channels}; give it such images, or start from another backbone"
+            )
         return self.model_copy(update={"in_channels": in_channels})
+
+    def normalised(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> "Spec":
+        """Return the Spec with other constants for its input, one for each channel; None changes nothing.
+
+        Raises: BackboneError for another number of values than channels.
+        """
+        given = {name: tuple(values) for name, values in (("mean", mean), ("std", std)) if values is not None}
+        for name, values in given.items():
+            if len(values) != self.in_channels:
+                raise BackboneError(
+                    f"params.yaml: backbone.{name} has {len(values)} values, but the images have {self.in_channels} "
+                    "channels; give one for each"
+                )
+        return self.model_copy(update=given)
 
     def seeing(self, input_px: int | None) -> "Spec":
         """Return the Spec for squares of another side, in pixels; None changes nothing."""
@@ -72,13 +92,21 @@ class Spec(BaseModel):
 
     @property
     def input_mean(self) -> tuple[float, ...]:
-        """Mean to subtract from an input of `in_channels` channels; one value for grey input."""
-        return self.mean if self.in_channels == 3 else (sum(self.mean) / 3,)
+        """Mean to subtract from an input of `in_channels` channels."""
+        return self._for_input(self.mean)
 
     @property
     def input_std(self) -> tuple[float, ...]:
-        """Deviation to divide an input of `in_channels` channels by; one value for grey input."""
-        return self.std if self.in_channels == 3 else (sum(self.std) / 3,)
+        """Deviation to divide an input of `in_channels` channels by."""
+        return self._for_input(self.std)
+
+    def _for_input(self, values: tuple[float, ...]) -> tuple[float, ...]:
+        """Return RGB's values for other channels: their average for grey, else in turn, as the weights are."""
+        if len(values) == self.in_channels:
+            return values
+        if self.in_channels == 1:
+            return (sum(values) / len(values),)
+        return tuple(values[channel % len(values)] for channel in range(self.in_channels))
 
 
 def read_spec(value: Any) -> Spec:

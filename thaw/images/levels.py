@@ -1,0 +1,159 @@
+"""Pixel values of any type to the 8 or 16 bits that are packed, by one rule for a whole data set.
+
+Images of 8 bits stay as they are; whatever has more is packed with 16. The smallest value of a range becomes 0, the
+largest 255 or 65535, what lies between is scaled linearly. The range is that of the file's type (65535 for 16 bits, 0
+to 1 for floats), or the one given as `prepare.value_range`; never that of the image, which would make a dark image and
+a bright one alike.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Range = tuple[float, float]
+Ranges = tuple[Range, ...]
+Pixels = NDArray[np.unsignedinteger[Any]]
+"""uint8 or uint16."""
+
+# Data that use less than this share of a range have lost two bits of precision, and look black.
+_SMALL_SHARE = 0.25
+
+
+class UnusableError(Exception):
+    """A file that cannot become a sample; its text is the reason for rejected.csv."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the values of an image were before they were scaled."""
+
+    used: Ranges
+    """Smallest and largest value of each channel, in the file's own units."""
+    full: Range | None
+    """What the file's type can hold; None if that is no range to scale by."""
+    clipped: float
+    """Share of the values that lay outside the range asked for."""
+
+
+def full_range(dtype: np.dtype[Any], bits: int) -> Range | None:
+    """Return the range that a type's values are scaled by; None for 32-bit and signed integers, which have none."""
+    if dtype.kind == "f":
+        return 0.0, 1.0
+    return (0.0, 2.0**bits - 1) if dtype.kind == "u" and bits <= 16 else None
+
+
+def scaled(
+    values: NDArray[Any], full: Range | None, asked: Ranges | None, dtype: np.dtype[Any]
+) -> tuple[list[NDArray[np.float32]], Measured]:
+    """Return each channel of [height, width, channels] scaled to the whole of uint8 or uint16, not yet rounded.
+
+    Raises: UnusableError for a type without a range if none is asked for, for floats beyond theirs, and for NaN.
+    """
+    channels = values.shape[2]
+    top = np.iinfo(dtype).max
+    used = tuple((float(plane.min()), float(plane.max())) for plane in np.moveaxis(values, 2, 0))
+    inside = all(math.isfinite(low) and math.isfinite(high) for low, high in used)
+    if asked is None:
+        if full is None:
+            raise UnusableError(
+                f"{values.dtype} pixels have no known range; convert the image to 8 or 16 bits, or set "
+                "prepare.value_range"
+            )
+        if not (inside and all(full[0] <= low and high <= full[1] for low, high in used)):
+            raise UnusableError(
+                f"pixel values are not all between {full[0]:g} and {full[1]:g}; rescale the image, or set "
+                "prepare.value_range: without it nothing is clipped"
+            )
+    elif not inside:
+        raise UnusableError("pixel values are NaN or infinite, which no prepare.value_range makes a number")
+    ranges = (full,) * channels if asked is None and full is not None else _for_each(asked or (), channels)
+    planes: list[NDArray[np.float32]] = []
+    outside = 0
+    for plane, (low, high) in zip(np.moveaxis(values, 2, 0), ranges, strict=True):
+        outside += int(np.count_nonzero((plane < low) | (plane > high))) if asked is not None else 0
+        level = (plane.astype(np.float64) - low) * (top / (high - low))
+        planes.append(level.clip(0, top).astype(np.float32))
+    return planes, Measured(used, full, outside / values.size)
+
+
+def _for_each(asked: Ranges, channels: int) -> Ranges:
+    if len(asked) not in (1, channels):
+        raise UnusableError(
+            f"it has {channels} channel{'s' if channels > 1 else ''}, but prepare.value_range gives {len(asked)} ranges"
+        )
+    return asked * channels if len(asked) == 1 else asked
+
+
+def rounded(values: NDArray[Any], dtype: np.dtype[Any]) -> Pixels:
+    """Return values as integers of a type, without those that a filter has carried beyond its ends."""
+    pixels: Pixels = np.rint(values).clip(0, np.iinfo(dtype).max).astype(dtype)
+    return pixels
+
+
+def as_depth(pixels: Pixels, dtype: np.dtype[Any]) -> Pixels:
+    """Return pixels as uint8 or uint16; white stays white: 255 and 65535 are the same level."""
+    if pixels.dtype == dtype:
+        return pixels
+    wider = pixels.astype(np.uint16) * np.uint16(257)
+    return wider if dtype == np.uint16 else rounded(pixels / np.float32(257), np.dtype(np.uint8))
+
+
+def as_channels(pixels: Pixels, channels: int) -> Pixels:
+    """Return [height, width, channels] with that many: grey repeated for three, colour as its luma (ITU-R BT.601).
+
+    Raises: UnusableError for any other change.
+    """
+    have = pixels.shape[2]
+    if have == channels:
+        return pixels
+    if (have, channels) == (1, 3):
+        grey: Pixels = np.repeat(pixels, 3, axis=2)
+        return grey
+    if (have, channels) == (3, 1):
+        return rounded(pixels @ np.array([[0.299], [0.587], [0.114]]), pixels.dtype)
+    raise UnusableError(f"it has {have} channel{'s' if have > 1 else ''}, the model takes {channels}")
+
+
+def report(measured: Iterable[Measured | None], asked: Ranges | None) -> dict[str, Any]:
+    """Return what audit.json says about a data set's values: the range of each channel, what was clipped, a warning.
+
+    Empty where no value was scaled.
+    """
+    known = [one for one in measured if one is not None]
+    if not known:
+        return {}
+    channels = max(len(one.used) for one in known)
+    used = [
+        (min(one.used[index][0] for one in some), max(one.used[index][1] for one in some))
+        for index in range(channels)
+        for some in [[one for one in known if len(one.used) > index]]
+    ]
+    clipped = sum(one.clipped for one in known) / len(known)
+    found: dict[str, Any] = {"used": [list(pair) for pair in used], "clipped_fraction": round(clipped, 6)}
+    ranges = _for_each(asked, channels) if asked is not None else tuple(one.full for one in known if one.full)[:1]
+    warning = _warning(used, ranges, asked)
+    return {"value_range": found | ({"warning": warning} if warning else {})}
+
+
+def _warning(used: Sequence[Range], ranges: Ranges, asked: Ranges | None) -> str | None:
+    if asked is not None and len(asked) > 1:
+        narrow = [
+            index
+            for index, ((low, high), (start, end)) in enumerate(zip(used, ranges, strict=True))
+            if high - low < _SMALL_SHARE * (end - start)
+        ]
+        return f"channels {narrow} use less than a quarter of their prepare.value_range" if narrow else None
+    if not ranges:
+        return None
+    (low, high), (start, end) = (min(pair[0] for pair in used), max(pair[1] for pair in used)), ranges[0]
+    if high - start >= _SMALL_SHARE * (end - start) or high <= start:
+        return None
+    better = 2.0 ** math.ceil(math.log2(high + 1)) - 1 if end > 1 and high > 0 else high
+    return (
+        f"the values use {low:g} to {high:g} of {start:g} to {end:g}, so the images are nearly black to the network; "
+        f"set prepare.value_range: [{start:g}, {better:g}]"
+    )
