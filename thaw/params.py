@@ -100,9 +100,9 @@ class AugmentParams(Section):
     contrast: Annotated[float, Field(ge=0, lt=1)]
     """Contrast is scaled by a random factor in 1 ± this."""
     saturation: Annotated[float, Field(ge=0, lt=1)]
-    """Saturation is scaled by a random factor in 1 ± this; grey images have none to scale, so 0 there."""
+    """Saturation is scaled by a random factor in 1 ± this; 0 for all but RGB images."""
     hue: Annotated[float, Field(ge=0, le=0.5)]
-    """Hue is turned by a random share of the colour circle, up to this to either side; 0 for grey images."""
+    """Hue is turned by a random share of the colour circle, up to this to either side; 0 for all but RGB images."""
 
 
 class FeaturesParams(Section):
