@@ -17,6 +17,7 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "2d without momentum": (lambda: nn.BatchNorm2d(4, momentum=None), (6, 4, 5, 3)),
     "3d": (lambda: nn.BatchNorm3d(4), (3, 4, 2, 2, 2)),
     "timm with activation": (lambda: BatchNormAct2d(4), (6, 4, 5, 3)),
+    "synchronised": (lambda: nn.SyncBatchNorm(4), (6, 4, 5, 3)),
     "instance": (lambda: nn.InstanceNorm2d(4, track_running_stats=True), (6, 4, 5, 3)),
 }
 with_kinds = pytest.mark.parametrize("kind", list(KINDS))
@@ -95,7 +96,12 @@ def test_train_mode_is_the_layers_own(kind: str) -> None:
 
 @pytest.mark.parametrize("mode", ["frozen", "stats", "train"])
 def test_norms_without_running_statistics_are_the_same_in_every_mode(mode: NormMode) -> None:
-    module = nn.Sequential(nn.GroupNorm(2, 4), nn.InstanceNorm2d(4), nn.LayerNorm([4, 5, 3]))
+    module = nn.Sequential(
+        nn.GroupNorm(2, 4),
+        nn.InstanceNorm2d(4),
+        nn.LayerNorm([4, 5, 3]),
+        nn.BatchNorm2d(4, track_running_stats=False),
+    )
     assert not list(running_norms(module))
     outputs = train(module, (6, 4, 5, 3), mode)
     for output, batch in zip(outputs, batches((6, 4, 5, 3)), strict=True):
