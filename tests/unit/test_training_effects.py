@@ -8,7 +8,6 @@ from tests import tiny
 from thaw.errors import BackboneError, ParamsError
 from thaw.network import open_backbone
 from thaw.training.balance import class_weights
-from thaw.training.boundary import Views
 from thaw.training.effects import check_effects
 from thaw.training.groups import param_groups, rules_of
 from thaw.training.head import build_head
@@ -74,14 +73,6 @@ def test_a_setting_that_would_do_nothing_is_an_error(settings: dict[str, Any], m
 )
 def test_a_setting_that_acts_is_none(settings: dict[str, Any]) -> None:
     check(**settings)
-
-
-@pytest.mark.parametrize("key", ["saturation", "hue"])
-def test_a_change_of_colour_wants_images_with_colour(key: str) -> None:
-    augment, spec = tiny.augment(**{key: 0.25}), tiny.backbone().spec
-    Views(tiny.packed(), spec, 0, augment)
-    with pytest.raises(ParamsError, match=f"augment.{key} is 0.25, but the images are grey and have no colour"):
-        Views(tiny.packed(channels=1), spec, 0, augment)
 
 
 @pytest.mark.parametrize("weights", [{}, {"car": 1.0}, {"car": 2.0, "truck": 2.0}])

@@ -40,15 +40,6 @@ class Views:
     seed: int
     augment: AugmentParams
 
-    def __post_init__(self) -> None:
-        """Raises: ParamsError if a change of colour is asked for and the images are grey."""
-        for key, value in (("saturation", self.augment.saturation), ("hue", self.augment.hue)):
-            if self.images.channels == 1 and value > 0:
-                raise ParamsError(
-                    f"params.yaml: augment.{key} is {value:g}, but the images are grey and have no colour to change; "
-                    "set it to 0.0"
-                )
-
     def __call__(self, rows: Rows, views: Rows) -> Tensor:
         """Return the network's input for each (row, view) pair: [images, channels, input_px, input_px]."""
         ids = self.images.samples["id"].to_numpy()[rows]
