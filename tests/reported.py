@@ -20,6 +20,7 @@ from thaw.training import artifact
 from thaw.training.head import build_head
 
 HOSTILE = "<script>alert(1)</script>"
+LONG = f"functional {'x' * 120}"
 VERDICT = "Unfreezing helped: top lowers the calibrated validation log loss by 0.072 from that of the head."
 CURVES = pd.DataFrame(
     {
@@ -36,7 +37,7 @@ CURVES = pd.DataFrame(
 def build(
     root: Path,
     *,
-    classes: Sequence[str] = ("defective", HOSTILE, "functional"),
+    classes: Sequence[str] = ("defective", HOSTILE, LONG),
     num_images: int = 90,
     single_class: bool = False,
     size_px: int = 40,

@@ -101,6 +101,9 @@ def test_the_page_draws_without_an_error_and_nothing_sticks_out(
     assert complaints(window) == []
     assert window.execute_script("return document.documentElement.scrollWidth") == width
     assert window.execute_script(_OVERFLOWS) == []
+    script = "openViewer(','); const box = document.getElementById('viewer'); return box.scrollWidth - box.clientWidth"
+    assert window.execute_script(script) == 0
+    assert window.execute_script(_OVERFLOWS) == []
     broken = "return [...document.images].filter((one) => one.src && one.complete && !one.naturalWidth).length"
     assert window.execute_script(broken) == 0
     ratio, where = window.execute_script(_CONTRAST)

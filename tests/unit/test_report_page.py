@@ -1,14 +1,18 @@
 """The page: it agrees with its sources, holds to its size, keeps names as text, and is the same each time."""
 
+import base64
 import json
 import re
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
 from tests import reported
 from thaw import files, model
@@ -253,16 +257,27 @@ def test_a_hundred_classes_are_a_map_with_the_most_frequent_confusions_beside_it
     assert len(page.encode()) < BYTES
 
 
+def seen(uri: str, mode: str = "RGB") -> NDArray[np.uint8]:
+    data = base64.b64decode(uri.removeprefix("data:image/webp;base64,"))
+    return np.asarray(Image.open(BytesIO(data)).convert(mode))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_images_of_any_channels_and_of_16_bits_can_be_looked_at(channels: int, dtype: type[Any]) -> None:
+    square = np.zeros((64, 64, channels), dtype)
+    square[:, 32:, 0] = 255 if dtype == np.uint8 else 4095  # 12 of 16 bits: dark, if shown as it is
+    found = seen(pictures.thumbnail(square, 32))
+    assert found.shape == (32, 32, 3)
+    assert found[:, :12].max() < 30
+    assert found[:, 20:, 0].min() > 200
+    assert (found[:, 20:, 2].max() < 60) == (channels >= 3), "red, else white"
+
+
 def test_heat_is_clear_where_nothing_speaks_and_strongest_at_the_peak() -> None:
-    import base64
-    from io import BytesIO
-
-    from PIL import Image
-
     places = np.zeros((7, 7), np.float32)
     places[1, 5] = 1.0
-    data = base64.b64decode(pictures.heat(places).removeprefix("data:image/webp;base64,"))
-    alpha = np.asarray(Image.open(BytesIO(data)).convert("RGBA"))[:, :, 3]
+    alpha = seen(pictures.heat(places), "RGBA")[:, :, 3]
     row, column = divmod(int(alpha.argmax()), alpha.shape[1])
     assert (row // 8, column // 8) == (1, 5)
     assert alpha[40:, :24].max() == 0

@@ -110,8 +110,8 @@ def _path(sources: Sources, answers: Answers, position: int) -> str:
     return str(sources.images.samples["path"].iloc[answers.rows[position]])
 
 
-def _pixels(sources: Sources, answers: Answers, position: int) -> NDArray[np.uint8]:
-    square: NDArray[np.uint8] = sources.images.read(answers.rows[position : position + 1])[0]
+def _pixels(sources: Sources, answers: Answers, position: int) -> NDArray[Any]:
+    square: NDArray[Any] = sources.images.read(answers.rows[position : position + 1])[0]
     return square
 
 
