@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # is imported, and for the stages that tests start as well.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# The clones with a finished pipeline, which tests/pipeline and tests/faults share.
-pytest_plugins = ["tests.pipeline.fixtures"]
+# The clones with a finished pipeline, which tests/pipeline and tests/faults share, and an exported model.
+pytest_plugins = ["tests.pipeline.fixtures", "tests.exports"]
 
 # Two slow cores run the tests next to other work: a deadline would fail what is only slow. No database: a failing
 # example is printed and belongs into a test.

@@ -1,11 +1,7 @@
 """The command line: `python -m thaw check | plan | blocks | predict | summary`."""
 
-import csv
-import json
-import os
 import sys
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,19 +9,13 @@ import typer
 from rich.console import Console
 
 from thaw import files
-from thaw.errors import DataError, ThawError
+from thaw.delivery.tables import Format
+from thaw.errors import ThawError
 from thaw.params import PARAMS_FILE, load_params
 
 app = typer.Typer(
     help="Fine-tune a pretrained image network in reproducible steps.", no_args_is_help=True, add_completion=False
 )
-
-
-class Format(StrEnum):
-    """How predictions are written."""
-
-    CSV = "csv"
-    JSON = "json"
 
 
 @app.command()
@@ -61,33 +51,25 @@ def blocks(
 
 @app.command()
 def predict(
-    paths: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
-    form: Annotated[Format, typer.Option("--format", help="csv, or json with one object a line.")] = Format.CSV,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; without it, standard output.")] = None,
-    folder: Annotated[Path, typer.Option("--model", help="The model's folder.")] = Path("models/final"),
+    images: Annotated[list[str], typer.Argument(help="Files, folders, patterns in quotes, or - for a list on stdin.")],
+    form: Annotated[
+        Format | None, typer.Option("--format", help="Without it, what --output ends in, or csv.", show_default=False)
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; without it, standard output.")
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option("--top", min=1, help="Only this many classes, best first; without it, all.")
+    ] = None,
+    explain: Annotated[
+        Path | None, typer.Option("--explain", help="Folder for images that show what spoke for the answer.")
+    ] = None,
+    folder: Annotated[Path, typer.Option("--model", help="An exported model.")] = Path("models/export"),
 ) -> None:
-    """Classify images: class and probabilities of each. Files that are no images are listed and passed over."""
-    from thaw import model as models
-    from thaw.progress import progress
+    """Classify images: class and calibrated probabilities of each. What is no image is listed and passed over."""
+    from thaw.delivery import predict as command
 
-    found = models.find_images(paths)
-    if not found:
-        raise DataError(f"{', '.join(map(str, paths))}: no files there; give image files, or folders of them")
-    model = models.load(folder)
-    rows: list[dict[str, str | float]] = []
-    broken = 0
-    for path, answer in progress(model.answer_files(found), total=len(found), label="predict"):
-        if isinstance(answer, DataError):
-            broken += 1
-            print(str(answer).encode("utf-8", "backslashreplace").decode(), file=sys.stderr)
-        else:
-            rows.append(_row(path, model.classes, [float(value) for value in answer]))
-    _write(rows, model.classes, form, out)
-    if broken:
-        print(
-            f"{broken} of {len(found)} files could not be used; the other {len(rows)} were classified", file=sys.stderr
-        )
-        raise typer.Exit(1)
+    command.predict(images, form=form, output=output, top=top, explain=explain, folder=folder)
 
 
 @app.command()
@@ -99,42 +81,6 @@ def summary() -> None:
     table = shown.summary_table(files.read_json(Path("reports/metrics.json")), selection)
     shown.print_evidence(selection)
     Console().print(table)
-
-
-def _row(path: Path, classes: list[str], probabilities: list[float]) -> dict[str, str | float]:
-    probability, answer = max(zip(probabilities, classes, strict=True), key=lambda pair: pair[0])
-    row: dict[str, str | float] = {
-        "path": os.fsencode(path).decode("utf-8", "backslashreplace"),
-        "class": answer,
-        "probability": probability,
-    }
-    return row | {f"p:{name}": value for name, value in zip(classes, probabilities, strict=True)}
-
-
-def _write(rows: list[dict[str, str | float]], classes: list[str], form: Format, out: Path | None) -> None:
-    if form is Format.CSV:
-        text = _as_csv(rows, classes)
-    else:
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    if out is None:
-        sys.stdout.write(text)
-        return
-    try:
-        files.write_text(out, text)
-    except OSError as error:
-        raise ThawError(f"{out} cannot be written: {error.strerror}; name another file with --out") from None
-
-
-def _as_csv(rows: list[dict[str, str | float]], classes: list[str]) -> str:
-    from io import StringIO
-
-    buffer = StringIO()
-    writer = csv.DictWriter(
-        buffer, ["path", "class", "probability", *(f"p:{name}" for name in classes)], lineterminator="\n"
-    )
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
 
 
 def run_command(command: Callable[[], object]) -> None:

@@ -1,6 +1,6 @@
 """The deliverable: a classifier that answers for images, loaded from the folder that `select` wrote."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from thaw import files
 from thaw.errors import ArtifactError, DataError
-from thaw.images import levels
-from thaw.images.decode import Picture, UnusableError, decode, from_array
 from thaw.images.levels import Pixels
-from thaw.images.views import num_answers, render
+from thaw.images.square import Image, read_square
+from thaw.images.views import num_answers, render, symmetry_of
 from thaw.network.backbone import Backbone, assemble, load_backbone
 from thaw.network.spec import read_spec
 from thaw.params import AugmentParams
@@ -35,8 +34,6 @@ _STILL = AugmentParams(
     saturation=0.0,
     hue=0.0,
 )
-
-Image = Path | str | Pixels
 
 
 @dataclass(frozen=True)
@@ -66,39 +63,12 @@ class Model:
             return np.zeros((0, len(self.classes)))
         return self.probabilities(np.stack(squares))
 
-    def answer_files(self, paths: Sequence[Path]) -> Iterator[tuple[Path, NDArray[np.float64] | DataError]]:
-        """Yield each file with its calibrated probabilities [classes], or with the reason why it cannot be used."""
-        for start in range(0, len(paths), BATCH):
-            found: dict[Path, Pixels | DataError] = {}
-            for path in paths[start : start + BATCH]:
-                try:
-                    found[path] = self.read(path)
-                except DataError as error:
-                    found[path] = error
-            squares = [square for square in found.values() if not isinstance(square, DataError)]
-            answers = iter(self.probabilities(np.stack(squares)) if squares else ())
-            for path, square in found.items():
-                yield path, square if isinstance(square, DataError) else next(answers)
-
     def read(self, image: Image) -> Pixels:
         """Return an image as the square [size_px, size_px, channels] that the network's views are made from.
 
         Raises: DataError with the reason why it cannot be used.
         """
-        settings = self.facts["preprocessing"]
-        try:
-            pixels = _decode(image, settings).pixels
-            dtype = np.dtype(settings.get("dtype", "uint8"))
-            if pixels.dtype != dtype and "value_range" in settings:
-                raise UnusableError(
-                    f"it has {8 * pixels.itemsize} bits, but the model learned prepare.value_range from images of "
-                    f"{8 * dtype.itemsize} bits"
-                )
-            return levels.as_channels(levels.as_depth(pixels, dtype), self.backbone.spec.in_channels)
-        except UnusableError as error:
-            raise DataError(f"{_name(image)} cannot be used: {error}") from None
-        except OSError as error:
-            raise DataError(f"{_name(image)} cannot be read: {error.strerror}") from None
+        return read_square(image, self.facts["preprocessing"], channels=self.backbone.spec.in_channels)
 
     def probabilities(self, squares: Pixels) -> NDArray[np.float64]:
         """Return calibrated probabilities [images, classes] of packed squares [images, size_px, size_px, channels]."""
@@ -116,6 +86,11 @@ class Model:
     def num_answers(self) -> int:
         """Over how many views, from 0 on, an answer is averaged."""
         return num_answers(self._augment)
+
+    @property
+    def symmetries(self) -> list[tuple[bool, bool, bool]]:
+        """Which mirror images those views are: transposed first, rows mirrored, columns mirrored."""
+        return [symmetry_of("", view, seed=0, flip=self._augment.flip) for view in range(self.num_answers)]
 
     def look(self, squares: Pixels, view: int) -> Tensor:
         """Return the network's input for one view of packed squares."""
@@ -162,46 +137,3 @@ def load_phase(folder: Path, backbone_folder: Path) -> Model:
     if facts["lineage"]["backbone"] != backbone.fingerprint:
         raise ArtifactError(f"{folder} was trained on another backbone than is in {backbone_folder}; run `dvc repro`")
     return Model(backbone, artifact.assemble(backbone, tensors, facts), facts, facts["lineage"]["parent"])
-
-
-def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Return the files named and those in folders, without hidden ones. Raises: DataError if one is missing."""
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            inside = (file for file in sorted(path.rglob("*")) if file.is_file())
-            found += [file for file in inside if not any(part.startswith(".") for part in file.relative_to(path).parts)]
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise DataError(f"{path} does not exist; give image files, or folders of them")
-    return found
-
-
-def _decode(image: Any, settings: dict[str, Any]) -> Picture:
-    """Return an image as `prepare` would, under the settings that the model was trained with."""
-    asked = settings.get("value_range")
-    ranges = tuple((low, high) for low, high in asked) if asked is not None else None
-    size_px, fit, background = settings["size_px"], settings["fit"], settings["background"]
-    if isinstance(image, np.ndarray):
-        values = image[:, :, None] if image.ndim == 2 else image
-        if image.dtype not in (np.uint8, np.uint16) or values.ndim != 3 or not image.size:
-            raise DataError(
-                f"an image array must be uint8 or uint16 [height, width, channels], not {image.dtype} "
-                f"{list(image.shape)}"
-            )
-        return from_array(values, size_px=size_px, fit=fit, background=background, value_range=ranges)
-    if not isinstance(image, Path | str):
-        raise DataError(f"an image must be a path or an array of uint8 or uint16, not a {type(image).__name__}")
-    return decode(
-        Path(image).read_bytes(),
-        size_px=size_px,
-        fit=fit,
-        background=background,
-        max_megapixels=settings["max_megapixels"],
-        value_range=ranges,
-    )
-
-
-def _name(image: Image) -> str:
-    return str(image) if isinstance(image, Path | str) else "an array"

@@ -26,6 +26,8 @@ class DataParams(Section):
     raw: Annotated[str, Field(min_length=1)]
     """A folder with one sub-folder a class, one with train/val/test folders of such, one with a `manifest.csv`,
     or a CSV manifest."""
+    license: Annotated[str, Field(min_length=1)] | None = None
+    """Licence of the images as the Hugging Face hub names it (`cc-by-4.0`), for the model card; null: not stated."""
 
 
 class PrepareParams(Section):

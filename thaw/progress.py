@@ -11,12 +11,15 @@ _LINE_INTERVAL_S = 10.0
 Item = TypeVar("Item")
 
 
-def progress(items: Iterable[Item], *, total: int, label: str) -> Iterator[Item]:
-    """Yield the items and show on stderr how far it is; a loop of less than a second shows nothing."""
+def progress(items: Iterable[Item], *, total: int | None, label: str) -> Iterator[Item]:
+    """Yield the items and show on stderr how far it is; a loop of less than a second shows nothing.
+
+    Without a total it shows how many there were so far.
+    """
     return _bar(items, total, label) if sys.stderr.isatty() else _lines(items, total, label)
 
 
-def _bar(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
+def _bar(items: Iterable[Item], total: int | None, label: str) -> Iterator[Item]:
     # rich takes a fifth of a second to import, and only a terminal needs it.
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -37,12 +40,13 @@ def _bar(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
             bar.stop()
 
 
-def _lines(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
+def _lines(items: Iterable[Item], total: int | None, label: str) -> Iterator[Item]:
     started = last = time.monotonic()
     for done, item in enumerate(items, start=1):
         yield item
         now = time.monotonic()
         if now - last >= _LINE_INTERVAL_S:
             rate = done / (now - started)
-            print(f"{label}: {done} of {total} ({rate:.3g}/s)", file=sys.stderr, flush=True)
+            of_all = "" if total is None else f" of {total}"
+            print(f"{label}: {done}{of_all} ({rate:.3g}/s)", file=sys.stderr, flush=True)
             last = now

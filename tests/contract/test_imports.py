@@ -9,7 +9,7 @@ import pytest
 from tests.contract import house
 
 STAGES = sorted(house.dvc_stages())
-WINGS = ("images", "network", "training", "evidence")
+WINGS = ("images", "network", "training", "evidence", "delivery")
 GROUND = {
     "thaw.errors", "thaw.files", "thaw.idle", "thaw.mistakes", "thaw.params", "thaw.phase_params", "thaw.progress",
     "thaw.run", "thaw.section", "thaw.timing", "thaw.yaml_tree",

@@ -22,8 +22,11 @@ IMAGES_A_CLASS = 40
 OUTS = (
     "data/prepared", "data/features", "models/backbone", "models/phases/head", "models/phases/top",
     "models/phases/mid", "models/final", "reports/plots", "reports/predictions.csv", "reports/index.html",
+    "models/export",
 )  # fmt: skip
-STAGES = ("prepare", "backbone", "features", "head", "unfreeze@top", "unfreeze@mid", "select", "evaluate", "report")
+STAGES = (
+    "prepare", "backbone", "features", "head", "unfreeze@top", "unfreeze@mid", "select", "evaluate", "report", "export",
+)  # fmt: skip
 _GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false")
 _SMALL = {
     "data.raw": "data/tiny",

@@ -1,20 +1,15 @@
 """The commands, as a user types them."""
 
-import csv
-import io
-import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
 from tests import tiny
-from tests.unit.test_model import write_final
 from thaw.__main__ import app, run_command
 
 
@@ -161,95 +156,6 @@ def test_plan_of_a_depth_that_is_not_there_is_one_line(command: Command, data_se
     code, _, err = command("plan")
     assert code == 1
     assert err == "depth is 50; test_resnet has 6 blocks: give 0 to 6, or all\n"
-
-
-@pytest.fixture(scope="module")
-def final(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_final(tmp_path_factory.mktemp("models") / "final")
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """Nine files, of which three are no images."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for index, pixels in enumerate(tiny.pixels(6)):
-        Image.fromarray(pixels).save(folder / f"{index} ä.png")
-    Image.fromarray(tiny.pixels(1)[0]).save(folder / "cut.png")
-    (folder / "cut.png").write_bytes((folder / "cut.png").read_bytes()[:700])
-    (folder / "page.jpg").write_text("<html>")
-    (folder / "empty.png").write_bytes(b"")
-    return folder
-
-
-def test_predict_answers_for_the_images_lists_the_broken_files_and_fails(
-    command: Command, photos: Path, final: Path
-) -> None:
-    code, out, err = command("predict", photos, "--model", final)
-    assert code == 1
-    rows = list(csv.DictReader(io.StringIO(out)))
-    assert [Path(row["path"]).name for row in rows] == [f"{index} ä.png" for index in range(6)]
-    for row in rows:
-        shares = {name: float(row[f"p:{name}"]) for name in tiny.CLASSES}
-        assert sum(shares.values()) == pytest.approx(1)
-        assert row["class"] == max(shares, key=lambda name: shares[name])
-        assert float(row["probability"]) == max(shares.values())
-    lines = err.splitlines()
-    assert sorted(Path(line.split(" cannot be used: ")[0]).name for line in lines[:3]) == [
-        "cut.png",
-        "empty.png",
-        "page.jpg",
-    ]
-    assert lines[3:] == ["3 of 9 files could not be used; the other 6 were classified"]
-
-
-def test_predict_writes_json_lines_to_a_file(command: Command, photos: Path, final: Path, tmp_path: Path) -> None:
-    out_file = tmp_path / "new" / "answers.jsonl"
-    code, out, _ = command("predict", photos / "0 ä.png", "--model", final, "--format", "json", "--out", out_file)
-    assert (code, out) == (0, "")
-    (row,) = [json.loads(line) for line in out_file.read_text(encoding="utf-8").splitlines()]
-    assert row["path"].endswith("0 ä.png")
-    assert sum(row[f"p:{name}"] for name in tiny.CLASSES) == pytest.approx(1)
-
-
-def test_predict_gives_what_the_api_gives(command: Command, photos: Path, final: Path) -> None:
-    from thaw import model
-
-    path = photos / "1 ä.png"
-    row = json.loads(command("predict", path, "--model", final, "--format", "json")[1])
-    expected = model.load(final).predict([path])[0]
-    np.testing.assert_allclose([row[f"p:{name}"] for name in tiny.CLASSES], expected)
-
-
-def test_predict_takes_names_that_are_not_utf_8(command: Command, final: Path, tmp_path: Path) -> None:
-    good, bad = tmp_path / "caf\udce9.png", tmp_path / "b\udcff.png"
-    Image.fromarray(tiny.pixels(1)[0]).save(good)
-    bad.write_bytes(b"")
-    code, out, err = command("predict", good, bad, "--model", final, "--format", "json")
-    assert code == 1
-    assert json.loads(out)["path"].endswith("caf\\xe9.png")
-    assert "cannot be used: empty file" in err
-
-
-@pytest.mark.parametrize("case", ["no such path", "empty folder", "no model", "unwritable"])
-def test_what_predict_cannot_do_is_one_line(
-    command: Command, photos: Path, final: Path, tmp_path: Path, case: str
-) -> None:
-    (tmp_path / "empty").mkdir()
-    given: dict[str, tuple[list[str | Path], str]] = {
-        "no such path": ([tmp_path / "nowhere", "--model", final], "nowhere does not exist; give image files"),
-        "empty folder": ([tmp_path / "empty", "--model", final], "empty: no files there; give image files, or folders"),
-        "no model": ([photos, "--model", tmp_path / "none"], "is missing; `dvc repro` writes it"),
-        "unwritable": (
-            [photos / "0 ä.png", "--model", final, "--out", photos / "empty.png" / "a.csv"],
-            "a.csv cannot be written: ",
-        ),
-    }
-    arguments, message = given[case]
-    code, out, err = command("predict", *arguments)
-    assert (code, out) == (1, "")
-    assert message in err
-    assert len(err.splitlines()) == 1
 
 
 def test_help_names_every_command(command: Command) -> None:

@@ -17,9 +17,11 @@ from thaw.images.views import render
 from thaw.training.head import build_head
 
 
-def write_final(folder: Path, *, channels: int = 3, temperature: float = 2.0, **changes: Any) -> Path:
+def write_final(
+    folder: Path, *, channels: int = 3, input_px: int = 32, temperature: float = 2.0, **changes: Any
+) -> Path:
     """Write models/final as `select` does, with random weights."""
-    network = tiny.backbone(in_channels=channels, input_px=32)
+    network = tiny.backbone(in_channels=channels, input_px=input_px)
     torch.manual_seed(1)
     head = build_head(network.num_features, 3, [], 0.0)
     head.get_parameter("weight").data.mul_(20)
@@ -184,13 +186,3 @@ def test_an_answer_is_averaged_over_the_mirror_images_in_force(tmp_path: Path, c
     both = np.log(colour.predict([single, mirrored])) * 2.0  # without the temperature, logits but for a constant
     expected = np.exp(both.mean(axis=0))
     np.testing.assert_allclose(averaging.predict([single])[0], expected / expected.sum(), atol=1e-6)
-
-
-def test_images_are_found_in_folders_but_hidden_files_are_not(tmp_path: Path) -> None:
-    for name in ("b/2.png", "b/1.png", "b/.hidden/3.png", "b/.4.png", "a.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"")
-    found = model.find_images([tmp_path / "b", tmp_path / "a.png"])
-    assert [path.relative_to(tmp_path).as_posix() for path in found] == ["b/1.png", "b/2.png", "a.png"]
-    with pytest.raises(DataError, match="nowhere does not exist; give image files, or folders of them"):
-        model.find_images([tmp_path / "nowhere"])

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from thaw.images.levels import as_shown
 from thaw.images.pack import PackedImages
 
 NUM_IMAGES = 12
@@ -39,8 +40,8 @@ def write_worst(
     draw = ImageDraw.Draw(sheet)
     for number, (place, square) in enumerate(zip(worst, images.read(rows[worst]), strict=True)):
         left, top = (number % _COLUMNS) * width + _GAP_PX, (number // _COLUMNS) * height + _GAP_PX
-        pixels = square[..., 0] if square.shape[2] == 1 else square
-        sheet.paste(Image.fromarray(pixels).resize((_SIDE_PX, _SIDE_PX), Image.Resampling.BICUBIC), (left, top))
+        picture = Image.fromarray(as_shown(square))
+        sheet.paste(picture.resize((_SIDE_PX, _SIDE_PX), Image.Resampling.BICUBIC), (left, top))
         chances, label = probabilities[place], labels[place]
         lines = [
             Path(str(images.samples["path"].iloc[rows[place]])).name,

@@ -15,12 +15,12 @@ from functools import partial
 from pathlib import Path
 
 from thaw.errors import DataError
-from thaw.images import audit, decode, tiff
+from thaw.images import audit, decode
 from thaw.images.levels import Measured, Pixels
+from thaw.images.regular import read_regular
 from thaw.params import PrepareParams
 
 _CHUNK = 16  # files a task: large enough to hide the queue's cost, small enough to keep memory low
-_MARGIN_BYTES = 2**24  # for metadata
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _ingest_all(root: str, settings: PrepareParams, paths: list[str]) -> list[In
 
 def _ingest_one(root: str, settings: PrepareParams, path: str) -> Ingested:
     try:
-        data = read_inside(root, path, round(settings.max_megapixels * 1e6 * tiff.MOST_BYTES_A_PIXEL) + _MARGIN_BYTES)
+        data = read_inside(root, path, settings.max_megapixels)
         picture = decode.decode(
             data,
             size_px=settings.size_px,
@@ -110,20 +110,14 @@ def _ingest_one(root: str, settings: PrepareParams, path: str) -> Ingested:
     )
 
 
-def read_inside(root: str, path: str, most_bytes: int) -> bytes:
+def read_inside(root: str, path: str, max_megapixels: float) -> bytes:
     """Return the bytes of a regular file below root (a real path). Raises: UnusableError for anything else."""
     full = Path(root, path)
     try:
         real = full.resolve(strict=True)
         if not real.is_relative_to(root):
             raise decode.UnusableError("symbolic link to outside of the data folder")
-        if not real.is_file():
-            raise decode.UnusableError("not a regular file (a folder, pipe, socket or device)")
-        # Non-blocking: should a pipe have taken the file's place meanwhile, opening it must not wait for a writer.
-        with os.fdopen(os.open(real, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            if os.fstat(file.fileno()).st_size > most_bytes:
-                raise decode.UnusableError(f"larger than {most_bytes} bytes, which prepare.max_megapixels cannot need")
-            return file.read(most_bytes)
+        return read_regular(real, max_megapixels)
     except FileNotFoundError:
         raise decode.UnusableError("symbolic link to nothing" if full.is_symlink() else "no such file") from None
     except RuntimeError:  # what pathlib makes of it in Python 3.11

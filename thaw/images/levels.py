@@ -118,6 +118,19 @@ def as_channels(pixels: Pixels, channels: int) -> Pixels:
     raise UnusableError(f"it has {have} channel{'s' if have > 1 else ''}, the model takes {channels}")
 
 
+def as_shown(square: Pixels) -> NDArray[np.uint8]:
+    """Return packed pixels [height, width, channels] as people see them: RGB [height, width, 3] of uint8.
+
+    Of three channels or more the first three are red, green and blue, else the first is grey. What is not uint8 is
+    stretched to its own darkest and brightest value: as it is, most of it would be black.
+    """
+    shown: NDArray[Any] = square[:, :, :3] if square.shape[2] >= 3 else np.repeat(square[:, :, :1], 3, axis=2)
+    if shown.dtype != np.uint8:
+        low, high = float(shown.min()), float(shown.max())
+        shown = np.rint((shown - low) * (255 / ((high - low) or 1)))
+    return np.ascontiguousarray(shown, dtype=np.uint8)
+
+
 def report(measured: Iterable[Measured | None], asked: Ranges | None) -> dict[str, Any]:
     """Return what audit.json says about a data set's values: the range of each channel, what was clipped, a warning.
 

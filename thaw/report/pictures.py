@@ -2,11 +2,12 @@
 
 import base64
 from io import BytesIO
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from thaw.images.levels import Pixels, as_shown
 
 THUMB_PX = 160
 LARGE_PX = 224
@@ -16,17 +17,9 @@ _COLD, _HOT = np.array([255, 176, 0]), np.array([255, 40, 0])
 _MOST_OPAQUE = 0.72
 
 
-def thumbnail(square: NDArray[Any], side_px: int = THUMB_PX) -> str:
-    """Return a packed image [height, width, channels] as the data URI of a WebP of at most side_px.
-
-    Of three channels or more the first three are shown as red, green and blue, else the first as grey. What is not
-    uint8 is stretched to its own darkest and brightest value: as it is, most of it would be black.
-    """
-    shown = square[:, :, :3] if square.shape[2] >= 3 else square[:, :, 0]
-    if shown.dtype != np.uint8:
-        low, high = float(shown.min()), float(shown.max())
-        shown = np.rint((shown - low) * (255 / ((high - low) or 1))).astype(np.uint8)
-    image = Image.fromarray(np.ascontiguousarray(shown)).convert("RGB")
+def thumbnail(square: Pixels, side_px: int = THUMB_PX) -> str:
+    """Return a packed image [height, width, channels] as the data URI of a WebP of at most side_px."""
+    image = Image.fromarray(as_shown(square))
     image.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
     return _uri(image, quality=_QUALITY, method=4)
 

@@ -1,0 +1,59 @@
+"""Write the winner as ONNX, a program of torch.export and a card. Run by `dvc repro`, or `python -m stages.export`."""
+
+from pathlib import Path
+
+from thaw import files, model, run, timing
+from thaw.delivery import card, parity, write
+from thaw.delivery.graph import Whole
+from thaw.errors import DataError
+from thaw.images.pack import PackedImages, read_table
+from thaw.network.engine import use_threads
+
+SECTIONS = ("data",)
+INPUTS = (
+    "data/prepared", "models/final", "reports/metrics.json", "reports/selection.json", "reports/predictions.csv",
+)  # fmt: skip
+OUTS = ("models/export",)
+
+
+def main() -> None:
+    """Write models/export: model.onnx, model.pt2, model.json and README.md, once they answer as the model does."""
+    with run.stage("export", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
+        use_threads(params.compute)
+        prepared, final = Path(INPUTS[0]), model.load(INPUTS[1])
+        images = PackedImages.open(prepared)
+        if images.classes != final.classes:
+            raise DataError(
+                f"{prepared} has the classes {images.classes}, {INPUTS[1]} {final.classes}; run `dvc repro`"
+            )
+        whole = Whole(
+            final.backbone,
+            final.head,
+            size_px=images.size_px,
+            symmetries=final.symmetries,
+            temperature=final.facts["temperature"],
+            dtype=images.dtype.name,
+        )
+        license_ = card.license_of(params.data.raw, params.data.license)
+        facts = write.describe(
+            final.facts, final.backbone.spec, whole, fingerprint=final.fingerprint, license_=license_
+        )
+        evidence = card.Evidence(
+            params.data.raw,
+            files.read_json(prepared / "audit.json"),
+            files.read_json(Path(INPUTS[2])),
+            files.read_json(Path(INPUTS[3])),
+            read_table(Path(INPUTS[4])),
+        )
+        squares = images.read(parity.spread(images.rows("test")))
+        with files.new_folder(Path(OUTS[0])) as folder:
+            write.write(folder, whole, facts)
+            with timing.part("answer"):
+                expected = final.probabilities(squares)
+            difference = parity.check(folder, squares, expected)
+            files.write_text(folder / "README.md", card.render(facts, evidence))
+        print(f"export: probabilities of {len(squares)} test images within {difference:.1e} of the torch model")
+
+
+if __name__ == "__main__":
+    run.main(main)

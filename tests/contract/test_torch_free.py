@@ -1,0 +1,45 @@
+"""What runs without torch: an exported model, its answers and the command that prints them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from tests import tiny
+from tests.contract import house
+from tests.exports import Twins
+
+# What an installation that only answers has no need of.
+HEAVY = ("torch", "torchvision", "timm", "onnx", "onnxscript", "sklearn", "pandas", "dvclive", "matplotlib")
+
+_REPORT = """
+import sys
+from thaw.__main__ import app
+try:
+    app(sys.argv[1:])
+finally:
+    print("loaded:", *sorted(name for name in {module.split(".")[0] for module in sys.modules}), file=sys.stderr)
+"""
+
+
+def test_predict_loads_no_torch_and_nothing_else_that_is_for_training(twins: Twins, tmp_path: Path) -> None:
+    Image.fromarray(tiny.pixels(1)[0]).save(tmp_path / "a.png")
+    given = ["predict", str(tmp_path), "--model", str(twins.exported), "--explain", str(tmp_path / "why")]
+    done = subprocess.run(
+        [sys.executable, "-c", _REPORT, *given], cwd=house.ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("path,class,probability,")
+    loaded = done.stderr.partition("loaded:")[2].split()
+    assert "onnxruntime" in loaded
+    assert not set(HEAVY) & set(loaded)
+
+
+def test_the_exported_classifier_and_its_command_can_reach_no_torch() -> None:
+    for module in ("thaw.delivery.exported", "thaw.delivery.predict"):
+        reached = house.closure(module)
+        names = [name for name, path in house.sources().items() if path.relative_to(house.ROOT).as_posix() in reached]
+        assert module in names
+        imported = {other.split(".")[0] for name in names for other in house.imports(name)}
+        assert not set(HEAVY) & imported, module

@@ -1,0 +1,229 @@
+"""The model card, filled from what was measured, in the form of the Hugging Face hub: YAML front matter, Markdown."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import yaml
+
+SAMPLE = "data/sample/images"
+SAMPLE_LICENSE = "cc-by-nc-sa-4.0"
+
+_MOST_CLASSES = 20
+_METRICS = {
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "macro_f1": "Macro F1",
+    "roc_auc": "ROC-AUC",
+    "average_precision": "Average precision",
+    "log_loss": "Log loss (nats)",
+    "ece": "Expected calibration error, 15 bins",
+}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the card is filled from."""
+
+    source: str
+    """`data.raw` of params.yaml."""
+    audit: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    selection: Mapping[str, Any]
+    predictions: pd.DataFrame
+    """Columns label and predicted, a row for each test image."""
+
+
+def license_of(source: str, stated: str | None) -> str:
+    """Return the licence for the card: the one stated for the images, the sample's own, or `other`."""
+    return stated or (SAMPLE_LICENSE if source == SAMPLE else "other")
+
+
+def render(facts: Mapping[str, Any], evidence: Evidence) -> str:
+    """Return the model card, README.md of an exported folder."""
+    front = yaml.safe_dump(_front_matter(facts, evidence), sort_keys=False, allow_unicode=True, width=120)
+    parts = [
+        f"# {' / '.join(facts['classes'][:4])}{' / …' if len(facts['classes']) > 4 else ''}: an image classifier",
+        _about(facts, evidence),
+        "## Intended use\n\n" + _use(facts),
+        "## How to use it\n\n" + _how(facts),
+        "## Data\n\n" + _data(evidence),
+        "## Results\n\n" + _results(evidence),
+        "## Limits\n\n" + _limits(evidence),
+        "## Licence\n\n" + _licence(facts, evidence),
+        "## Lineage\n\n" + _lineage(facts),
+    ]
+    return f"---\n{front}---\n\n" + "\n\n".join(parts) + "\n"
+
+
+def _front_matter(facts: Mapping[str, Any], evidence: Evidence) -> dict[str, Any]:
+    test = evidence.metrics["test"]
+    reported = [
+        {"type": name, "name": words, "value": round(test[name], 4)} for name, words in _METRICS.items() if name in test
+    ]
+    result = {
+        "task": {"type": "image-classification"},
+        "dataset": {"type": "custom", "name": evidence.source, "split": "test"},
+        "metrics": reported,
+    }
+    return {
+        "license": facts["license"],
+        "library_name": "onnx",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", "thaw", facts["backbone"]["name"]],
+        "metrics": [entry["type"] for entry in reported],
+        "model-index": [{"name": f"thaw-{facts['fingerprint'][:12]}", "results": [result]}],
+    }
+
+
+def _about(facts: Mapping[str, Any], evidence: Evidence) -> str:
+    backbone = facts["backbone"]
+    return (
+        f"Tells {len(facts['classes'])} classes apart: {_names(facts['classes'])}. A `{backbone['name']}` "
+        f"({backbone['library']}) fine-tuned by Thaw; chosen on validation was `{facts['phase']}`.\n\n"
+        f"{evidence.selection['verdict']}"
+    )
+
+
+def _use(facts: Mapping[str, Any]) -> str:
+    channels = "grey" if facts["preprocessing"]["channels"] == 1 else "colour"
+    return (
+        f"To sort {channels} images of the kind that it was trained on into these classes. Its probabilities were "
+        "calibrated on validation images. It names one of its classes for any image, also for one that shows none of "
+        "them, and nothing was measured on images from other cameras, places or times than those below. Where an error "
+        "does harm, a person decides."
+    )
+
+
+def _how(facts: Mapping[str, Any]) -> str:
+    settings = facts["preprocessing"]
+    flips = f"averaged over {facts['views']} mirror images, " if facts["views"] > 1 else ""
+    return (
+        "`python -m thaw predict FILES --model FOLDER`, which needs no torch. The ONNX file alone: input `squares`, "
+        f"{settings.get('dtype', 'uint8')} [images, {settings['size_px']}, {settings['size_px']}, "
+        f"{settings['channels']}]; output `probabilities`, float32 [images, {len(facts['classes'])}], {flips}"
+        "calibrated. Before it, an image is made "
+        f"square (`{settings['fit']}`) and resized with Lanczos; resizing to {facts['input']['input_px']} px and "
+        "normalisation are in the file, and its metadata hold the class names and all constants. "
+        f"Explanations: {facts['explanation']}."
+    )
+
+
+def _data(evidence: Evidence) -> str:
+    audit = evidence.audit
+    rows = [[name, *(counts.get(split, 0) for split in ("train", "val", "test"))] for name, counts in _counts(audit)]
+    return (
+        f"From `{evidence.source}`: {audit['images']} images, {audit['rejected']} files rejected.\n\n"
+        + _table(["class", "train", "validation", "test"], rows)
+        + _more(len(audit["classes"]))
+    )
+
+
+def _counts(audit: Mapping[str, Any]) -> list[tuple[str, Mapping[str, int]]]:
+    return list(audit["classes"].items())[:_MOST_CLASSES]
+
+
+def _results(evidence: Evidence) -> str:
+    test, metrics = evidence.metrics["test"], evidence.metrics
+    rows = []
+    for name, words in _METRICS.items():
+        if name in test:
+            between = f"{test[f'{name}_low']:.3f} to {test[f'{name}_high']:.3f}" if f"{name}_low" in test else ""
+            rows.append([words, f"{test[name]:.3f}", between])
+    majority, head = (metrics[name]["accuracy"] for name in ("majority", "head"))
+    return (
+        f"On {test['n']} test images, looked at once; 95 % intervals by bootstrap.\n\n"
+        + _table(["metric", "value", "interval"], rows)
+        + f"\n\nThe most frequent class alone gives an accuracy of {majority:.3f}, the new output layer on the frozen "
+        f"network {head:.3f}."
+    )
+
+
+def per_class(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return for each class of the labels: images, recall, precision, and what it is mistaken for most; worst first."""
+    found = []
+    num_answered = predictions["predicted"].value_counts()
+    for name, rows in predictions.groupby("label", sort=True):
+        right = int((rows["predicted"] == name).sum())
+        wrong = rows.loc[rows["predicted"] != name, "predicted"]
+        found.append(
+            {
+                "class": name,
+                "images": len(rows),
+                "recall": right / len(rows),
+                "precision": right / int(num_answered[name]) if name in num_answered else float("nan"),
+                "mistaken for": wrong.value_counts(sort=True).index[0] if len(wrong) else "",
+            }
+        )
+    return pd.DataFrame(found).sort_values(["recall", "class"], ignore_index=True)
+
+
+def _limits(evidence: Evidence) -> str:
+    table, test, audit = per_class(evidence.predictions), evidence.metrics["test"], evidence.audit
+    rows = [
+        [entry["class"], entry["images"], f"{entry['recall']:.3f}", f"{entry['precision']:.3f}", entry["mistaken for"]]
+        for entry in table.head(_MOST_CLASSES).to_dict("records")
+    ]
+    worst = table.iloc[0]
+    lines = [
+        f"- Weakest class: `{worst['class']}`, of which {worst['recall']:.1%} of {worst['images']} are found.",
+        f"- Calibration: confidence and accuracy differ by {test['ece']:.3f} on average"
+        + (f" (95 % interval {test['ece_low']:.3f} to {test['ece_high']:.3f})" if "ece_low" in test else "")
+        + ", on images like those of the test set.",
+    ]
+    pairs, conflicts = audit["near_duplicates"]["count"], audit["label_conflicts"]["count"]
+    if pairs:
+        lines.append(f"- {pairs} groups of images look almost alike; where one of them is on both sides of the split, "
+                     "the test is a little too optimistic.")  # fmt: skip
+    if conflicts:
+        lines.append(f"- {conflicts} images are labelled in two ways.")
+    return (
+        "Measured on the test images, weakest class first.\n\n"
+        + _table(["class", "images", "recall", "precision", "most often taken for"], rows)
+        + _more(len(table))
+        + "\n\n"
+        + "\n".join(lines)
+    )
+
+
+def _licence(facts: Mapping[str, Any], evidence: Evidence) -> str:
+    backbone, stated = facts["backbone"], facts["license"]
+    images = (
+        "The images' licence was not stated (`data.license` in params.yaml): find it out before you pass this model on."
+        if stated == "other"
+        else f"The images are under `{stated}`; the card takes the same for what was trained on them."
+    )
+    sample = (
+        " They are the ELPV data set (Buerhop-Lutz and others 2018, doi:10.4229/35thEUPVSEC20182018-5CV.3.15): no "
+        "commercial use, and derived work under the same terms."
+        if evidence.source == SAMPLE
+        else ""
+    )
+    origin = f" from `{backbone['url']}`" if backbone["url"] else ""
+    return f"{images}{sample} The pretrained weights{origin}: {backbone['license'] or 'no licence is stated'}."
+
+
+def _lineage(facts: Mapping[str, Any]) -> str:
+    rows = [["model", facts["fingerprint"]], *([name, value] for name, value in sorted(facts["lineage"].items()))]
+    return "SHA-256 of what this model was made from.\n\n" + _table(
+        ["what", "fingerprint"], [[name, f"`{value}`"] for name, value in rows if isinstance(value, str)]
+    )
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    return " ".join(str(value).split()).replace("|", "\\|")
+
+
+def _names(classes: Sequence[str]) -> str:
+    shown = ", ".join(f"`{name}`" for name in classes[:_MOST_CLASSES])
+    return shown + (f" and {len(classes) - _MOST_CLASSES} more" if len(classes) > _MOST_CLASSES else "")
+
+
+def _more(num_classes: int) -> str:
+    return f"\n\nThe other {num_classes - _MOST_CLASSES} classes are left out here." * (num_classes > _MOST_CLASSES)
