@@ -119,7 +119,7 @@ def test_an_image_one_pixel_high_or_wide_is_answered(colour: model.Model) -> Non
         (np.zeros((4, 4, 4), np.uint8), "an array cannot be used: it has 4 channels, the model takes 3"),
         (np.zeros((2, 4, 4, 3), np.uint8), r"not uint8 \[2, 4, 4, 3\]"),
         (np.zeros((0, 4, 3), np.uint8), r"not uint8 \[0, 4, 3\]"),
-        ([[1, 2], [3, 4]], "an image must be a path or an array of uint8 or uint16, not a list"),
+        ([[1, 2], [3, 4]], "an image must be a path, bytes, or an array of uint8 or uint16, not a list"),
     ],
 )
 def test_an_array_that_is_no_image_is_refused_with_what_it_is(colour: model.Model, value: Any, message: str) -> None:

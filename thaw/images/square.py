@@ -52,7 +52,7 @@ def _picture(image: Any, settings: Mapping[str, Any]) -> Picture:
             )
         return from_array(values, size_px=size_px, fit=fit, background=background, value_range=ranges)
     if not isinstance(image, Path | str | bytes):
-        raise DataError(f"an image must be a path, bytes or an array, not a {type(image).__name__}")
+        raise DataError(f"an image must be a path, bytes, or an array of uint8 or uint16, not a {type(image).__name__}")
     most = settings["max_megapixels"]
     data = image if isinstance(image, bytes) else read_regular(Path(image), most)
     with _DECODING:
