@@ -35,6 +35,7 @@ def whole_of(classifier: model.Model) -> Whole:
         size_px=classifier.facts["preprocessing"]["size_px"],
         symmetries=classifier.symmetries,
         temperature=classifier.facts["temperature"],
+        dtype=classifier.facts["preprocessing"].get("dtype", "uint8"),
     )
 
 

@@ -13,7 +13,7 @@ import torch
 
 from tests import tiny
 from tests.exports import Twins, write_export
-from tests.unit.test_model import image
+from tests.unit.test_model import image, write_final
 from thaw import files, model
 from thaw.delivery import parity, write
 from thaw.delivery.explain import occluded, overlay, patch_places
@@ -49,6 +49,21 @@ def test_the_exported_model_answers_as_the_torch_model_for_any_number_of_images(
         np.testing.assert_allclose(exported.probabilities(squares(num)), ours.probabilities(squares(num)), atol=1e-5)
     assert exported.probabilities(squares(1)[:0]).shape == (0, 3)
     assert exported.classes == tiny.CLASSES
+
+
+def test_bands_of_16_bits_are_exported_as_they_were_learned(tmp_path: Path, elsewhere: Callable[..., Any]) -> None:
+    settings = {**tiny.start(tiny.backbone()).model["preprocessing"], "dtype": "uint16", "value_range": [[0, 4095]]}
+    final = write_final(tmp_path / "final", channels=5, input_px=64, preprocessing=settings)
+    ours, exported = model.load(final), Exported.open(elsewhere(write_export, tmp_path / "export", final), threads=1)
+    bands = np.random.default_rng(0).integers(0, 4096, (40, 40, 5), dtype=np.uint16)
+    square = exported.read(bands)
+    assert (exported.dtype.name, square.dtype.name, square.shape) == ("uint16", "uint16", (40, 40, 5))
+    assert square.max() > 65000  # scaled by the range of the data set
+    np.testing.assert_array_equal(square, ours.read(bands))
+    np.testing.assert_allclose(exported.probabilities(square[None]), ours.probabilities(square[None]), atol=1e-5)
+    assert exported.explain(square, 0).shape == (40, 40, 3)
+    with pytest.raises(DataError, match=r"the squares are uint8 .*; this model takes uint16"):
+        exported.probabilities(square[None].astype(np.uint8))
 
 
 def test_bytes_a_path_and_an_array_are_read_alike(exported: Exported, tmp_path: Path) -> None:
