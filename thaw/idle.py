@@ -62,3 +62,7 @@ def _phase(path: str, phase: object) -> Iterator[str]:
         yield f"{path}.unfreeze_every is {every:g}, but only one block trains; set it to 0"
     if value_at(phase, "class_weights") == "balanced" and value_at(phase, "balanced_sampler") is True:
         yield f"{path} balances the classes twice, by class_weights and balanced_sampler; keep one of them"
+    for key in ("mixup", "cutmix"):
+        alpha, size = number_at(phase, key), number_at(phase, "batch_size")
+        if alpha and alpha > 0 and size == 1:
+            yield f"{path}.{key} is {alpha:g}, but a batch_size of 1 leaves nothing to mix with; raise batch_size"

@@ -15,21 +15,23 @@ from pydantic import BaseModel, ValidationError
 
 FORMS = {
     "phase": r"^[a-z][a-z0-9_]{0,30}$",
-    "source": r"^(package|timm|torchvision|file|python|model):\S.*$",
+    "source": r"^(package|timm|torchvision|file|onnx|keras|python|model):\S.*$",
     "model": r"^model:\S.*$",
     "sha256": r"^[0-9a-f]{64}$",
     "device": r"^(auto|cpu|mps|cuda(:\d+)?)$",
 }
 FORM_WORDS = {
     FORMS["phase"]: "a small letter followed by up to 30 small letters, digits or _",
-    FORMS[
-        "source"
-    ]: "package:NAME, timm:NAME[.TAG], torchvision:NAME[/WEIGHTS], file:PATH@ARCHITECTURE, python:MODULE:CALLABLE "
-    "or model:FOLDER or model:REPOSITORY#PATH@REVISION",
+    FORMS["source"]: "package:NAME, timm:NAME[.TAG], torchvision:NAME[/WEIGHTS], file:PATH@ARCHITECTURE, onnx:PATH, "
+    "python:MODULE:CALLABLE, model:FOLDER or model:REPOSITORY#PATH@REVISION",
     FORMS["model"]: "null or model:FOLDER or model:REPOSITORY#PATH@REVISION",
     FORMS["sha256"]: "null or the 64 small hex digits of a SHA-256",
     FORMS["device"]: "auto, cpu, mps, cuda or cuda:NUMBER",
 }
+KERAS = (
+    "a network of Keras cannot be cut where it is; export it to ONNX and name that file: onnx:PATH "
+    "(docs/guide/backbones.md has the commands)"
+)
 _BOUNDS = {
     "greater_than": "above",
     "greater_than_equal": "at least",
@@ -85,7 +87,20 @@ def in_fields(error: ValidationError, root: type[BaseModel]) -> list[str]:
 
 def between_fields(tree: Mapping[str, Any]) -> list[str]:
     """Return a line for each set of values that are possible one by one but not together."""
-    return [*_split_mistakes(tree), *_size_mistakes(tree), *_channel_mistakes(tree), *_phase_mistakes(tree)]
+    return [
+        *_source_mistakes(tree),
+        *_split_mistakes(tree),
+        *_size_mistakes(tree),
+        *_channel_mistakes(tree),
+        *_phase_mistakes(tree),
+    ]
+
+
+def _source_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:
+    backbone = tree.get("backbone")
+    source = backbone.get("source") if isinstance(backbone, Mapping) else None
+    if isinstance(source, str) and source.startswith("keras:"):
+        yield f"backbone.source is {shown(source)}; {KERAS}"
 
 
 def _split_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:
@@ -108,7 +123,9 @@ def _size_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:
 
 def _channel_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:
     given = {key: value_at(tree, "backbone", key) for key in ("mean", "std")}
-    counts = {f"backbone.{key}": len(value) for key, value in given.items() if isinstance(value, list)}
+    counts = {
+        f"backbone.{key}": len(value) for key, value in given.items() if isinstance(value, list) and len(value) > 1
+    }
     channels = number_at(tree, "backbone", "in_channels")
     if channels is not None:
         counts = {"backbone.in_channels": int(channels), **counts}
@@ -116,7 +133,7 @@ def _channel_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:
         (first, count), *others = counts.items()
         name, other = next(pair for pair in others if pair[1] != count)
         says = f"{first} is {count}" if channels is not None else f"{first} has {count} values"
-        yield f"{says}, but {name} has {other}; give one for each channel of the images"
+        yield f"{says}, but {name} has {other}; give one for each channel of the images, or one for all"
 
 
 def _phase_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:
@@ -128,7 +145,6 @@ def _phase_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:
     }
     for name, phase in phases.items():
         yield from _late_blocks(f"unfreeze.phases.{name}", phase)
-        yield from _nothing_to_mix(f"unfreeze.phases.{name}", phase)
     depths = {name: _blocks(phase.get("depth")) for name, phase in phases.items() if isinstance(phase, Mapping)}
     if "head" in phases:
         yield "unfreeze.phases.head: the name head is taken by the stage before all phases; choose another"
@@ -161,13 +177,6 @@ def _late_blocks(path: str, phase: object) -> Iterator[str]:
             f"{path}.unfreeze_every is {every:g}: the last of {depth:g} blocks would begin to train in epoch "
             f"{1 + (depth - 1) * every:g} of {epochs:g}; lower it, or give more epochs"
         )
-
-
-def _nothing_to_mix(path: str, phase: object) -> Iterator[str]:
-    for key in ("mixup", "cutmix"):
-        alpha, size = number_at(phase, key), number_at(phase, "batch_size")
-        if alpha and alpha > 0 and size == 1:
-            yield f"{path}.{key} is {alpha:g}, but a batch_size of 1 leaves nothing to mix with; raise batch_size"
 
 
 def _circle(name: str, starts: Mapping[str, Any]) -> list[str]:

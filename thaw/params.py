@@ -57,12 +57,18 @@ class BackboneParams(Section):
 
     source: Annotated[str, Field(pattern=mistakes.FORMS["source"])]
     """`package:efficientnet_lite0` (or `lite2`), `timm:NAME[.TAG]`, `torchvision:NAME[/WEIGHTS]`; your own weights for
-    a known architecture, `file:PATH@timm:NAME` or `file:PATH@torchvision:NAME`; a network that a function of yours
-    returns, `python:MODULE:CALLABLE`; or a model that Thaw made, `model:FOLDER`."""
+    a known architecture, `file:PATH@timm:NAME` or `file:PATH@torchvision:NAME`; a network that another framework
+    exported, `onnx:PATH`; one that a function of yours returns, `python:MODULE:CALLABLE`; or a model that Thaw made,
+    `model:FOLDER`."""
     sha256: Annotated[str, Field(pattern=mistakes.FORMS["sha256"])] | None
     """SHA-256 of the weights file; null accepts any and prints the hash to fill in."""
     input_px: Annotated[int, Field(ge=16, le=2048)] | None
     """Side of the square that the network sees, in pixels; null takes what it was pretrained with."""
+    mean: Annotated[list[Fraction], Field(min_length=1)] | None = None
+    """What is subtracted from each channel of an image (scale 0 to 1) before the network sees it, one number for each
+    or one for all; null takes what its source says, and ImageNet's for `onnx:` and `python:`, which may say nothing."""
+    std: Annotated[list[Positive], Field(min_length=1)] | None = None
+    """What each channel is divided by after that; `[0.00392157]` with a mean of `[0.0]` gives a network 0 to 255."""
     pretrained: bool = True
     """False starts from random weights, always the same: the control that shows what pretraining is worth."""
     keep: Annotated[str, Field(min_length=1)] | None = None
@@ -71,15 +77,12 @@ class BackboneParams(Section):
     """Blocks whose pooled outputs (mean, maximum, deviation of each channel) the head sees as well; `[all]`: each."""
     in_channels: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Channels of the images, which the first layer is adapted to; null takes what they have, a number must agree."""
-    mean: Annotated[list[Fraction], Field(min_length=1)] | None = None
-    """Mean of each channel of the images on the scale 0 to 1, to subtract; null takes the pretrained ones."""
-    std: Annotated[list[Positive], Field(min_length=1)] | None = None
-    """Deviation of each channel of the images on the scale 0 to 1, to divide by; null takes the pretrained ones."""
 
     @property
     def asked_channels(self) -> int | None:
         """How many channels the images are said to have; None if nothing says it."""
-        return self.in_channels or len(self.mean or self.std or ()) or None
+        several = [len(given) for given in (self.mean, self.std) if given and len(given) > 1]
+        return self.in_channels or (several[0] if several else None)
 
 
 class AugmentParams(Section):

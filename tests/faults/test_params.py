@@ -68,8 +68,8 @@ def _edited(valid: str, pattern: str, replacement: str) -> str:
         ),
         (
             r"input_px: null",
-            "input_px: null\n  mean: [0.5]\n  std: [0.1, 0.2]",
-            "backbone.mean has 1 values, but backbone.std has 2; give one for each channel of the images",
+            "input_px: null\n  mean: [0.5, 0.5, 0.5]\n  std: [0.1, 0.2]",
+            "backbone.mean has 3 values, but backbone.std has 2; give one for each channel of the images",
         ),
         (r"hidden: \[\]", "hidden: 512", "head.hidden is 512; it must be a list such as [512]"),
         (r"hidden: \[\]", "hidden: [512, 0]", "head.hidden.1 is 0; it must be at least 1"),

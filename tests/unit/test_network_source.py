@@ -42,9 +42,9 @@ LITE0 = "package:efficientnet_lite0"
         ("package:resnet18", "no package ships weights for 'resnet18'; there are efficientnet_lite0"),
         (
             "resnet18",
-            "backbone.source is 'resnet18'; it must start with package:, timm:, torchvision:, file:, python: or model:",
+            "backbone.source is 'resnet18'; it must start with package:, timm:, torchvision:, file:, onnx:, python: or",
         ),
-        ("hub:resnet18", "it must start with package:, timm:, torchvision:, file:, python: or model:"),
+        ("hub:resnet18", "it must start with package:, timm:, torchvision:, file:, onnx:, python: or model:"),
     ],
 )
 def test_a_source_that_does_not_exist_is_one_line_with_the_nearest_names(name: str, message: str) -> None:

@@ -98,11 +98,11 @@ class Backbone:
         images = None if pool == "own" else torch.rand(self.example(2).shape, generator=random)
         try:
             prefix, suffix = cut(self.module, self.units, index, taps, pool=pool, images=images)
+            probe(prefix, self.example(2), everywhere=self.spec.library == "onnx")
         except UntraceableError:
             if taps or pool != "own":
                 raise
             return self._uncut(index)
-        probe(prefix, self.example(2))
         return prefix, suffix
 
     def _uncut(self, index: int) -> tuple[nn.Module, nn.Module]:

@@ -107,7 +107,13 @@ def _build_python(spec: Spec) -> nn.Module:
     return module
 
 
-_BUILDERS = {"timm": _build_timm, "torchvision": _build_torchvision, "python": _build_python}
+def _build_onnx(spec: Spec) -> nn.Module:
+    from thaw.network.onnx_network import unpacked
+
+    return unpacked(spec.graph)
+
+
+_BUILDERS = {"timm": _build_timm, "torchvision": _build_torchvision, "python": _build_python, "onnx": _build_onnx}
 
 
 def _remove_output(module: nn.Module) -> bool:

@@ -87,7 +87,8 @@ def _trace(module: nn.Module, *, training: bool) -> tuple[fx.Graph, dict[fx.Node
     whole = {type(child) for child in module.modules() if any(word in type(child).__name__ for word in _WHOLE_LAYERS)}
     functions = get_notrace_functions()  # type: ignore[no-untyped-call]  # timm leaves it untyped
     layers = get_notrace_modules()  # type: ignore[no-untyped-call]  # timm leaves it untyped
-    tracer = _Tracer(autowrap_functions=tuple(functions), leaf_modules=[*layers, *whole])
+    leaves = [*layers, *whole, *getattr(module, "leaf_types", ())]
+    tracer = _Tracer(autowrap_functions=tuple(functions), leaf_modules=leaves)
     module.train(training)
     try:
         graph = tracer.trace(module)
@@ -154,15 +155,16 @@ def _halve(graph: fx.Graph, of_node: dict[fx.Node, int], index: int) -> tuple[fx
 
 
 @torch.inference_mode()
-def probe(prefix: nn.Module, images: Tensor) -> list[torch.Size]:
+def probe(prefix: nn.Module, images: Tensor, *, everywhere: bool = False) -> list[torch.Size]:
     """Return the shape of each boundary tensor for one image. `images` has shape [images, channels, height, width].
 
-    Raises: BackboneError if something else than a tensor with a row for each image crosses the boundary.
+    Raises: BackboneError if something else than a tensor with a row for each image crosses the boundary, an
+    UntraceableError if that is so `everywhere`, as in exports that keep the number of images as a value.
     """
     boundary = prefix(images)
     for value in boundary:
         if not isinstance(value, Tensor) or value.ndim == 0 or value.shape[0] != len(images):
-            raise BackboneError(
+            raise (UntraceableError if everywhere else BackboneError)(
                 "something other than a tensor with one row an image crosses this boundary; "
                 "choose another depth (`python -m thaw blocks` lists them)"
             )

@@ -13,10 +13,9 @@ from thaw import files
 from thaw.errors import BackboneError
 from thaw.network import libraries
 from thaw.network.build import build, call_python
-from thaw.network.spec import Spec
+from thaw.network.spec import IMAGENET_MEAN, IMAGENET_STD, Spec
 from thaw.network.weights import Found, read_tensors, unwrapped
 
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _USUAL_PX = 224
 
 
@@ -49,8 +48,8 @@ def describe_python(name: str) -> Spec:
         name=name,
         in_channels=channels,
         input_px=config.get("input_size", (3, _USUAL_PX, _USUAL_PX))[-1],
-        mean=tuple(config.get("mean", _IMAGENET_MEAN)),
-        std=tuple(config.get("std", _IMAGENET_STD)),
+        mean=tuple(config.get("mean", IMAGENET_MEAN)),
+        std=tuple(config.get("std", IMAGENET_STD)),
         interpolation=config.get("interpolation", "bilinear"),
         license=config.get("license") or "unknown",
         url=f"python:{name}",

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from thaw.errors import BackboneError
-from thaw.network import libraries, own, parent
+from thaw.mistakes import KERAS
+from thaw.network import libraries, onnx_source, own, parent
 from thaw.network.backbone import Backbone, assemble
 from thaw.network.build import build
 from thaw.network.spec import Spec
@@ -27,6 +28,7 @@ _KINDS = {
     "timm": _Kind(libraries.describe_timm, libraries.fetch_published),
     "torchvision": _Kind(libraries.describe_torchvision, libraries.fetch_published),
     "file": _Kind(own.describe_file, own.fetch_file),
+    "onnx": _Kind(onnx_source.describe, onnx_source.fetch),
     "python": _Kind(own.describe_python, own.fetch_python),
     "model": _Kind(parent.describe, parent.fetch),
 }
@@ -47,19 +49,22 @@ def open_backbone(
     keep: str | None = None,
     taps: Sequence[str] = (),
     pool: str = "own",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> Backbone:
     """Return the backbone of a source such as `package:efficientnet_lite0`, `timm:NAME` or `model:FOLDER`.
 
     `input_px` is the side of the square that the network sees; None takes what it was pretrained with. `keep` is the
     last block that is kept, `taps` are blocks whose pooled outputs are features as well, `pool` (own, avg, max, both)
-    is how the last maps are pooled.
+    is how the last maps are pooled. `mean` and `std` replace what is subtracted from an image and divides it.
 
     Raises: BackboneError if the source is unknown, its weights cannot be had, or they do not fit.
     """
     if in_channels < 1:
         raise BackboneError(f"in_channels is {in_channels}; it must be 1 (grey), 3 (colour) or another number of bands")
     spec, tensors = fetch_tensors(source, sha256=None) if pretrained else (describe(source), None)
-    return assemble(spec.taking(in_channels).seeing(input_px).cut_to(keep, taps, pool), tensors)
+    spec = spec.taking(in_channels).normalised(mean, std).seeing(input_px).cut_to(keep, taps, pool)
+    return assemble(spec, tensors)
 
 
 def fetch_tensors(source: str, *, sha256: str | None) -> tuple[Spec, dict[str, Tensor]]:
@@ -81,6 +86,11 @@ def fetch_tensors(source: str, *, sha256: str | None) -> tuple[Spec, dict[str, T
 def random_tensors(source: str) -> tuple[Spec, dict[str, Tensor]]:
     """Return the Spec of a source with random weights, always the same ones: what pretraining is held against."""
     spec = describe(source)
+    if spec.library == "onnx":
+        raise BackboneError(
+            f"backbone.pretrained is false, but {source} does not say how its weights were first drawn; as the "
+            "control, take the same architecture from timm or torchvision"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return spec, dict(build(spec).state_dict())
@@ -88,6 +98,8 @@ def random_tensors(source: str) -> tuple[Spec, dict[str, Tensor]]:
 
 def _split(source: str) -> tuple[_Kind, str]:
     kind, _, name = source.partition(":")
+    if kind == "keras":
+        raise BackboneError(f"backbone.source is {source!r}; {KERAS}")
     if kind not in _KINDS:
         *some, last = (f"{known}:" for known in _KINDS)
         raise BackboneError(f"backbone.source is {source!r}; it must start with {', '.join(some)} or {last}")

@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from thaw.errors import ArtifactError, BackboneError
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of the images that most networks are pretrained on, red, green and blue, on the scale 0 to 1."""
+
 
 class Parent(BaseModel):
     """The model that a backbone was taken from, and the one before it."""
@@ -26,7 +29,7 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    library: Literal["timm", "torchvision", "python"]
+    library: Literal["timm", "torchvision", "python", "onnx"]
     name: str
     """The architecture's name in its library."""
     in_channels: Annotated[int, Field(gt=0)] = 3
@@ -50,6 +53,8 @@ class Spec(BaseModel):
     """How the last maps, or tokens, become features: as the network does it, or by their average, maximum or both."""
     parent: Parent | None = None
     """The model of Thaw that the weights come from, if they do."""
+    graph: str = ""
+    """The graph of a network in ONNX, packed, without its weights; empty for one that its library builds."""
 
     def taking(self, in_channels: int) -> "Spec":
         """Return the Spec for images of that many channels. Raises: BackboneError unless it learned those, or RGB."""
@@ -66,18 +71,21 @@ class Spec(BaseModel):
         return self.model_copy(update={"in_channels": in_channels})
 
     def normalised(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> "Spec":
-        """Return the Spec with other constants for its input, one for each channel; None changes nothing.
+        """Return the Spec with other constants for its input, one for each channel or for all; None changes nothing.
 
         Raises: BackboneError for another number of values than channels.
         """
         given = {name: tuple(values) for name, values in (("mean", mean), ("std", std)) if values is not None}
         for name, values in given.items():
-            if len(values) != self.in_channels:
+            if len(values) not in (1, self.in_channels):
                 raise BackboneError(
                     f"params.yaml: backbone.{name} has {len(values)} values, but the images have {self.in_channels} "
-                    "channels; give one for each"
+                    "channels; give one for each, or one for all"
                 )
-        return self.model_copy(update=given)
+        every = self.in_channels
+        return self.model_copy(
+            update={name: value * every if len(value) == 1 else value for name, value in given.items()}
+        )
 
     def seeing(self, input_px: int | None) -> "Spec":
         """Return the Spec for squares of another side, in pixels; None changes nothing."""

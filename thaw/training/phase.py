@@ -152,7 +152,7 @@ def _say_what_trains(
     if isinstance(params.depth, list):
         trained = [rule.pattern for rule in params.depth if rule.lr is not None]
     if isinstance(classifier.backbone, UncutSuffix):
-        print(f"{name}: torch.fx cannot trace this network, so it is not cut, and every epoch runs all of it")
+        print(f"{name}: this network cannot be traced and cut, so every epoch runs all of it")
     print(f"{name}: frozen {frozen}; trains {', '.join(trained)}, head; prefix in {prefix.engine}")
     if prefix.engine.note:
         print(f"{name}: {prefix.engine.note}")
