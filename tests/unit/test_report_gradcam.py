@@ -41,6 +41,17 @@ def test_with_a_linear_head_on_pooled_features_it_is_the_class_activation_map() 
     assert ours.std() > 0.1
 
 
+def test_a_channel_weighs_what_its_places_are_worth_on_average() -> None:
+    torch.manual_seed(4)
+    flat = nn.Sequential(nn.Conv2d(3, 5, 8, stride=8), nn.Flatten())
+    head, seen = nn.Linear(5 * 4 * 4, 3), images(2)
+    maps = flat[0](seen)
+    weights = head.weight[1].reshape(5, 4, 4).mean((1, 2))  # the gradient differs from place to place
+    ours = grad_cam(Backbone(flat, tiny.backbone().spec), head, seen, [1, 1])
+    assert ours is not None
+    np.testing.assert_allclose(ours, scaled(torch.einsum("c,ichw->ihw", weights, maps)), atol=1e-5)
+
+
 def test_it_asks_about_the_class_that_it_is_given() -> None:
     network = tiny.backbone(input_px=128)
     head = head_for(network)

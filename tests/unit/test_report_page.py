@@ -18,7 +18,7 @@ from tests import reported
 from thaw import files, model
 from thaw.errors import ArtifactError
 from thaw.images.pack import write_table
-from thaw.report import charts, confusion, gallery, pictures, story
+from thaw.report import charts, confusion, figures, gallery, pictures, story
 from thaw.report.sources import Answers
 
 BYTES = 8 * 2**20
@@ -93,6 +93,11 @@ def test_reports_of_two_runs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ArtifactError, match=r"selection.json chose head, reports/metrics.json tested top .* run `dvc re"
     ):
+        reported.read(root)
+    files.write_json(root / "reports" / "selection.json", reported.selection())
+    metrics = files.read_json(root / "reports" / "metrics.json")
+    files.write_json(root / "reports" / "metrics.json", metrics | {"final": {"phase": "head"}})
+    with pytest.raises(ArtifactError, match=r"metrics.json tested head and models/final holds top"):
         reported.read(root)
     files.write_json(root / "reports" / "selection.json", {"chosen": "top"})
     with pytest.raises(ArtifactError, match="has no 'candidates'; run `dvc repro`"):
@@ -303,6 +308,14 @@ def test_settings_are_dotted_keys_in_the_words_of_yaml() -> None:
 def test_the_schedule_is_shown_as_it_was_applied(root: Path, page: str) -> None:
     text = Text(page).text
     assert "up to 0.001; empty cells were frozen" in text
+    applied = figures.schedule(reported.read(root))
+    assert applied is not None
+    assert applied.phases == [("top", [1, 2])]
+    assert applied.rows[:3] == [
+        ("head", [1e-3], [[1.0, 0.5]]),
+        ("layer4", [1e-4], [[0.1, 0.05]]),
+        ("layer3", [None], [[0.0, 0.0]]),
+    ]
     assert re.search(r"head 0\.001 layer4 0\.0001 .*conv1 frozen", text)
 
 
