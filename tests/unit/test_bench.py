@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("scratch")
 
 BENCHES = (
     "prefix", "head", "phase", "views", "scale", "noop", "floor", "accuracy", "foreign", "memory", "chain", "grow",
-    "scratch",
+    "scratch", "predict",
 )  # fmt: skip
 
 
