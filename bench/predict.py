@@ -119,8 +119,7 @@ def peak(paths: Sequence[Path], *, folder: str = "models/export") -> float:
     done = subprocess.run(
         [sys.executable, "-c", _WITH_PEAK, "predict", "-", "--model", folder],
         input="".join(f"{path}\n" for path in paths),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         check=False,
     )

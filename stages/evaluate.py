@@ -48,7 +48,8 @@ def main() -> None:
         table = testset.predictions(samples, labels, answers[chosen], images.classes)
         with files.new_folder(Path(OUTS[2])) as folder:
             write_worst(folder / "worst.png", images, rows, labels, answers[chosen])
-            write_plots(folder, labels, answers[chosen], images.classes, testset.read_curves(phases, names))
+            curves, tests = testset.read_curves(phases, names), testset.read_range_tests(phases, names)
+            write_plots(folder, labels, answers[chosen], images.classes, curves, tests)
         write_table(Path(OUTS[1]), table)
         files.write_json(Path(OUTS[0]), metrics)
 

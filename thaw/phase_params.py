@@ -44,6 +44,19 @@ ClassWeights = Annotated[
 ]
 
 
+def _check_rate(value: object) -> object:
+    if value != "auto" and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise ValueError("it must be a number above 0, or auto")
+    return value
+
+
+Rate = Annotated[
+    Annotated[Positive, Tag("~number")] | Annotated[Literal["auto"], Tag("~text")],
+    Discriminator(lambda value: "~text" if isinstance(value, str) else "~number"),
+    BeforeValidator(_check_rate),
+]
+
+
 class PhaseParams(Section):
     """One phase of progressive unfreezing."""
 
@@ -53,8 +66,9 @@ class PhaseParams(Section):
     """How many blocks nearest the head to unfreeze, `all`, the name of the lowest block to unfreeze, or a list of rules
     `{pattern: TEXT, lr: NUMBER or null}` over the names of the backbone's parameters, with `*` for any text: the first
     that matches decides, what none matches stays frozen."""
-    lr: Positive
-    """Learning rate of the head at its peak."""
+    lr: Rate
+    """Learning rate of the head at its peak; `auto` finds it in the run by a range test (Smith 2017) before the first
+    step."""
     lr_scale: Annotated[float, Field(gt=0, le=1)]
     """Factor on the rate for each block further from the head; 1 gives all blocks the same rate."""
     epochs: Count

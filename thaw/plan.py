@@ -78,14 +78,13 @@ def _phase_table(
 ) -> Table:
     index = lowest_block(phase, backbone)
     rules = rules_of(phase, backbone, index)
-    lowest = next(rule.lr for rule in reversed(rules) if rule.lr is not None)
     model = Classifier(backbone.split(len(backbone.units) - index)[1], head)
     param_groups(model.named_parameters(), rules, phase.weight_decay)
     check_effects(name, phase, rules, model.backbone, head)
     decision, train_s = _costs(name, phase, backbone, num_train, head, params)
     table = Table(
         title=f"{name}: from {phase.start}, {phase.epochs} epochs of {num_train} images, batches of {phase.batch_size}",
-        caption=f"views {phase.views}; norm {phase.norm}; lowest rate {lowest / phase.lr:.3g} of the head's\n"
+        caption=f"views {phase.views}; norm {phase.norm}; {_in_words(rules, phase)}\n"
         f"activations: {decision.reason}\ntraining on them: about {train_s:.0f} s",
         title_justify="left",
         caption_justify="left",
@@ -94,11 +93,29 @@ def _phase_table(
         table.add_column(column, justify="left" if column == "block" else "right")
     num_head = sum(value.numel() for value in head.parameters())
     covered = _num_covered(backbone, rules)
-    table.add_row("head", f"{num_head:,}", f"{phase.lr:.3g}", f"{phase.weight_decay:g}")
+    table.add_row("head", f"{num_head:,}", _rate(rules[0], phase), f"{phase.weight_decay:g}")
     for rule in rules[1:]:
-        rate, decay = ("frozen", "") if rule.lr is None else (f"{rule.lr:.3g}", f"{phase.weight_decay:g}")
+        rate, decay = ("frozen", "") if rule.lr is None else (_rate(rule, phase), f"{phase.weight_decay:g}")
         table.add_row(rule.label, f"{covered[rule.label]:,}", rate, decay)
     return table
+
+
+def _rate(rule: Rule, phase: PhaseParams) -> str:
+    if phase.lr == "auto" and not rule.given:
+        return "auto" if rule.lr == 1 else f"auto x {rule.lr:.3g}"
+    return f"{rule.lr:.3g}"
+
+
+def _in_words(rules: Sequence[Rule], phase: PhaseParams) -> str:
+    """Say how the lowest rate compares with the head's, as far as both are known, and whether one is to be found."""
+    head, *_, lowest = [rule for rule in rules if rule.lr is not None]
+    assert head.lr is not None
+    assert lowest.lr is not None
+    found = "auto: found by a range test before the first step"
+    if phase.lr == "auto" and lowest.given:
+        return found
+    ratio = f"lowest rate {lowest.lr / head.lr:.3g} of the head's"
+    return f"{ratio}; {found}" if phase.lr == "auto" else ratio
 
 
 def _costs(

@@ -70,8 +70,8 @@ def _allowed(key: str, field: dict[str, Any]) -> str:
         return _IN_WORDS[key]
     if forms := field.get("anyOf") or field.get("oneOf"):
         return " or ".join("`null`" if part == {"type": "null"} else _allowed(key, part) for part in forms)
-    if "enum" in field:
-        return ", ".join(f"`{value}`" for value in field["enum"])
+    if values := field.get("enum") or [field[key] for key in ("const",) if key in field]:
+        return ", ".join(f"`{value}`" for value in values)
     if field["type"] == "object":
         return f"names, each with {_allowed(key, field['additionalProperties'])}"
     if field["type"] == "array":

@@ -127,7 +127,7 @@ def test_each_parameter_is_frozen_or_in_one_group_at_the_rate_of_its_distance(ca
         assert times[name] == (distance <= depth), name
         assert case.model.get_parameter(name).requires_grad == (distance <= depth), name
         if distance <= depth:
-            assert math.isclose(rates[name], params.lr * params.lr_scale**distance, rel_tol=1e-12), name
+            assert math.isclose(rates[name], float(params.lr) * params.lr_scale**distance, rel_tol=1e-12), name
     assert times.keys() <= case.distances.keys()
 
 

@@ -127,6 +127,22 @@ def test_plan_shows_each_phase_with_the_rate_of_each_block(command: Command, dat
     assert "of 8 images" in out
 
 
+def test_plan_says_that_a_rate_is_found_in_the_run_and_its_share_in_each_block(
+    command: Command, data_set: Path
+) -> None:
+    edit(data_set, "lr: 0.0004", "lr: auto")
+    code, out, err = command("plan")
+    assert code == 0, err
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
+    assert [row[2] for row in rows[:4]] == ["auto", "auto x 0.5", "auto x 0.25", "frozen"]
+    assert "lowest rate 0.25 of the head's; auto: found by a range test before the first step" in " ".join(out.split())
+    edit(data_set, "depth: 2", "depth: [{pattern: '*bn*', lr: 0.002}]")
+    code, out, err = command("plan")
+    assert code == 0, err
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
+    assert [row[2] for row in rows] == ["auto", "0.002", "frozen"]
+
+
 def test_plan_refuses_cutmix_where_the_cut_leaves_tokens(command: Command, data_set: Path) -> None:
     edit(data_set, "timm:test_resnet", "timm:test_vit")
     edit(data_set, "input_px: 64", "input_px: 160")

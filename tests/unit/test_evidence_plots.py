@@ -34,6 +34,12 @@ CURVES = {
 }
 
 
+TESTS = {
+    "top": pd.DataFrame({"rate": [1e-4, 1e-3], "change": [0.0, -0.1], "smoothed": [-0.05, -0.05], "chosen": [1, 0]}),
+    "mid": pd.DataFrame({"rate": [2e-4], "change": None, "smoothed": None, "chosen": 1}),
+}
+
+
 def test_the_roc_is_that_of_scikit_learn_ties_included() -> None:
     random = np.random.default_rng(0)
     scores, positive = random.integers(0, 12, size=80) / 12, random.random(80) < 0.4
@@ -55,7 +61,7 @@ def test_precision_and_recall_are_those_of_scikit_learn() -> None:
 def test_every_table_holds_the_columns_that_dvc_yaml_draws(tmp_path: Path) -> None:
     labels = np.array([0, 1, 2, 1, 0])
     chances = np.full((5, 3), 0.2) + np.eye(3)[[0, 1, 1, 1, 2]] * 0.4
-    write_plots(tmp_path, labels, chances, ["a", "b", "c, d"], CURVES)
+    write_plots(tmp_path, labels, chances, ["a", "b", "c, d"], CURVES, TESTS)
     drawn: dict[str, dict[str, str]] = {}
     for entry in yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["plots"]:
         drawn |= entry if isinstance(entry, dict) else {}
@@ -64,7 +70,8 @@ def test_every_table_holds_the_columns_that_dvc_yaml_draws(tmp_path: Path) -> No
         table = pd.read_csv(tmp_path / Path(path).name)
         assert len(table)
         assert {settings["x"], settings["y"]} <= set(table.columns)
-        assert settings["template"] == "counts" or "series" in table.columns
+        needed = {"counts": set(), "rates": {"phase", "block"}, "range": {"phase", "smoothed", "chosen"}}
+        assert needed.get(settings["template"], {"series"}) <= set(table.columns)
         assert (ROOT / f".dvc/plots/{settings['template']}.json").exists()
     confusion = pd.read_csv(tmp_path / "confusion.csv")
     assert confusion["actual"].tolist() == ["a", "b", "c, d", "b", "a"]
@@ -74,15 +81,23 @@ def test_every_table_holds_the_columns_that_dvc_yaml_draws(tmp_path: Path) -> No
 def test_learning_rates_are_listed_block_by_block(tmp_path: Path) -> None:
     write_plots(tmp_path, np.array([0, 1]), np.array([[0.6, 0.4], [0.3, 0.7]]), ["a", "b"], CURVES)
     rates = pd.read_csv(tmp_path / "learning_rates.csv")
+    assert rates["epoch"].tolist() == [1, 2, 1, 2]
     assert rates.to_dict("records")[3] == {
         "epoch": 2,
-        "series": "top: blocks.6",
         "phase": "top",
         "block": "blocks.6",
         "learning_rate": 5e-5,
     }
     losses = pd.read_csv(tmp_path / "losses.csv")
     assert losses.groupby("series").size().to_dict() == {"top, training": 2, "top, validation": 3}
+
+
+def test_the_range_tests_of_all_phases_are_in_one_table_and_a_given_rate_is_one_row(tmp_path: Path) -> None:
+    write_plots(tmp_path, np.array([0, 1]), np.array([[0.6, 0.4], [0.3, 0.7]]), ["a", "b"], {}, TESTS)
+    table = pd.read_csv(tmp_path / "range_tests.csv")
+    assert table["phase"].tolist() == ["top", "top", "mid"]
+    assert table[table["chosen"] == 1]["rate"].tolist() == [1e-4, 2e-4]
+    assert table["smoothed"].isna().tolist() == [False, False, True]
 
 
 def test_two_classes_give_one_curve_and_none_gives_only_a_header(tmp_path: Path) -> None:
@@ -112,7 +127,7 @@ def test_the_wrong_number_of_class_names_is_refused(tmp_path: Path) -> None:
         write_plots(tmp_path, np.array([0]), np.array([[0.6, 0.4]]), ["a", "b", "c"], {})
 
 
-@pytest.mark.parametrize("name", ["counts", "epochs", "reliability", "series"])
+@pytest.mark.parametrize("name", ["counts", "epochs", "range", "rates", "reliability", "series"])
 def test_a_template_is_json_with_every_anchor_that_dvc_fills(name: str) -> None:
     text = (ROOT / f".dvc/plots/{name}.json").read_text(encoding="utf-8")
     template = json.loads(text)

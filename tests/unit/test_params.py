@@ -43,6 +43,12 @@ def test_a_depth_is_a_number_all_or_a_block(params_text: str, tmp_path: Path, de
     assert load_params(path).unfreeze.phases["top"].depth == depth
 
 
+@pytest.mark.parametrize("lr", [1, 0.5, "auto"])
+def test_a_rate_is_a_number_or_to_be_found(params_text: str, tmp_path: Path, lr: float | str) -> None:
+    path = _with(params_text, tmp_path, lambda tree: tree["unfreeze"].update(phases={"top": _phase(tree, lr=lr)}))
+    assert load_params(path).unfreeze.phases["top"].lr == lr
+
+
 def test_no_phase_at_all_is_allowed(params_text: str, tmp_path: Path) -> None:
     assert (
         load_params(_with(params_text, tmp_path, lambda tree: tree["unfreeze"].update(phases={}))).unfreeze.phases == {}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -116,6 +117,34 @@ def test_cutmix_changes_a_phase_with_maps_at_the_cut_and_is_refused_before_anyth
         train(tiny.phase(cutmix=1.0), network="test_vit")
     assert not (scratch / "cache").exists()
     assert len(train(tiny.phase(depth="all", epochs=1, cutmix=1.0), network="test_vit").result.curves) == 2
+
+
+def test_a_phase_that_finds_its_rate_says_so_and_leaves_the_curve(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = train(tiny.phase(lr="auto", lr_scale=0.5, epochs=1, refit=True))
+    lr = trained.model["lr"]
+    assert f"top: lr is {lr:g}, found by trying " in capsys.readouterr().out
+    with files.new_folder(tmp_path / "top") as folder:
+        trained.write(folder)
+    table = pd.read_csv(tmp_path / "top" / "range_test.csv")
+    assert list(table.columns) == ["rate", "loss", "change", "smoothed", "chosen"]
+    assert table["chosen"].sum() == 1
+    assert abs(np.log10(float(table[table["chosen"] == 1]["rate"].iloc[0]) / lr)) < 0.06
+    last = trained.result.curves[-1]
+    network = tiny.backbone()
+    assert last[f"lr:{network.blocks[-2]}"] / last["lr:head"] == pytest.approx(0.25)
+    assert artifact.frozen_digest(network, 4) == trained.model["frozen_sha256"]
+    given = train(tiny.phase(lr=lr, lr_scale=0.5, epochs=1, refit=True))
+    assert_same(trained, given)
+    assert given.model["lr"] == lr
+
+
+def test_a_rate_is_found_beside_rules_that_give_theirs() -> None:
+    network = tiny.backbone(input_px=32)
+    trained = train(tiny.phase(depth=rules((f"{network.blocks[-1]}.*", 0.004)), lr="auto", epochs=1))
+    curves = trained.result.curves[-1]
+    assert curves[f"lr:{network.blocks[-1]}.*"] / 0.004 == pytest.approx(curves["lr:head"] / trained.model["lr"])
 
 
 @pytest.mark.parametrize("norm", ["frozen", "stats", "train"])

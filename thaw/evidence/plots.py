@@ -1,4 +1,4 @@
-"""The tables that `dvc plots` draws; dvc.yaml says how, and the template `series` gives each series its colour.
+"""The tables that `dvc plots` draws; dvc.yaml says how, and .dvc/plots has the templates.
 
 Tables and not pictures: DVC can lay two revisions over each other, and a reader can compute with them.
 """
@@ -29,12 +29,13 @@ def write_plots(
     probabilities: NDArray[np.float64],
     classes: Sequence[str],
     curves: Mapping[str, pd.DataFrame],
+    range_tests: Mapping[str, pd.DataFrame] | None = None,
 ) -> None:
-    """Write confusion, roc, precision_recall, calibration, losses, accuracies and learning_rates (.csv) to a folder.
+    """Write confusion, roc, precision_recall, calibration, losses, accuracies, learning_rates, range_tests (.csv).
 
     labels [images] and probabilities [images, classes] are those of the test set; curves holds the curves.csv of each
-    phase, by its name. ROC and precision-recall are those of the second class of two, else of each class against the
-    rest, without the classes that the labels lack.
+    phase, by its name, and range_tests what it tried of learning rates. ROC and precision-recall are those of the
+    second class of two, else of each class against the rest, without the classes that the labels lack.
     Raises: DataError if labels and probabilities do not fit together or to the classes.
     """
     check(labels, probabilities)
@@ -50,6 +51,7 @@ def write_plots(
         "losses": _long(curves, _LOSSES, "loss"),
         "accuracies": _long(curves, {"val_accuracy": "validation"}, "accuracy"),
         "learning_rates": learning_rates(curves),
+        "range_tests": _range_tests(range_tests or {}),
     }
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
@@ -87,14 +89,24 @@ def precision_recall_points(scores: NDArray[np.float64], positive: NDArray[np.bo
 
 
 def learning_rates(curves: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return epoch, series, phase, block, learning_rate in long form, from the `lr:BLOCK` columns of each phase."""
-    rows = [pd.DataFrame(columns=["epoch", "series", "phase", "block", "learning_rate"])]
-    for phase, table in curves.items():
+    """Return epoch, phase, block, learning_rate in long form, from the `lr:BLOCK` columns of each phase.
+
+    Without epoch 0, which is the start and trains nothing.
+    """
+    rows = [pd.DataFrame(columns=["epoch", "phase", "block", "learning_rate"])]
+    for phase, whole in curves.items():
+        table = whole[whole["epoch"] > 0]
         for column in [str(name) for name in table.columns if str(name).startswith("lr:")]:
             block = column.removeprefix("lr:")
             part = table[["epoch", column]].set_axis(["epoch", "learning_rate"], axis=1).dropna()
-            rows.append(_thin(part).assign(series=f"{phase}: {block}", phase=phase, block=block))
+            rows.append(_thin(part).assign(phase=phase, block=block))
     return _joined(rows)
+
+
+def _range_tests(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return the range tests of phases under each other; `chosen` is 1 in the row of the rate that was taken."""
+    none = pd.DataFrame(columns=["phase", "rate", "change", "smoothed", "chosen"])
+    return _joined([none, *(table.assign(phase=phase) for phase, table in tables.items())])
 
 
 def _class_curves(

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from thaw import files
 from thaw.evidence.calibration import uncalibrated
 from thaw.evidence.intervals import bootstrap_intervals, class_intervals
 from thaw.evidence.metrics import class_metrics, classification_metrics
@@ -83,3 +84,15 @@ def read_curves(phases: Path, names: Sequence[str]) -> dict[str, pd.DataFrame]:
     return {
         name: pd.read_csv(phases / name / "curves.csv") for name in names if (phases / name / "curves.csv").exists()
     }
+
+
+def read_range_tests(phases: Path, names: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Return the range_test.csv of each phase, by name; of one whose rate was given, the one row with that rate."""
+    found = {}
+    for name in names:
+        path, lr = phases / name / "range_test.csv", files.read_json(phases / name / "model.json").get("lr")
+        if path.exists():
+            found[name] = pd.read_csv(path)
+        elif lr is not None:
+            found[name] = pd.DataFrame({"rate": [lr], "change": np.nan, "smoothed": np.nan, "chosen": 1})
+    return found

@@ -30,17 +30,20 @@ def write(
     labels: NDArray[np.int64],
     rows: NDArray[np.int64],
     curves: Sequence[Mapping[str, float]],
+    range_test: Sequence[Mapping[str, float]] = (),
 ) -> None:
-    """Fill a folder with weights.safetensors, model.json, validation.safetensors and, where there are any, curves.csv.
+    """Fill a folder with weights.safetensors, model.json, validation.safetensors and what of the rest there is.
 
-    `tensors` are those that were trained, named `backbone.…` and `head.…`; the rest is the backbone's.
+    The rest are curves.csv, a row an epoch, and range_test.csv, a row for each rate that was tried. `tensors` are those
+    that were trained, named `backbone.…` and `head.…`; all others are the backbone's.
     """
     save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "weights.safetensors")
     answers = {"logits": torch.from_numpy(logits), "labels": torch.from_numpy(labels), "rows": torch.from_numpy(rows)}
     save_file(answers, folder / "validation.safetensors")
     files.write_json(folder / "model.json", model)
-    if curves:
-        pd.DataFrame(curves).to_csv(folder / "curves.csv", index=False, lineterminator="\n")
+    for name, table in (("curves.csv", curves), ("range_test.csv", range_test)):
+        if table:
+            pd.DataFrame(table).to_csv(folder / name, index=False, lineterminator="\n")
 
 
 def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

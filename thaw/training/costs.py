@@ -77,9 +77,12 @@ def decide(work: Work, limit_bytes: int) -> Decision:
 
 
 def train_passes(phase: PhaseParams) -> int:
-    """Return how often a phase goes through the training images: its epochs, and what the refit before them takes."""
+    """Return how often a phase goes through the training images: its epochs, and what refit and range test take before.
+
+    A range test counts as a pass: on few images it takes more, which are then quick.
+    """
     refits = (2 if phase.norm != "frozen" else 1) if phase.refit else 0
-    return phase.epochs + refits
+    return phase.epochs + refits + (phase.lr == "auto")
 
 
 def val_passes(phase: PhaseParams, num_answers: int) -> int:

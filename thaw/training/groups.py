@@ -27,6 +27,8 @@ class Rule:
     lr: float | None
     since: int = 1
     """The first epoch in which it trains."""
+    given: bool = False
+    """Whether its rate stays as it is where the phase's own is `auto`; the others are then shares of that one."""
 
 
 def lowest_block(phase: PhaseParams, backbone: Backbone) -> int:
@@ -54,15 +56,20 @@ def rules_of(phase: PhaseParams, backbone: Backbone, index: int) -> list[Rule]:
     """Return the rules of a phase whose blocks from `index` on are unfrozen, head first.
 
     The rate of a block is lr * lr_scale ** distance, where the block nearest the head has distance 1. Where `depth` is
-    a list of rules, they decide instead, and what none of them matches is frozen.
+    a list of rules, they decide instead, and what none of them matches is frozen. Where lr is `auto`, rates are shares
+    of the one that is to be found.
     """
-    rules = [Rule("head", r"head\..+", phase.lr)]
+    lr = 1.0 if phase.lr == "auto" else phase.lr
+    rules = [Rule("head", r"head\..+", lr)]
     if isinstance(phase.depth, list):
-        own = [Rule(rule.pattern, rf"backbone\.{fnmatch.translate(rule.pattern)}", rule.lr) for rule in phase.depth]
+        own = [
+            Rule(rule.pattern, rf"backbone\.{fnmatch.translate(rule.pattern)}", rule.lr, given=True)
+            for rule in phase.depth
+        ]
         return [*rules, *own, Rule("the rest", r"backbone\..+", None)]
     for position in range(len(backbone.units) - 1, -1, -1):
         distance = len(backbone.units) - position
-        rate = phase.lr * phase.lr_scale**distance if position >= index else None
+        rate = lr * phase.lr_scale**distance if position >= index else None
         names = [name for name in dict(backbone.module.named_parameters()) if backbone.block_of(name) == position]
         if names:
             pattern = "|".join(re.escape(f"backbone.{name}") for name in names)
@@ -74,12 +81,12 @@ def rules_of(phase: PhaseParams, backbone: Backbone, index: int) -> list[Rule]:
 def param_groups(
     parameters: Iterable[tuple[str, Parameter]], rules: Sequence[Rule], weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Return optimizer groups, one for each (rate, decay, first epoch) in use; vectors (norms, biases) never decay.
+    """Return optimizer groups, one for each (rate, decay, first epoch, given) in use; vectors never decay.
 
-    Frozen parameters are left out and no longer require gradients. Raises: TrainingError if a parameter matches no
-    rule, or a rule that should train something matches no parameter.
+    Vectors are the tensors of norms, and biases. Frozen parameters are left out and no longer require gradients.
+    Raises: TrainingError if a parameter matches no rule, or a rule that should train something matches no parameter.
     """
-    groups: dict[tuple[float, float, int], list[Parameter]] = {}
+    groups: dict[tuple[float, float, int, bool], list[Parameter]] = {}
     unused = {rule.label for rule in rules if rule.lr is not None}
     for name, parameter in parameters:
         rule = rule_of(rules, name)
@@ -87,12 +94,12 @@ def param_groups(
         parameter.requires_grad_(rule.lr is not None)
         if rule.lr is not None:
             decay = weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((rule.lr, decay, rule.since), []).append(parameter)
+            groups.setdefault((rule.lr, decay, rule.since, rule.given), []).append(parameter)
     if unused:
         raise TrainingError(f"the rule for {min(unused)} matches no parameter; correct its pattern or remove it")
     return [
-        {"params": members, "lr": lr, "weight_decay": decay, "since": since}
-        for (lr, decay, since), members in groups.items()
+        {"params": members, "lr": lr, "weight_decay": decay, "since": since, "given": given}
+        for (lr, decay, since, given), members in groups.items()
     ]
 
 

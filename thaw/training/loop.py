@@ -1,10 +1,10 @@
 """One phase of training: the suffix and the head on the activations at the cut."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,26 +16,21 @@ from thaw import timing
 from thaw.errors import TrainingError
 from thaw.params import PhaseParams
 from thaw.training import checkpoint
-from thaw.training.balance import mix
+from thaw.training.batches import Batches, LabelledRows, Rows, Source, Task
 from thaw.training.groups import Rule
-from thaw.training.head import FeatureSet, soft_targets
+from thaw.training.head import FeatureSet
 from thaw.training.heap import give_back
 from thaw.training.norms import follow_statistics, train_with_norms
 from thaw.training.prefetch import ahead
+from thaw.training.range_test import RangeTest, find_rate
 from thaw.training.refit import estimate_statistics, pooled, solve_head
-from thaw.training.schedule import balanced_order, epoch_order, epoch_views, generator, steps_per_epoch
+from thaw.training.schedule import epoch_order, epoch_views, generator
 from thaw.training.stepper import Stepper
 
-Rows = NDArray[np.int64]
+__all__ = ["Classifier", "LabelledRows", "Phase", "Result", "Rows", "Source", "Task"]
+
 _EVAL_BATCH = 64
 _STATISTICS_BATCHES = 8  # 512 images settle a channel's mean and variance
-
-
-class Source(Protocol):
-    """Boundary activations of (row, view) pairs, cached or fresh."""
-
-    def batch(self, rows: Rows, views: Rows) -> list[Tensor]:
-        """Return the boundary tensors of each pair, float32."""
 
 
 class Classifier(nn.Module):
@@ -53,24 +48,6 @@ class Classifier(nn.Module):
 
 
 @dataclass(frozen=True)
-class LabelledRows:
-    """The rows of one split with their class indices and how sure each label is."""
-
-    rows: Rows
-    labels: NDArray[np.int64]
-    confidence: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Task:
-    """What the answers are: of how many classes, averaged over how many views, and each class's weight in the loss."""
-
-    num_classes: int
-    num_answers: int
-    class_weights: Tensor | None = None
-
-
-@dataclass(frozen=True)
 class Result:
     """What a phase leaves: its best tensors, their validation logits, and a row for each epoch (0: before training)."""
 
@@ -78,6 +55,8 @@ class Result:
     val_logits: NDArray[np.float32]
     curves: list[dict[str, float]]
     best_epoch: int
+    range_test: RangeTest | None
+    """How the rate was found, where `lr` is `auto`."""
 
 
 class Phase:
@@ -102,7 +81,8 @@ class Phase:
         """
         self.name, self.model, self.params = name, model.to(device), params
         self.task, self.seed, self.device, self.folder = task, seed, device, folder
-        self.stepper = Stepper(self.model, rules, params, pretrained or {})
+        self._rules, self._pretrained = rules, pretrained or {}
+        self.stepper = Stepper(self.model, rules, params, self._pretrained)
 
     @timing.counted("train")
     def run(
@@ -115,25 +95,17 @@ class Phase:
 
         Raises: TrainingError if the loss stops being finite; the last checkpoint is kept.
         """
+        batches = Batches(self.name, self.params, self.task, train, seed=self.seed, device=self.device)
         restored = checkpoint.restore(self.folder, self.model, self.stepper.optimizer, self.stepper.average)
-        if restored is None:
-            loss, accuracy, _ = self.evaluate(*val)
-            if not math.isfinite(loss):
-                raise TrainingError(
-                    f"{self.name}: the validation loss is {loss} before the first step; train what it starts from again"
-                )
-            best = checkpoint.trained_tensors(self.model)
-            start = {"epoch": 0, "val_loss": loss, "val_accuracy": accuracy} | self.stepper.rates(0.0, 0)
-            state: dict[str, Any] = {"epoch": 0, "best_epoch": 0, "best_loss": loss, "curves": [start]}
-            if self.params.refit:
-                self._refit(*train)
-        else:
-            best, state = restored
+        best, state = restored or self._begin(train, val, batches)
+        found = RangeTest(**state["range_test"]) if "range_test" in state else None
+        if found is not None:
+            self.stepper.scale(found.lr)
         for row in state["curves"]:
             on_epoch(row)
         while state["epoch"] < self.params.epochs and state["epoch"] - state["best_epoch"] < self.params.patience:
             epoch = state["epoch"] + 1
-            row = self._epoch(epoch, *train) | dict(
+            row = self._epoch(epoch, batches) | dict(
                 zip(("val_loss", "val_accuracy"), self.evaluate(*val)[:2], strict=True)
             )
             if not math.isfinite(row["val_loss"]):
@@ -149,7 +121,31 @@ class Phase:
             on_epoch(row)
         for module in (self.model, self.stepper.judged):
             module.load_state_dict(best)
-        return Result(best, self.evaluate(*val, self.task.num_answers)[2], state["curves"], state["best_epoch"])
+        logits = self.evaluate(*val, self.task.num_answers)[2]
+        return Result(best, logits, state["curves"], state["best_epoch"], found)
+
+    def _begin(
+        self, train: tuple[Source, LabelledRows], val: tuple[Source, LabelledRows], batches: Batches
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Evaluate the start, bring the model to where training begins, and return its tensors and the counters."""
+        loss, accuracy, _ = self.evaluate(*val)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"{self.name}: the validation loss is {loss} before the first step; train what it starts from again"
+            )
+        best = checkpoint.trained_tensors(self.model)
+        start = {"epoch": 0, "val_loss": loss, "val_accuracy": accuracy} | self.stepper.rates(0.0, 0)
+        state: dict[str, Any] = {"epoch": 0, "best_epoch": 0, "best_loss": loss, "curves": [start]}
+        if self.params.refit:
+            self._refit(*train)
+        if self.params.lr == "auto":
+            give_back()
+            found = find_rate(
+                self.model, lambda model: Stepper(model, self._rules, self.params, self._pretrained), batches
+            )
+            state["range_test"] = asdict(found)
+            checkpoint.save(self.folder, self.model, self.stepper.optimizer, best, state, self.stepper.average)
+        return best, state
 
     @torch.inference_mode()
     def evaluate(
@@ -188,55 +184,25 @@ class Phase:
         for batch in ahead(make, math.ceil(len(rows) / _EVAL_BATCH)):
             yield [value.to(self.device) for value in batch]
 
-    def _epoch(self, epoch: int, source: Source, examples: LabelledRows) -> dict[str, float]:
+    def _epoch(self, epoch: int, batches: Batches) -> dict[str, float]:
         """Train one epoch and return its mean loss and its mean rates."""
         give_back()
-        params, num_steps = self.params, steps_per_epoch(len(examples.rows), self.params.batch_size)
-        order = self._order(epoch, examples)
-        views = epoch_views(len(examples.rows), params.views, seed=self.seed, phase=self.name, epoch=epoch)
-        targets = soft_targets(examples.labels, examples.confidence, self.task.num_classes, params.label_smoothing)
+        params, num_steps = self.params, batches.num_steps
         torch.manual_seed(int(generator(self.seed, self.name, "dropout", epoch).integers(2**31)))
         train_with_norms(self.model, params.norm)
         hooks = follow_statistics(self.model) if params.norm == "stats" else []
-        batches = [order[step * params.batch_size : (step + 1) * params.batch_size] for step in range(num_steps)]
         total = factors = 0.0
-        for step, batch in enumerate(
-            ahead(lambda step: source.batch(examples.rows[batches[step]], views[batches[step]]), num_steps)
-        ):
+        for step, batch in enumerate(batches.epoch(epoch)):
             factors += self.stepper.set_rates((epoch - 1) * num_steps + step, params.epochs * num_steps, epoch)
-            loss = self._loss([value.to(self.device) for value in batch], targets[batches[step]], epoch, step)
+            loss = batches.loss(self.model, batch, epoch, step)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise TrainingError(
                     f"{self.name}: the loss is {value} at step {step + 1} of epoch {epoch}; lower lr "
-                    f"(now {params.lr}), or unfreeze less; the last good checkpoint is kept"
+                    f"(now {self.stepper.peak:g}), or unfreeze less; the last good checkpoint is kept"
                 )
             self.stepper.take(loss, complete=(step + 1) % params.accumulate == 0 or step + 1 == num_steps)
             total += value
         for hook in hooks:
             hook.remove()
         return {"epoch": epoch, "train_loss": total / num_steps} | self.stepper.rates(factors / num_steps, epoch)
-
-    def _order(self, epoch: int, examples: LabelledRows) -> Rows:
-        if self.params.balanced_sampler:
-            return balanced_order(examples.labels, seed=self.seed, phase=self.name, epoch=epoch)
-        return epoch_order(len(examples.rows), seed=self.seed, phase=self.name, epoch=epoch)
-
-    def _loss(self, boundary: list[Tensor], targets: Tensor, epoch: int, step: int) -> Tensor:
-        mixed, targets = mix(
-            boundary, targets, self.params, lambda what: generator(self.seed, self.name, what, epoch, step)
-        )
-        weights = None if self.task.class_weights is None else self.task.class_weights.to(self.device)
-        return functional.cross_entropy(self._answer(mixed), targets.to(self.device), weight=weights)
-
-    def _answer(self, boundary: Sequence[Tensor]) -> Tensor:
-        try:
-            logits: Tensor = self.model(*boundary)
-        except ValueError as error:  # what torch's batch norm says to a single value a channel
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise TrainingError(
-                f"{self.name}: norm is train, and one image at a time has no batch statistics; "
-                f"raise batch_size (now {self.params.batch_size}), or set norm to frozen"
-            ) from None
-        return logits

@@ -52,6 +52,7 @@ class Trained:
             labels=self.val.labels,
             rows=self.val.rows,
             curves=self.result.curves,
+            range_test=self.result.range_test.points if self.result.range_test else (),
         )
 
 
@@ -104,7 +105,8 @@ def run_phase(
     artifact.check_frozen(above, artifact.digest_of(frozen_tensors(classifier)), name)
     if result.best_epoch == 0:
         print(f"{name}: no epoch was better on validation than the start; its weights are those of {params.start}")
-    return Trained(result, {**model, "best_epoch": result.best_epoch}, val[1], phase.folder)
+    lr = result.range_test.lr if result.range_test else params.lr
+    return Trained(result, {**model, "lr": lr, "best_epoch": result.best_epoch}, val[1], phase.folder)
 
 
 def _cut(

@@ -1,5 +1,6 @@
 """From a loss to a step: the optimizer, its rates at each step, and what may be done to gradients and weights."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -42,6 +43,26 @@ class Stepper:
         if params.ema > 0:
             decayed = get_ema_multi_avg_fn(params.ema)  # type: ignore[no-untyped-call]  # torch leaves it untyped
             self.average = AveragedModel(model, multi_avg_fn=decayed, use_buffers=True)
+
+    @property
+    def peak(self) -> float:
+        """The highest rate of all groups at its peak."""
+        return max(self._peaks)
+
+    def scale(self, lr: float) -> None:
+        """Multiply by a rate that was found those of the rates that are shares of it."""
+        self.rules = [
+            rule if rule.lr is None or rule.given else dataclasses.replace(rule, lr=rule.lr * lr) for rule in self.rules
+        ]
+        self._peaks = [
+            peak if group["given"] else peak * lr
+            for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True)
+        ]
+
+    def try_rate(self, lr: float) -> None:
+        """Give every group the rate that it would have at this rate of the phase, those of later epochs included."""
+        for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak if group["given"] else peak * lr
 
     @property
     def judged(self) -> nn.Module:
