@@ -48,7 +48,7 @@ browser: ## see to it that Chromium and its driver are here, which the tests of 
 	  $$as_root apt-get -qq update && $$as_root env DEBIAN_FRONTEND=noninteractive \
 	    apt-get -qq install -y --no-install-recommends chromium chromium-driver >/dev/null; }
 
-screenshots: $(VENV)/.installed-dev browser ## draw docs/images anew from reports/index.html
+screenshots: $(VENV)/.installed-dev browser ## draw docs/images anew from reports/index.html and models/export
 	python -m tests.browser.screenshots
 
 bench: repository $(VENV)/.installed-dev ## run every measurement in bench/ for docs/benchmarks.md, but not the demo; takes hours

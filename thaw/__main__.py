@@ -1,4 +1,4 @@
-"""The command line: `python -m thaw check | plan | blocks | predict | summary`."""
+"""The command line: `python -m thaw check | plan | blocks | predict | serve | summary`."""
 
 import sys
 from collections.abc import Callable
@@ -70,6 +70,21 @@ def predict(
     from thaw.delivery import predict as command
 
     command.predict(images, form=form, output=output, top=top, explain=explain, folder=folder)
+
+
+@app.command()
+def serve(
+    folder: Annotated[Path, typer.Option("--model", help="An exported model.")] = Path("models/export"),
+    host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 is every one.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8000,
+    max_mb: Annotated[float, typer.Option(min=0.001, help="Largest image file that is accepted, in MB.")] = 20.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Longest wait for an image, and for its answer.")] = 30.0,
+) -> None:
+    """Answer in a browser and over HTTP: a page to drop images on, and POST /predict."""
+    from thaw.delivery.exported import Exported
+    from thaw.delivery.serve import Limits, serve
+
+    serve(Exported.open(folder), Limits(int(max_mb * 1e6), seconds), host, port)
 
 
 @app.command()

@@ -18,6 +18,40 @@ _FLAGS = (
     "--disable-dev-shm-usage", "--hide-scrollbars",
 )  # fmt: skip
 
+# What sticks out of the window, but for what lies in a box that scrolls or is cut.
+OVERFLOWS = """
+const wide = document.documentElement.clientWidth;
+const held = (one) => { for (let box = one.parentElement; box; box = box.parentElement)
+  if (getComputedStyle(box).overflowX !== "visible") return true; return false; };
+return [...document.querySelectorAll("body *")].filter((one) => {
+  const box = one.getBoundingClientRect();
+  return box.width && (box.right > wide + 1 || box.left < -1) && !held(one) && !one.closest(".skip, .colon");
+}).map((one) => one.outerHTML.slice(0, 120));
+"""
+# The smallest contrast of text with what is behind it (WCAG 2.2, 1.4.3), and where.
+CONTRAST = """
+const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+const rgba = (colour) => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+  const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data; return [r, g, b, a / 255]; };
+const light = ([r, g, b]) => [r, g, b].map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+  .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+const behind = (one) => { const layers = [];
+  for (let box = one; box; box = box.parentElement) {
+    const [r, g, b, a] = rgba(getComputedStyle(box).backgroundColor);
+    layers.unshift([r, g, b, a]); if (a === 1) break; }
+  return layers.reduce((under, [r, g, b, a]) => [r, g, b].map((v, i) => v * a + under[i] * (1 - a)), [255, 255, 255]);
+};
+let least = [99, ""];
+for (const one of document.querySelectorAll("main *, .top *, nav *")) {
+  if (![...one.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim())) continue;
+  if (one.disabled || !one.getBoundingClientRect().width || one.closest(".colon")) continue;
+  const svg = one.ownerSVGElement, ink = light(rgba(getComputedStyle(one)[svg ? "fill" : "color"]));
+  const paper = light(behind(svg || one)), ratio = (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+  if (ratio < least[0]) least = [ratio, one.outerHTML.slice(0, 120)];
+}
+return least;
+"""
+
 
 @contextmanager
 def chromium() -> Iterator[webdriver.Chrome]:
@@ -36,8 +70,8 @@ def chromium() -> Iterator[webdriver.Chrome]:
             window.quit()
 
 
-def look(window: webdriver.Chrome, page: Path, *, width: int, dark: bool = False, height: int = 900) -> None:
-    """Open a page from disk in a window of that many CSS pixels, in light or dark colours."""
+def look(window: webdriver.Chrome, page: Path | str, *, width: int, dark: bool = False, height: int = 900) -> None:
+    """Open a page, from disk or by its URL, in a window of that many CSS pixels, in light or dark colours."""
     window.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500},
@@ -45,7 +79,7 @@ def look(window: webdriver.Chrome, page: Path, *, width: int, dark: bool = False
     wishes = {"prefers-color-scheme": "dark" if dark else "light", "prefers-reduced-motion": "reduce"}
     features = [{"name": name, "value": value} for name, value in wishes.items()]
     window.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": features})
-    window.get(page.resolve().as_uri())
+    window.get(page if isinstance(page, str) else page.resolve().as_uri())
 
 
 def complaints(window: webdriver.Chrome) -> list[str]:

@@ -1,29 +1,51 @@
-"""Pictures of the report for the README, wide and narrow. Run as `python -m tests.browser.screenshots`."""
+"""Pictures of the report and of the page of `serve`, wide and narrow. Run as `python -m tests.browser.screenshots`."""
 
 import io
+import threading
 from pathlib import Path
 
 from PIL import Image
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.browser.chrome import chromium, look
+from thaw.delivery.exported import Exported
+from thaw.delivery.serve import Limits, listener, server, url_of
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "reports" / "index.html"
-SHOTS = {"report-wide.png": (1400, 1180), "report-narrow.png": (360, 1180)}
-"""Name, and width and height in CSS pixels."""
+REPORT = ROOT / "reports" / "index.html"
+CELL = ROOT / "data" / "sample" / "images" / "defective" / "cell0002.png"
+SHOTS = {"wide": (1400, 1180), "narrow": (360, 1180)}
+"""Width and height in CSS pixels."""
 _COLOURS = 128
 
 
 def main() -> None:
-    """Write docs/images/report-*.png: the top of the page, in light colours, few enough of them to stay small."""
+    """Write docs/images/report-*.png and serve-*.png, in light colours, few enough of them to stay small."""
+    with chromium() as window, listener("127.0.0.1", 0) as ours:
+        serving = server(Exported.open(ROOT / "models" / "export"), Limits())
+        thread = threading.Thread(target=serving.run, kwargs={"sockets": [ours]})
+        thread.start()
+        for name, (width, height) in SHOTS.items():
+            look(window, REPORT, width=width, height=height)
+            shoot(window, f"report-{name}.png")
+            look(window, url_of(ours), width=width, height=860 if width > height else 960)
+            window.find_element(By.ID, "file").send_keys(str(CELL))
+            WebDriverWait(window, 60).until(lambda _: window.find_element(By.ID, "winner").text)
+            window.find_element(By.ID, "overlay").click()
+            shoot(window, f"serve-{name}.png")
+        serving.should_exit = True
+        thread.join()
+
+
+def shoot(window: Chrome, name: str) -> None:
+    """Write what the window shows into docs/images."""
     folder = ROOT / "docs" / "images"
     folder.mkdir(exist_ok=True)
-    with chromium() as window:
-        for name, (width, height) in SHOTS.items():
-            look(window, PAGE, width=width, height=height)
-            image = Image.open(io.BytesIO(window.get_screenshot_as_png())).convert("RGB")
-            image.quantize(_COLOURS, dither=Image.Dither.NONE).save(folder / name, optimize=True)
-            print(f"docs/images/{name}: {(folder / name).stat().st_size // 1000} kB")
+    image = Image.open(io.BytesIO(window.get_screenshot_as_png())).convert("RGB")
+    image.quantize(_COLOURS, dither=Image.Dither.NONE).save(folder / name, optimize=True)
+    print(f"docs/images/{name}: {(folder / name).stat().st_size // 1000} kB")
 
 
 if __name__ == "__main__":

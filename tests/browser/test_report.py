@@ -12,43 +12,9 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select
 
 from tests import reported
-from tests.browser.chrome import chromium, complaints, look
+from tests.browser.chrome import CONTRAST, OVERFLOWS, chromium, complaints, look
 
 MANY = [f"a class with a rather long name, number {index:02d}" for index in range(40)]
-
-# What sticks out of the window, but for what lies in a box that scrolls or is cut.
-_OVERFLOWS = """
-const wide = document.documentElement.clientWidth;
-const held = (one) => { for (let box = one.parentElement; box; box = box.parentElement)
-  if (getComputedStyle(box).overflowX !== "visible") return true; return false; };
-return [...document.querySelectorAll("body *")].filter((one) => {
-  const box = one.getBoundingClientRect();
-  return box.width && (box.right > wide + 1 || box.left < -1) && !held(one) && !one.closest(".skip, .colon");
-}).map((one) => one.outerHTML.slice(0, 120));
-"""
-# The smallest contrast of text with what is behind it (WCAG 2.2, 1.4.3), and where.
-_CONTRAST = """
-const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-const rgba = (colour) => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
-  const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data; return [r, g, b, a / 255]; };
-const light = ([r, g, b]) => [r, g, b].map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-  .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-const behind = (one) => { const layers = [];
-  for (let box = one; box; box = box.parentElement) {
-    const [r, g, b, a] = rgba(getComputedStyle(box).backgroundColor);
-    layers.unshift([r, g, b, a]); if (a === 1) break; }
-  return layers.reduce((under, [r, g, b, a]) => [r, g, b].map((v, i) => v * a + under[i] * (1 - a)), [255, 255, 255]);
-};
-let least = [99, ""];
-for (const one of document.querySelectorAll("main *, .top *, nav *")) {
-  if (![...one.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim())) continue;
-  if (one.disabled || !one.getBoundingClientRect().width || one.closest(".colon")) continue;
-  const svg = one.ownerSVGElement, ink = light(rgba(getComputedStyle(one)[svg ? "fill" : "color"]));
-  const paper = light(behind(svg || one)), ratio = (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
-  if (ratio < least[0]) least = [ratio, one.outerHTML.slice(0, 120)];
-}
-return least;
-"""
 
 
 @pytest.fixture(scope="module")
@@ -100,13 +66,13 @@ def test_the_page_draws_without_an_error_and_nothing_sticks_out(
     look(window, request.getfixturevalue(which), width=width, dark=dark)
     assert complaints(window) == []
     assert window.execute_script("return document.documentElement.scrollWidth") == width
-    assert window.execute_script(_OVERFLOWS) == []
+    assert window.execute_script(OVERFLOWS) == []
     script = "openViewer(','); const box = document.getElementById('viewer'); return box.scrollWidth - box.clientWidth"
     assert window.execute_script(script) == 0
-    assert window.execute_script(_OVERFLOWS) == []
+    assert window.execute_script(OVERFLOWS) == []
     broken = "return [...document.images].filter((one) => one.src && one.complete && !one.naturalWidth).length"
     assert window.execute_script(broken) == 0
-    ratio, where = window.execute_script(_CONTRAST)
+    ratio, where = window.execute_script(CONTRAST)
     assert ratio >= 4.5, where
 
 

@@ -36,8 +36,8 @@ def test_predict_loads_no_torch_and_nothing_else_that_is_for_training(twins: Twi
     assert not set(HEAVY) & set(loaded)
 
 
-def test_the_exported_classifier_and_its_command_can_reach_no_torch() -> None:
-    for module in ("thaw.delivery.exported", "thaw.delivery.predict"):
+def test_the_exported_classifier_and_its_commands_can_reach_no_torch() -> None:
+    for module in ("thaw.delivery.exported", "thaw.delivery.predict", "thaw.delivery.serve"):
         reached = house.closure(module)
         names = [name for name, path in house.sources().items() if path.relative_to(house.ROOT).as_posix() in reached]
         assert module in names
