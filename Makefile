@@ -7,7 +7,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo repro check test browser bench docs deps screenshots repository
+.PHONY: help install demo repro check test browser bench docs zoo deps screenshots repository
 
 # DVC runs `python` as it finds it on PATH: every recipe below sees the environment's own.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -54,6 +54,9 @@ screenshots: $(VENV)/.installed-dev browser ## draw docs/images anew from report
 bench: repository $(VENV)/.installed-dev ## run every measurement in bench/ for docs/benchmarks.md, but not the demo; takes hours
 	@set -e; for file in bench/[a-z]*.py; do \
 	  name=$$(basename "$$file" .py); echo "python -m bench.$$name" >&2; python -m "bench.$$name"; done
+
+zoo: $(VENV)/.installed-dev ## cut every architecture of the zoo and write docs/backbones.md anew; takes minutes
+	python -m tests.zoo
 
 docs: $(VENV)/.installed ## write docs/guide/params.md anew from thaw/params.py and params.yaml
 	python -m tests.contract.params_page

@@ -95,6 +95,19 @@ def test_a_network_of_python_loses_its_output_layer_and_keeps_its_weights() -> N
     assert network.spec.sha256 == open_backbone(source).spec.sha256
 
 
+def test_the_code_of_a_network_of_python_is_part_of_its_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    code = "import torch\nfrom torch import nn\n\ndef net():\n    torch.manual_seed(0)\n"
+    code += "    return nn.Sequential(nn.Conv2d(3, 4, 3), %s)\n"
+    hashes = []
+    for name, last in (("one_net", "nn.ReLU()"), ("two_net", "nn.Tanh()")):
+        (tmp_path / f"{name}.py").write_text(code % last)
+        spec, tensors = fetch_tensors(f"python:{name}:net", sha256=None)
+        hashes.append((spec.sha256, tensors["0.weight"]))
+    assert torch.equal(hashes[0][1], hashes[1][1])
+    assert hashes[0][0] != hashes[1][0]
+
+
 def test_random_weights_are_always_the_same_ones_and_leave_the_generator_alone() -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)

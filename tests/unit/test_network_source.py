@@ -42,7 +42,7 @@ LITE0 = "package:efficientnet_lite0"
         ("package:resnet18", "no package ships weights for 'resnet18'; there are efficientnet_lite0"),
         (
             "resnet18",
-            "backbone.source is 'resnet18'; it must start with package:, timm:, torchvision:, file:, onnx:, python: or",
+            "'resnet18'; it must start with package:, timm:, torchvision:, file:, onnx:, python: or model:",
         ),
         ("hub:resnet18", "it must start with package:, timm:, torchvision:, file:, onnx:, python: or model:"),
     ],

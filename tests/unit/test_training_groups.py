@@ -95,3 +95,11 @@ def test_the_rules_of_a_phase_cover_the_whole_network_and_freeze_below_the_cut()
     trained = {id(parameter) for group in groups for parameter in group["params"]}
     frozen = {name for name, parameter in parameters if id(parameter) not in trained}
     assert frozen == {name for name, _ in parameters[1:] if network.block_of(name.removeprefix("backbone.")) < 6}
+
+
+def test_a_block_that_is_called_head_does_not_take_the_place_of_the_new_head_in_the_curves() -> None:
+    network = tiny.backbone("test_convnext")
+    assert network.blocks[-1] == "head"
+    labels = [rule.label for rule in rules_of(tiny.phase(depth=2), network, len(network.blocks) - 2)]
+    assert labels[:2] == ["head", "backbone.head"]
+    assert len(set(labels)) == len(labels)

@@ -4,6 +4,7 @@ import importlib
 import sys
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -95,6 +96,14 @@ def call_python(name: str) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise BackboneError(f"python:{name} gives a {type(module).__name__}; it must give a torch.nn.Module")
     return module
+
+
+def source_of(name: str) -> Path:
+    """Return the file that `MODULE:CALLABLE` is imported from. Raises: BackboneError if it is not in one."""
+    path = getattr(importlib.import_module(name.partition(":")[0]), "__file__", None)
+    if path is None:
+        raise BackboneError(f"python:{name} is defined in no file; put the callable into a module of its own")
+    return Path(path)
 
 
 def _build_python(spec: Spec) -> nn.Module:

@@ -12,7 +12,7 @@ from torch import nn
 from thaw import files
 from thaw.errors import BackboneError
 from thaw.network import libraries
-from thaw.network.build import build, call_python
+from thaw.network.build import build, call_python, source_of
 from thaw.network.spec import IMAGENET_MEAN, IMAGENET_STD, Spec
 from thaw.network.weights import Found, read_tensors, unwrapped
 
@@ -58,10 +58,14 @@ def describe_python(name: str) -> Spec:
 
 
 def fetch_python(name: str, spec: Spec) -> Found:
-    """Return the weights that a callable's network comes with; their hash is that of all its tensors in order."""
+    """Return the weights that a callable's network comes with.
+
+    Their hash is that of all its tensors in order and of the file in which the callable is defined.
+    """
     module: nn.Module = build(spec)
     tensors = dict(module.state_dict())
     hashes = {key: files.sha256_of_bytes(value.contiguous().numpy().tobytes()) for key, value in tensors.items()}
+    hashes[":code"] = files.sha256_of(source_of(name))
     return Found(tensors, files.digest(hashes), f"see what changed {name}")
 
 

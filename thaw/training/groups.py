@@ -74,7 +74,9 @@ def rules_of(phase: PhaseParams, backbone: Backbone, index: int) -> list[Rule]:
         if names:
             pattern = "|".join(re.escape(f"backbone.{name}") for name in names)
             since = 1 + (distance - 1) * phase.unfreeze_every
-            rules.append(Rule(backbone.blocks[position], pattern, rate, since))
+            block = backbone.blocks[position]
+            # In the curves a block of that name must not take the place of the new head.
+            rules.append(Rule(f"backbone.{block}" if block == "head" else block, pattern, rate, since))
     return rules
 
 
