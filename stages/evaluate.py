@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from thaw import candidates, files, model, run
+from thaw.averages import folder_of
 from thaw.evidence import testset
 from thaw.evidence.plots import write_plots
 from thaw.evidence.sheet import write_worst
@@ -26,12 +27,13 @@ def main() -> None:
         models: dict[str, model.Model] = {}
         same: dict[str, str] = {}
         for name in names:  # each after the one that it starts from
-            files.verify(phases / name)
-            facts = files.read_json(phases / name / "model.json")
+            folder = folder_of(phases, name)
+            files.verify(folder)
+            facts = files.read_json(folder / "model.json")
             if facts.get("best_epoch") == 0:  # it gained nothing, so it is what it started from
                 same[name] = same[facts["start"]]
                 continue
-            models[name] = final if name == chosen else model.load_phase(phases / name, Path(INPUTS[1]))
+            models[name] = final if name == chosen else model.load_phase(folder, Path(INPUTS[1]))
             same[name] = name
         distinct = candidates.answer(models, images, rows, compute=params.compute, label="evaluate")
         answers = {name: distinct[same[name]] for name in names}

@@ -70,12 +70,13 @@ def nasnet_mobile() -> nn.Module:
 _HEAD = """# The zoo
 
 Every architecture below is cut, trained and frozen by a test (`tests/unit/test_network_zoo.py`) with random weights.
-This page is written by `make zoo`, and the test compares all columns but the time, which was taken on one thread, beside
-other work on the machine.
+This page is written by `make zoo`, and the test compares all columns but the time, which was taken on one thread,
+beside other work on the machine.
 
 *px* is the side of the images in the test, small where the network takes it. *Difference* is the largest one between
 the features of the whole network and of prefix and suffix, over cuts at three depths. *Cut in* is how long tracing and
-cutting take. What is not *cacheable* cannot be traced and trains whole. `python -m thaw blocks SOURCE` lists the blocks.
+cutting take. What is not *cacheable* cannot be traced and trains whole. `python -m thaw blocks SOURCE` lists
+the blocks.
 
 | source | px | blocks | parameters | difference | cacheable | cut in |
 |---|---|---|---|---|---|---|

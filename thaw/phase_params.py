@@ -112,3 +112,5 @@ class PhaseParams(Section):
     """Draw every class equally often in an epoch, with replacement, instead of every image once."""
     unfreeze_every: Annotated[int, Field(ge=0)] = 0
     """Epochs between the unfreezing of one block and of the next below it; 0 unfreezes all of them from the start."""
+    average: bool = False
+    """Also offer `select` the mean of this phase's weights and its start's, named START+PHASE."""

@@ -30,22 +30,35 @@ def phase_folder(
     rows: NDArray[np.int64] | None = None,
     classes: tuple[str, ...] = ("a", "b"),
     curves: pd.DataFrame | None = None,
+    average: float | None = None,
 ) -> None:
-    wrong = np.arange(len(LABELS)) >= accuracy * len(LABELS)
-    logits = np.eye(2, dtype=np.float32)[np.where(wrong, 1 - LABELS, LABELS)] * 3
-    answers: dict[str, NDArray[Any]] = {
-        "logits": logits,
-        "labels": LABELS,
-        "rows": np.arange(120) if rows is None else rows,
-    }
+    """Write a phase's folder; `average` is the accuracy of its mean with its start, whose tensors are all 4."""
     model = {"phase": name, "start": start, "depth_blocks": depth, "classes": list(classes), "lineage": {"data": "x"}}
+    shown = np.arange(120) if rows is None else rows
     with files.new_folder(Path("models/phases") / name) as folder:
-        save_file(tensors, folder / "weights.safetensors")
-        save_file(answers, folder / "validation.safetensors")
-        files.write_json(folder / "model.json", model)
+        fill(folder, model, tensors, accuracy, shown)
+        if average is not None:
+            with files.new_folder(folder / "average") as inside:
+                means = {tensor: np.full_like(value, 4) for tensor, value in tensors.items()}
+                fill(inside, model | {"phase": f"{start}+{name}", "start": name}, means, average, shown)
         if start:
             usual = {"epoch": [0, 1, 2], "train_loss": [None, 0.4, 0.1], "val_loss": [0.6, 0.3, 0.5]}
             (pd.DataFrame(usual) if curves is None else curves).to_csv(folder / "curves.csv", index=False)
+
+
+def fill(
+    folder: Path,
+    model: dict[str, Any],
+    tensors: dict[str, NDArray[np.float32]],
+    accuracy: float,
+    rows: NDArray[np.int64],
+) -> None:
+    wrong = np.arange(len(LABELS)) >= accuracy * len(LABELS)
+    logits = np.eye(2, dtype=np.float32)[np.where(wrong, 1 - LABELS, LABELS)] * 3
+    answers: dict[str, NDArray[Any]] = {"logits": logits, "labels": LABELS, "rows": rows}
+    save_file(tensors, folder / "weights.safetensors")
+    save_file(answers, folder / "validation.safetensors")
+    files.write_json(folder / "model.json", model)
 
 
 def filled(value: float, *shape: int) -> NDArray[np.float32]:
@@ -141,6 +154,47 @@ def test_a_folder_of_a_removed_phase_must_be_deleted_first() -> None:
     assert not Path("models/final").exists()
     files.remove(Path("models/phases/old"))
     select.main()
+
+
+@pytest.mark.parametrize(("accuracy", "chosen", "last"), [(0.99, "head+top", 4), (0.5, "top", 5)])
+def test_the_mean_of_a_phase_and_its_start_is_kept_only_where_validation_says_so(
+    workspace: Path, capsys: pytest.CaptureFixture[str], accuracy: float, chosen: str, last: float
+) -> None:
+    trained = {"backbone.last.weight": filled(5, 2, 2), "head.weight": filled(6, 2)}
+    phase_folder("top", "head", accuracy=0.95, tensors=trained, depth=1, average=accuracy)
+    select.main()
+    report, model = (
+        files.read_json(workspace / name) for name in ("reports/selection.json", "models/final/model.json")
+    )
+    assert report["chosen"] == model["phase"] == chosen
+    assert list(report["candidates"]) == model["selected_from"] == ["head", "top", "head+top", "mid"]
+    mean = report["candidates"]["head+top"]
+    assert mean["against_start"]["reference"] == "top"
+    assert mean["accuracy"] == pytest.approx(accuracy, abs=0.005)
+    assert not {"best_epoch", "train_validation_gap"} & set(mean)
+    found = load_file(workspace / "models/final/weights.safetensors")
+    assert float(found["backbone.last.weight"][0, 0]) == last
+    assert float(found["backbone.stem.weight"][0]) == 1
+    in_words = "Unfreezing helped: head+top (the mean of their weights) lowers the calibrated"
+    assert report["verdict"].startswith(in_words) == (chosen == "head+top")
+    assert "head+top" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("workspace")
+def test_a_mean_validated_on_other_images_or_altered_is_refused() -> None:
+    weights = {"head.weight": filled(6, 2)}
+    phase_folder("top", "head", accuracy=0.95, tensors=weights, depth=1, average=0.9)
+    mean = Path("models/phases/top/average")
+    original = load_file(mean / "validation.safetensors")
+    save_file(original | {"rows": original["rows"][::-1].copy()}, mean / "validation.safetensors")
+    with pytest.raises(ArtifactError, match=r"top/average/validation\.safetensors is not what its manifest says"):
+        select.main()
+    for folder in (mean, mean.parent):  # with true manifests, other images are still seen
+        with files.new_folder(folder) as new:
+            shutil.copytree(folder, new, dirs_exist_ok=True)
+            (new / files.MANIFEST).unlink()
+    with pytest.raises(ArtifactError, match=r"models/phases/top/average was validated on other images than"):
+        select.main()
 
 
 @pytest.mark.usefixtures("workspace")

@@ -63,3 +63,4 @@ def test_the_passes_of_a_phase_are_its_epochs_and_those_of_the_refit(changes: di
 def test_validation_is_passed_before_training_after_each_epoch_and_for_the_answers() -> None:
     assert val_passes(tiny.phase(epochs=5, refit=False), 4) == 10
     assert val_passes(tiny.phase(epochs=5, refit=True), 1) == 7
+    assert val_passes(tiny.phase(epochs=5, average=True), 4) == 14

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from thaw import files
+from thaw.averages import FOLDER, average_name, spoken
 from thaw.errors import ArtifactError
 from thaw.evidence.compare import Candidate, Comparison, Verdict
 from thaw.evidence.signs import Course, signs_of
@@ -47,6 +48,7 @@ class TrainedPhase:
 def read_phases(root: Path, starts: Mapping[str, str]) -> list[TrainedPhase]:
     """Return the head and the phases named in `starts` (phase -> start), each after the one it starts from.
 
+    Where a phase also left the mean of itself and its start, that follows it, as something that started from it.
     Phases of equal distance from the head come by depth, then by name: the order in params.yaml is not tracked by DVC
     and must not matter.
     Raises: ArtifactError if a folder is damaged, was not made from the same validation images and classes, or belongs
@@ -60,8 +62,13 @@ def read_phases(root: Path, starts: Mapping[str, str]) -> list[TrainedPhase]:
             "keeps a copy), then `dvc repro`"
         )
     phases = [_read_phase(root / name, name, start) for name, start in [(HEAD, None), *sorted(starts.items())]]
+    averages = {
+        name: _read_phase(root / name / FOLDER, average_name(start, name), name)
+        for name, start in starts.items()
+        if (root / name / FOLDER).is_dir()
+    }
     head = phases[0]
-    for phase in phases[1:]:
+    for phase in [*phases[1:], *averages.values()]:
         if not (np.array_equal(phase.rows, head.rows) and np.array_equal(phase.labels, head.labels)):
             raise ArtifactError(f"{phase.folder} was validated on other images than {head.folder}; run `dvc repro`")
         if phase.model["classes"] != head.model["classes"]:
@@ -69,7 +76,8 @@ def read_phases(root: Path, starts: Mapping[str, str]) -> list[TrainedPhase]:
     ordered = sorted(
         phases, key=lambda phase: (len(_chain(phase.name, starts)), phase.model["depth_blocks"], phase.name)
     )
-    return [_as_its_start(phase, ordered) for phase in ordered]
+    with_averages = [[_as_its_start(phase, ordered), averages.get(phase.name)] for phase in ordered]
+    return [phase for group in with_averages for phase in group if phase is not None]
 
 
 def read_groups(samples: Path, rows: NDArray[np.int64]) -> NDArray[Any]:
@@ -121,16 +129,16 @@ def verdict_sentence(verdicts: Sequence[Verdict], *, confidence: float, draws: i
         rivals = [(verdict, verdict.against_best) for verdict in verdicts if verdict.against_best is not None]
         nearest, duel = max(rivals, key=lambda rival: rival[1].win_fraction)
         return (
-            f"Unfreezing did not help: the best phase, {nearest.name}, {_shift(duel)} that of the head and wins in "
-            f"{duel.win_fraction:.1%} of {draws} bootstrap draws ({confidence:.0%} are asked for), with an accuracy of "
-            f"{nearest.accuracy:.3f} against {head.accuracy:.3f} on {images} images; the head is kept."
+            f"Unfreezing did not help: the best phase, {spoken(nearest.name)}, {_shift(duel)} that of the head and "
+            f"wins in {duel.win_fraction:.1%} of {draws} bootstrap draws ({confidence:.0%} are asked for), with an "
+            f"accuracy of {nearest.accuracy:.3f} against {head.accuracy:.3f} on {images} images; the head is kept."
         )
     gain = chosen.against_head
     assert gain is not None
     return (
-        f"Unfreezing helped: {chosen.name} {_shift(gain)} that of the head and wins in {gain.win_fraction:.1%} of "
-        f"{draws} bootstrap draws, with an accuracy of {chosen.accuracy:.3f} against {head.accuracy:.3f} on "
-        f"{images} images."
+        f"Unfreezing helped: {spoken(chosen.name)} {_shift(gain)} that of the head and wins in "
+        f"{gain.win_fraction:.1%} of {draws} bootstrap draws, with an accuracy of {chosen.accuracy:.3f} against "
+        f"{head.accuracy:.3f} on {images} images."
     )
 
 

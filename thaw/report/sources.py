@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from thaw import files
+from thaw.averages import folder_of
 from thaw.errors import ArtifactError
 from thaw.evidence.calibration import probabilities
 from thaw.images.pack import PackedImages, read_table
@@ -51,7 +52,7 @@ class Sources:
     """The tables of reports/plots by name; one that is missing is empty."""
     test: Answers
     validation: Answers | None
-    """None where the model that was chosen left no answers of its own, as an average of phases does."""
+    """None where the model that was chosen left no answers of its own."""
 
     def plot(self, name: str) -> pd.DataFrame:
         """Return a table of reports/plots, empty if there is none."""
@@ -68,7 +69,7 @@ def read(prepared: Path, final: Path, phases: Path, reports: Path) -> Sources:
     _check_choice(metrics, selection, facts)
     if facts["classes"] != images.classes:
         raise ArtifactError(f"{final} knows other classes than {prepared}; run `dvc repro`")
-    known = [name for name in selection["candidates"] if (phases / name).is_dir()]
+    known = [name for name in selection["candidates"] if folder_of(phases, name).is_dir()]
     return Sources(
         images=images,
         audit=files.read_json(prepared / "audit.json"),
@@ -76,14 +77,14 @@ def read(prepared: Path, final: Path, phases: Path, reports: Path) -> Sources:
         metrics=metrics,
         selection=selection,
         final=facts,
-        phases={name: files.read_json(phases / name / "model.json") for name in known},
+        phases={name: files.read_json(folder_of(phases, name) / "model.json") for name in known},
         plots={
             path.stem: pd.read_csv(path, dtype=_TEXT, keep_default_na=False, na_values={}, encoding="utf-8")
             for path in sorted((reports / "plots").glob("*.csv"))
             if path.stem != "confusion"  # the predictions say the same, and which images they are
         },
         test=_test_answers(reports / "predictions.csv", images),
-        validation=_validation_answers(phases / selection["chosen"], facts),
+        validation=_validation_answers(folder_of(phases, selection["chosen"]), facts),
     )
 
 

@@ -86,5 +86,8 @@ def train_passes(phase: PhaseParams) -> int:
 
 
 def val_passes(phase: PhaseParams, num_answers: int) -> int:
-    """Return how often a phase goes through the validation images: before and after each epoch, and for its answers."""
-    return 1 + phase.epochs + num_answers
+    """Return how often a phase goes through the validation images: before and after each epoch, and for its answers.
+
+    An average with its start answers as well.
+    """
+    return 1 + phase.epochs + num_answers * (2 if phase.average else 1)

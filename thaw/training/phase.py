@@ -16,8 +16,10 @@ from thaw.network.engine import device_of, use_threads
 from thaw.network.uncut import UncutSuffix
 from thaw.params import AugmentParams, ComputeParams, PhaseParams
 from thaw.training import artifact
+from thaw.training.average import Average, average_of
 from thaw.training.balance import class_weights, require_maps
 from thaw.training.boundary import Prefix, Views
+from thaw.training.checkpoint import trained_tensors
 from thaw.training.effects import check_effects
 from thaw.training.groups import frozen_tensors, lowest_block, rules_of
 from thaw.training.heap import keep_freed_memory
@@ -41,6 +43,8 @@ class Trained:
     model: dict[str, Any]
     val: LabelledRows
     checkpoint: Path
+    average: Average | None = None
+    """The mean of this phase and its start, where that was asked for and the phase gained anything."""
 
     def write(self, folder: Path) -> None:
         """Fill the phase's folder."""
@@ -54,6 +58,10 @@ class Trained:
             curves=self.result.curves,
             range_test=self.result.range_test.points if self.result.range_test else (),
         )
+        if self.average is not None:
+            self.average.write(
+                folder, {key: value for key, value in self.model.items() if key != "best_epoch"}, self.val
+            )
 
 
 def run_phase(
@@ -100,13 +108,18 @@ def run_phase(
     keep_freed_memory()
     with files.one_at_a_time(phase.folder):  # two trials of the same phase would share their checkpoint
         above = artifact.digest_of(frozen_tensors(classifier))
+        before = trained_tensors(classifier) if params.average else {}
         result = phase.run(train, val, _printing(name, on_epoch))
+        gained = result.best_epoch > 0
+        average = average_of(phase, before, result.tensors, val) if params.average and gained else None
     artifact.check_frozen(model["frozen_sha256"], artifact.frozen_digest(backbone, index), name)
     artifact.check_frozen(above, artifact.digest_of(frozen_tensors(classifier)), name)
-    if result.best_epoch == 0:
+    if not gained:
         print(f"{name}: no epoch was better on validation than the start; its weights are those of {params.start}")
+    elif average is not None:
+        print(f"{name}: the mean of its weights and those of {params.start} is offered to select as well")
     lr = result.range_test.lr if result.range_test else params.lr
-    return Trained(result, {**model, "lr": lr, "best_epoch": result.best_epoch}, val[1], phase.folder)
+    return Trained(result, {**model, "lr": lr, "best_epoch": result.best_epoch}, val[1], phase.folder, average)
 
 
 def _cut(
@@ -137,7 +150,8 @@ def _facts(name: str, params: PhaseParams, start: Start, backbone: Backbone, ind
         "start": params.start,
         "depth_blocks": len(backbone.units) - index,
         "cut": index,
-        "lineage": {**start.model["lineage"], "params": files.digest(params.model_dump())},
+        # What is offered beside the phase does not change it.
+        "lineage": {**start.model["lineage"], "params": files.digest(params.model_dump(exclude={"average"}))},
         "frozen_sha256": artifact.frozen_digest(backbone, index),
     }
 
