@@ -83,8 +83,10 @@ def saved(path: Path, nodes: list[Any], weights: dict[str, Any], shape: list[Any
     return path
 
 
-def small(path: Path, *, nhwc: bool = False, shape: list[Any] | None = None, last: str = "Gemm") -> Path:
-    """Save two convolutions, a pooling and an output layer."""
+def small(
+    path: Path, *, nhwc: bool = False, shape: list[Any] | None = None, last: str = "Gemm", flat: str = ""
+) -> Path:
+    """Save two convolutions, a pooling and an output layer; `flat` is how a reshape flattens instead."""
     draw = np.random.default_rng(0)
     weights = {
         "a": draw.normal(size=(4, 3, 3, 3)).astype(np.float32),
@@ -92,13 +94,25 @@ def small(path: Path, *, nhwc: bool = False, shape: list[Any] | None = None, las
         "c": draw.normal(size=(6, 2)).astype(np.float32),
     }
     first = [helper.make_node("Transpose", ["images"], ["x"], perm=[0, 3, 1, 2])] if nhwc else []
+    flattened = [helper.make_node("Flatten", ["p"], ["f"])]
+    if flat == "constant":
+        weights["shape"] = np.array([-1, 6])
+        flattened = [helper.make_node("Reshape", ["p", "shape"], ["f"], name="reshape")]
+    elif flat == "computed":  # as exporters write `maps.reshape(len(images), 6)`
+        weights |= {"zero": np.array([0]), "six": np.array([6])}
+        first += [
+            helper.make_node("Shape", ["images"], ["sizes"]),
+            helper.make_node("Gather", ["sizes", "zero"], ["number"]),
+        ]
+        concat = helper.make_node("Concat", ["number", "six"], ["shape"], axis=0)
+        flattened = [concat, helper.make_node("Reshape", ["p", "shape"], ["f"], name="reshape")]
     nodes = [
         *first,
         helper.make_node("Conv", ["x" if nhwc else "images", "a"], ["y"], strides=[2, 2], pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["y"], ["r"]),
         helper.make_node("Conv", ["r", "b"], ["z"], strides=[2, 2], pads=[1, 1, 1, 1]),
         helper.make_node("GlobalAveragePool", ["z"], ["p"]),
-        helper.make_node("Flatten", ["p"], ["f"]),
+        *flattened,
         helper.make_node(last, ["f", "c"] if last != "Softmax" else ["f"], ["s"]),
         helper.make_node("Softmax", ["s"], ["out"]),
     ]
@@ -216,6 +230,20 @@ def test_a_network_without_names_has_a_block_for_each_resolution(tmp_path: Path)
     backbone = open_backbone(f"onnx:{small(tmp_path / 'net.onnx')}")
     assert backbone.blocks == ["stage0", "stage1"]
     assert [backbone.block_of(name) for name in backbone.module.state_dict()] == [0, 1]
+
+
+@pytest.mark.parametrize("flat", ["constant", "computed"])
+def test_a_reshape_by_the_number_of_images_neither_crosses_a_cut_nor_fixes_the_features(
+    tmp_path: Path, flat: str
+) -> None:
+    source = f"onnx:{small(tmp_path / 'net.onnx', flat=flat)}"
+    backbone, plain = open_backbone(source), open_backbone(f"onnx:{small(tmp_path / 'plain.onnx')}")
+    images = torch.randn(3, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(backbone(images), plain(images))
+    trains_above_the_cut_only(backbone)
+    with torch.inference_mode():
+        assert open_backbone(source, keep="stage0")(images).shape == (3, 4)
 
 
 def test_grey_input_other_constants_and_another_size_fit_an_export(tmp_path: Path) -> None:

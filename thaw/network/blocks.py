@@ -89,4 +89,5 @@ def _is_layer(module: nn.Module) -> bool:
 
 
 def _has_tensors(module: nn.Module) -> bool:
-    return next(module.parameters(), None) is not None or next(module.buffers(), None) is not None
+    """Whether a module has anything to load or to freeze; a buffer that is no part of its state is neither."""
+    return next(module.parameters(), None) is not None or bool(module.state_dict())

@@ -78,7 +78,7 @@ def _external(model: ModelProto, path: Path) -> list[str]:
     folder = path.parent.resolve()
     for place in places:
         target = path.parent / place
-        if not place or target.is_symlink() or folder not in target.resolve().parents:
+        if not place or folder not in target.resolve().parents:
             raise BackboneError(f"{path} wants tensors from {place!r}, outside its own folder; they were not read")
         if not target.is_file():
             raise BackboneError(f"{path} wants its tensors from {place}, which is not there; copy it beside the file")

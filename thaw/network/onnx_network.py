@@ -85,7 +85,10 @@ class OnnxNetwork(nn.Module):
             for name in list(self._modules):
                 delattr(self, name)
             stages = _stages(nodes, model.graph)
-            names = [(stage, "_".join(path)) for stage, path in zip(stages, names, strict=True)]
+            names = [
+                (path if path[0] == "tail" else (stage, "_".join(path)))
+                for stage, path in zip(stages, names, strict=True)
+            ]
             paths = self._placed(names, layers, Stage)
         self._steps = _steps(nodes, paths, {self._input}, self._output)
 
@@ -166,7 +169,9 @@ def _paths(nodes: Sequence[NodeProto], graph: GraphProto) -> list[tuple[str, ...
         path = path or (*scope, node.op_type.lower())
         scope = path[:-1]
         paths.append(path)
-    return paths
+    # What follows the last weights pools: it stays if the network is to end earlier.
+    last = max((place for place, node in enumerate(nodes) if weight_names(graph, node)), default=-1)
+    return [path if place <= last else ("tail", path[-1]) for place, path in enumerate(paths)]
 
 
 def _parts(name: str) -> tuple[str, ...]:
