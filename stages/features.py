@@ -7,7 +7,7 @@ from thaw.images.pack import PackedImages
 from thaw.images.views import num_answers, still
 from thaw.network.backbone import load_backbone
 from thaw.network.engine import use_threads
-from thaw.training import extract, features
+from thaw.training import earlier, extract, features
 from thaw.training.boundary import Prefix, Views
 from thaw.training.symmetry import FlipChoice, choose_flip
 
@@ -24,13 +24,13 @@ def main() -> None:
         preprocessing = files.read_json(Path("data/prepared/settings.json"))
         backbone = load_backbone(Path("models/backbone"), in_channels=images.channels)
         lineage = {"data": images.fingerprint, "backbone": backbone.fingerprint}
-        whole, _ = backbone.split(0)
+        whole = earlier.tapped(backbone)
         augment, choice = params.augment, FlipChoice(params.augment.flip)
         views = Views(images, backbone.spec, params.seed, augment.model_copy(update={"flip": "none"}))
-        prefix = Prefix(views, whole, identity=files.digest([lineage["backbone"], "whole"]), compute=params.compute)
+        identity = files.digest([backbone.fingerprint, "whole", *whole.blocks])
+        prefix = Prefix(views, whole.module, identity=identity, compute=params.compute)
         train_rows, val_rows = images.rows("train"), images.rows("val")
-        plain = [extract.compute(prefix, rows, 0, label="plain") for rows in (train_rows, val_rows)]
-        train, val = (extract.examples(images, *part) for part in zip((train_rows, val_rows), plain, strict=True))
+        train, val, found = whole.plain(prefix, images, params.seed)
         if augment.flip == "auto":
             mirrored = extract.compute_mirrored(prefix, augment, val_rows)
             choice = choose_flip(train, val, *mirrored, num_classes=len(images.classes))
@@ -49,6 +49,7 @@ def main() -> None:
             "blocks": backbone.blocks,
             "preprocessing": preprocessing,
             "augment": choice.describe() | {"average": augment.average},
+            "earlier_layers": found,
             "lineage": lineage,
         }
         with files.new_folder(Path(OUTS[0])) as folder:

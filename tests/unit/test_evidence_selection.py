@@ -31,9 +31,11 @@ def phase_folder(
     classes: tuple[str, ...] = ("a", "b"),
     curves: pd.DataFrame | None = None,
     average: float | None = None,
+    **facts: Any,
 ) -> None:
     """Write a phase's folder; `average` is the accuracy of its mean with its start, whose tensors are all 4."""
     model = {"phase": name, "start": start, "depth_blocks": depth, "classes": list(classes), "lineage": {"data": "x"}}
+    model |= facts
     shown = np.arange(120) if rows is None else rows
     with files.new_folder(Path("models/phases") / name) as folder:
         fill(folder, model, tensors, accuracy, shown)
@@ -154,6 +156,25 @@ def test_a_folder_of_a_removed_phase_must_be_deleted_first() -> None:
     assert not Path("models/final").exists()
     files.remove(Path("models/phases/old"))
     select.main()
+
+
+def test_what_a_head_on_an_earlier_block_is_worth_is_told_of_the_head_and_of_no_phase(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    better = {"log_loss": 0.3, "accuracy": 0.9, "difference": -0.3, "standard_error": 0.01}
+    last = {"block": "layer4", "log_loss": 0.6, "accuracy": 0.7}
+    layers = {"images": 600, "last": last, "earlier": {"layer2": better}}
+    trained = {"head.weight": filled(6, 2)}
+    phase_folder("head", None, accuracy=0.7, tensors={"head.weight": filled(3, 2)}, earlier_layers=layers)
+    phase_folder("top", "head", accuracy=0.95, tensors=trained, depth=1, earlier_layers=layers)
+    select.main()
+    signs = files.read_json(workspace / "reports/selection.json")["signs"]
+    found = [sign for sign in signs if sign["sign"] == "earlier_layers_do_better"]
+    assert [sign["where"] for sign in found] == ["head"]
+    assert "block layer2 reaches a validation log loss of 0.3 and an accuracy of 0.900" in found[0]["evidence"]
+    assert "backbone.keep: layer2" in found[0]["advice"]
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Warning: head would do better on an earlier block: on 600 training images" in out
 
 
 @pytest.mark.parametrize(("accuracy", "chosen", "last"), [(0.99, "head+top", 4), (0.5, "top", 5)])

@@ -172,6 +172,11 @@ def test_a_mean_goes_through_every_stage_and_is_tested_and_shown(
     monkeypatch.setattr(sys, "argv", ["unfreeze", "top"])
     unfreeze.main()
     phases = Path("models/phases")
+    assert files.read_json(phases / "head/model.json")["earlier_layers"]["earlier"].keys() == {
+        "bn1",
+        "layer1",
+        "layer2",
+    }
     top, mean = (folder_of(phases, name) for name in ("top", "head+top"))
     answers = load_file(mean / "validation.safetensors")
     images = PackedImages.open(Path("data/prepared"))

@@ -42,7 +42,8 @@ class TrainedPhase:
     def course(self) -> Course:
         """What `signs_of` looks at."""
         path = self.folder / "curves.csv"
-        return Course(self.name, pd.read_csv(path) if path.exists() else pd.DataFrame(), self.logits, self.labels)
+        curves = pd.read_csv(path) if path.exists() else pd.DataFrame()
+        return Course(self.name, curves, self.logits, self.labels, self.model.get("earlier_layers", {}))
 
 
 def read_phases(root: Path, starts: Mapping[str, str]) -> list[TrainedPhase]:

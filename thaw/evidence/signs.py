@@ -1,12 +1,13 @@
 """Signs of trouble in a trained head or phase: what is wrong, the figures that show it, and what to do.
 
-All of it is read off the curves of training and the answers on validation. Every threshold is relative to what guessing
-costs: the log loss of equal odds, ln(classes).
+All of it is read off the curves of training, the answers on validation, and heads tried on earlier blocks. Every
+threshold is relative to what guessing costs: the log loss of equal odds, ln(classes).
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,10 @@ LOST_RATE = 6e-8
 what is below this is rounded away."""
 GAP = 0.2
 """Times the loss of guessing: a validation loss this far above the training loss is overfitting, if it is no chance."""
+EARLIER = 0.02
+"""Times the loss of guessing: what the head must gain from an earlier block."""
+_ERRORS_OF_THREE = 2.4
+"""Standard errors that the best of three differences must exceed (Bonferroni: 2.5 % in all)."""
 _ERRORS = 2.0
 """Standard errors that a difference must exceed before it counts."""
 _LEVEL = 0.05
@@ -44,6 +49,8 @@ class Course:
     logits: NDArray[np.floating]
     """[images, classes]"""
     labels: NDArray[np.int64]
+    layers: Mapping[str, Any] = field(default_factory=dict)
+    """What heads on earlier blocks are worth beside one on the last (training/earlier.py), where that was found out."""
 
     @property
     def guessing(self) -> float:
@@ -56,7 +63,7 @@ class Sign:
     """Something that looks wrong."""
 
     sign: str
-    """diverges | rate_too_low | stuck | overfits | no_better_than_majority"""
+    """diverges | rate_too_low | stuck | overfits | no_better_than_majority | earlier_layers_do_better"""
     where: str
     evidence: str
     advice: str
@@ -66,7 +73,7 @@ def signs_of(courses: Sequence[Course]) -> list[dict[str, str]]:
     """Return the signs of trouble of a run, the head's first, each as {sign, where, evidence, advice}."""
     found: list[Sign | None] = []
     for number, course in enumerate(courses):
-        found += [_majority(course)] if number == 0 else []
+        found += [_majority(course), _earlier(course)] if number == 0 else []
         found += [_diverges(course) or _unmoved(course) or _stuck(course) or _overfits(course)]
     return [asdict(sign) for sign in found if sign is not None]
 
@@ -153,6 +160,26 @@ def _majority(course: Course) -> Sign | None:
         f"the validation accuracy is {correct.mean():.3f}, that of always answering the commonest class "
         f"{always.mean():.3f} on {len(correct)} images, and the log loss is no better than that of the classes' shares",
         "look at some images and their labels; then unfreeze more (depth: all), or try another backbone or input_px",
+    )
+
+
+def _earlier(course: Course) -> Sign | None:
+    """Look for a block before the last that a head on the frozen network would surely do better on."""
+    if not course.layers:
+        return None
+    last, earlier = course.layers["last"], course.layers["earlier"]
+    name = min(earlier, key=lambda block: float(earlier[block]["log_loss"]))
+    best = earlier[name]
+    if -best["difference"] <= max(EARLIER * course.guessing, _ERRORS_OF_THREE * best["standard_error"]):
+        return None
+    return Sign(
+        "earlier_layers_do_better",
+        course.where,
+        f"on {course.layers['images']} training images a head on block {name} reaches a validation log loss of "
+        f"{best['log_loss']:.3g} and an accuracy of {best['accuracy']:.3f}, one on the last block, {last['block']}, "
+        f"{last['log_loss']:.3g} and {last['accuracy']:.3f}: these images are far from those of the pretraining",
+        f"let the head see the blocks before (backbone.taps: [all]) or end the network there (backbone.keep: {name}), "
+        "unfreeze that deep, or try another backbone",
     )
 
 

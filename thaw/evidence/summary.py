@@ -21,6 +21,7 @@ SIGNS = {
     "stuck": "is stuck",
     "overfits": "overfits",
     "no_better_than_majority": "is no better than the majority class",
+    "earlier_layers_do_better": "would do better on an earlier block",
 }
 """How each sign of `signs.py` is put after the name of a head or a phase."""
 

@@ -35,6 +35,16 @@ def add_taps(
     output.args = (joined,)
 
 
+def separate(network: fx.GraphModule) -> fx.GraphModule:
+    """Let a whole traced network with taps give its own features and each tap's as tensors of their own."""
+    output = list(network.graph.nodes)[-1]
+    (joined,) = output.args[0]
+    output.args = (tuple(joined.args),)
+    network.graph.erase_node(joined)
+    network.recompile()
+    return network
+
+
 def pool(value: Tensor, nhwc: bool) -> Tensor:
     """Return mean, maximum and deviation of each channel [images, 3 channels].
 

@@ -15,12 +15,24 @@ _BATCH = 32
 
 def compute(prefix: Prefix, rows: NDArray[np.int64], view: int, *, label: str) -> NDArray[np.float32]:
     """Return the features [rows, features] of one view of each row."""
+    return compute_all(prefix, rows, np.zeros(0, np.int64), view, label=label)[0]
+
+
+def compute_all(
+    prefix: Prefix, rows: NDArray[np.int64], chosen: NDArray[np.int64], view: int = 0, *, label: str
+) -> list[NDArray[np.float32]]:
+    """Return the features [rows, features] of one view of each row, and the prefix's further outputs of some rows.
+
+    `chosen` has the places of the latter in `rows`, in ascending order.
+    """
     starts = range(0, len(rows), _BATCH)
-    parts = []
+    parts: list[list[NDArray[np.float32]]] = []
     for start in progress(starts, total=len(starts), label=f"features: {label}"):
-        chosen = rows[start : start + _BATCH]
-        parts.append(prefix(chosen, np.full(len(chosen), view))[0])
-    return np.concatenate(parts)
+        batch = rows[start : start + _BATCH]
+        features, *others = prefix(batch, np.full(len(batch), view))
+        kept = chosen[(chosen >= start) & (chosen < start + _BATCH)] - start
+        parts.append([features, *(value[kept] for value in others)])
+    return [np.concatenate(values) for values in zip(*parts, strict=True)]
 
 
 def compute_mirrored(

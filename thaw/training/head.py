@@ -178,8 +178,14 @@ def soft_targets(labels: Labels, confidence: NDArray[np.float64], num_classes: i
 
 def cross_entropy(logits: NDArray[np.float64], labels: Labels) -> float:
     """Return the mean log loss of logits [examples, classes], in nats."""
+    return float(log_losses(logits, labels).mean())
+
+
+def log_losses(logits: NDArray[np.float64], labels: Labels) -> NDArray[np.float64]:
+    """Return the log loss of each example, in nats, from logits [examples, classes]."""
     shifted = logits - logits.max(axis=1, keepdims=True)
-    return float((np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]).mean())
+    losses: NDArray[np.float64] = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
+    return losses
 
 
 def _groups(head: nn.Module) -> list[dict[str, Any]]:
