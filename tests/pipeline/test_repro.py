@@ -84,7 +84,7 @@ def test_dvc_shows_the_metrics_and_draws_every_plot(finished: Run) -> None:
 
 
 def test_the_summary_names_every_model_and_where_to_look_next(finished: Run) -> None:
-    printed = finished.clone.succeed("python", "-m", "thaw", "summary")
+    printed = " ".join(finished.clone.succeed("python", "-m", "thaw", "summary").split())
     for words in ("majority class", "head", "top", "mid", "chosen", "dvc plots show"):
         assert words in printed
 
