@@ -259,6 +259,25 @@ def test_grey_input_other_constants_and_another_size_fit_an_export(tmp_path: Pat
         torch.testing.assert_close(grey((image - grey.spec.input_mean[0]) / grey.spec.input_std[0]), seen)
 
 
+def test_an_export_that_pads_before_its_first_layer_refuses_grey_unless_channels_are_alike(tmp_path: Path) -> None:
+    weights = {"a": np.ones((4, 3, 3, 3), dtype=np.float32), "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1])}
+    nodes = [
+        helper.make_node("Pad", ["images", "pads"], ["x"]),
+        helper.make_node("Conv", ["x", "a"], ["y"]),
+        helper.make_node("GlobalAveragePool", ["y"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["out"]),
+    ]
+    source = f"onnx:{saved(tmp_path / 'net.onnx', nodes, weights, ['n', 3, 8, 8])}"
+    with pytest.raises(
+        BackboneError, match=r"changes its input before its first layer.*; set backbone.mean and backbon"
+    ):
+        open_backbone(source, in_channels=1)
+    grey, colour = (open_backbone(source, in_channels=channels, mean=[0.5], std=[0.25]) for channels in (1, 3))
+    image = torch.randn(2, 1, 8, 8)
+    with torch.inference_mode():
+        torch.testing.assert_close(grey(image), colour(image.expand(-1, 3, -1, -1)))
+
+
 @pytest.fixture(scope="module")
 def resnet18(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with warnings.catch_warnings():

@@ -1,9 +1,11 @@
 """Sources that people bring themselves: files of weights, Python callables, models of Thaw."""
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -180,6 +182,32 @@ def test_a_model_that_learned_grey_serves_grey_and_refuses_colour(tmp_path: Path
     assert all(torch.equal(value, tensors[name]) for name, value in network.module.state_dict().items())
     with pytest.raises(BackboneError, match="was trained on grey images and has no weights for colour; convert"):
         open_backbone(f"model:{tmp_path / 'grey'}")
+
+
+class Canary:
+    """Leaves a folder where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("saved_by", [pickle.dumps, None], ids=["pickle", "torch"])
+def test_a_pickle_in_the_place_of_a_parents_weights_is_refused_and_does_not_run(tmp_path: Path, saved_by: Any) -> None:
+    start = tiny.start(tiny.backbone())
+    with files.new_folder(tmp_path / "cars") as new:
+        weights = new / "weights.safetensors"
+        bad = {"backbone.conv1": Canary(tmp_path / "canary")}
+        weights.write_bytes(saved_by(bad)) if saved_by else torch.save(bad, weights)
+        files.write_json(new / "model.json", start.model)
+    with pytest.raises(BackboneError, match=r"weights.safetensors is not a whole safetensors file"):
+        open_backbone(f"model:{tmp_path / 'cars'}")
+    assert not (tmp_path / "canary").exists()
+    if saved_by:  # and the canary would have sung
+        pickle.loads((tmp_path / "cars" / "weights.safetensors").read_bytes())
+        assert (tmp_path / "canary").exists()
 
 
 def test_a_model_that_is_not_whole_is_refused(tmp_path: Path) -> None:

@@ -51,6 +51,8 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], spec: Spec) -
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise BackboneError(f"the weights hold NaN or infinity in {name}; bring them again from their source")
     module.load_state_dict(given)
+    if spec.library == "onnx" and spec.in_channels == 1 and max(len(set(spec.mean)), len(set(spec.std))) > 1:
+        _compare_grey(module, tensors, spec)
 
 
 def _build_timm(spec: Spec) -> nn.Module:
@@ -131,6 +133,28 @@ def _remove_output(module: nn.Module) -> bool:
     for last in linear[-1:]:
         setattr(module.get_submodule(last.rpartition(".")[0]), last.rpartition(".")[2], nn.Identity())
     return bool(linear)
+
+
+@torch.inference_mode()
+def _compare_grey(module: nn.Module, tensors: Mapping[str, Tensor], spec: Spec) -> None:
+    """Refuse an export that does something to its input before the first layer, such as padding or scaling it."""
+    colour = build(spec.model_copy(update={"in_channels": 3}))
+    if any(tensors[name].shape != value.shape for name, value in colour.state_dict().items()):
+        return  # the weights come from a network that was adapted, and compared, before
+    colour.load_state_dict({name: tensors[name] for name in colour.state_dict()})
+    grey = torch.rand(1, 1, spec.input_px, spec.input_px, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(value).view(1, -1, 1, 1) for value in (spec.mean, spec.std))
+    try:
+        found = module((grey - spec.input_mean[0]) / spec.input_std[0])
+        expected = colour((grey.expand(-1, 3, -1, -1) - mean) / std)
+        same = torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    except RuntimeError:  # constants for three channels before the first layer
+        same = False
+    if not same:
+        raise BackboneError(
+            f"{spec.name} changes its input before its first layer, so it cannot be adapted to grey input; set "
+            "backbone.mean and backbone.std to one number each, or convert the images to colour"
+        )
 
 
 class _Passed(nn.Module):
