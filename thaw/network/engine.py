@@ -8,6 +8,7 @@ not used at all. What was found is kept, so that the same prefix meets the same 
 import os
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from thaw import files, run
 from thaw.errors import BackboneError, first_line
-from thaw.network import blocks, build, cut, first_layer, session
+from thaw.network import blocks, build, cut, first_layer, onnx_layers, onnx_network, pooling, session, taps
 from thaw.network.session import Activations, Session
 from thaw.params import ComputeParams
 
@@ -65,9 +66,13 @@ class Engine:
     @property
     def made_by(self) -> list[str]:
         """What turns weights and images into activations beside the weights: our code and the libraries'."""
-        sources = (blocks, build, cut, first_layer, session)
+        sources = (blocks, build, cut, first_layer, onnx_layers, onnx_network, pooling, session, taps)
         versions = [library.__version__ for library in (torch, torchvision, timm, onnxruntime)]
-        return [*versions, *(files.sha256_of(Path(str(module.__file__))) for module in sources)]
+        return [
+            *versions,
+            version("onnx2pytorch"),
+            *(files.sha256_of(Path(str(module.__file__))) for module in sources),
+        ]
 
     def __str__(self) -> str:
         rates = ", ".join(f"{name} {rate:.0f}" for name, rate in self.rates.items())
