@@ -137,6 +137,7 @@ def test_plan_says_that_a_rate_is_found_in_the_run_and_its_share_in_each_block(
     assert [row[2] for row in rows[:4]] == ["auto", "auto x 0.5", "auto x 0.25", "frozen"]
     assert "lowest rate 0.25 of the head's; auto: found by a range test before the first step" in " ".join(out.split())
     edit(data_set, "depth: 2", "depth: [{pattern: '*bn*', lr: 0.002}]")
+    edit(data_set, "lr_scale: 0.5", "lr_scale: 1.0")
     code, out, err = command("plan")
     assert code == 0, err
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
@@ -147,6 +148,7 @@ def test_plan_refuses_cutmix_where_the_cut_leaves_tokens(command: Command, data_
     edit(data_set, "timm:test_resnet", "timm:test_vit")
     edit(data_set, "input_px: 64", "input_px: 160")
     edit(data_set, "depth: 2", "depth: 2\n      cutmix: 1.0")
+    edit(data_set, "norm: train", "norm: frozen")
     code, out, err = command("plan")
     assert (code, out) == (1, "")
     assert err.startswith("params.yaml: unfreeze.phases.top.cutmix needs rows and columns to cut a box from")

@@ -1,6 +1,8 @@
 """Engines: ONNX Runtime where it agrees with torch, torch where it does not, and a line that says so."""
 
+import gc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -238,3 +240,25 @@ def test_threads_are_set_as_asked() -> None:
         assert use_threads(tiny.TORCH.model_copy(update={"threads": None})) == torch.get_num_threads() >= 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_an_engine_that_is_garbage_when_the_exporter_forks_does_not_hang_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    export = torch.onnx.export
+
+    def collecting(*given: Any, **named: Any) -> Any:
+        gc.collect()  # as happens by itself in a long export
+        return export(*given, **named)
+
+    monkeypatch.setattr(torch.onnx, "export", collecting)
+    monkeypatch.setattr("thaw.network.session._EXPORT_LIMIT_S", 60)
+    threaded = tiny.BY_NAME.model_copy(update={"threads": 2})
+    first = engine(threaded)
+    first(images())
+    ring: list[Any] = [first]
+    ring.append(ring)  # only a collection frees it
+    gc.disable()
+    try:
+        del ring, first
+        assert engine(threaded, Small().eval(), key="another").name == "onnxruntime"
+    finally:
+        gc.enable()

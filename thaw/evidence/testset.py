@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from thaw import files
+from thaw.averages import folder_of
 from thaw.evidence.calibration import uncalibrated
 from thaw.evidence.intervals import bootstrap_intervals, class_intervals
 from thaw.evidence.metrics import class_metrics, classification_metrics
@@ -90,7 +91,8 @@ def read_range_tests(phases: Path, names: Sequence[str]) -> dict[str, pd.DataFra
     """Return the range_test.csv of each phase, by name; of one whose rate was given, the one row with that rate."""
     found = {}
     for name in names:
-        path, lr = phases / name / "range_test.csv", files.read_json(phases / name / "model.json").get("lr")
+        folder = folder_of(phases, name)
+        path, lr = folder / "range_test.csv", files.read_json(folder / "model.json").get("lr")
         if path.exists():
             found[name] = pd.read_csv(path)
         elif lr is not None:

@@ -1,5 +1,6 @@
 """ONNX Runtime: export a traced prefix once, keep the file, and run it on batches of any size."""
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -93,7 +94,10 @@ def _export(prefix: nn.Module, images: Tensor, path: Path) -> None:
 
 
 def _export_here(prefix: nn.Module, images: Tensor, path: Path, answer: Connection) -> None:
-    torch.set_num_threads(1)  # the other threads did not come along
+    # The parent's threads did not come along. A session of its that is garbage by now would wait for its own when
+    # it is collected: nothing that came along is.
+    gc.freeze()
+    torch.set_num_threads(1)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
