@@ -12,7 +12,7 @@ from thaw.errors import ArtifactError
 
 _NEXT = (
     "reports/index.html is the report: open it in a browser. `dvc plots show` draws reports/plots, `dvc metrics show` "
-    "prints reports/metrics.json, `python -m thaw predict PATH` uses models/final"
+    "prints reports/metrics.json, `python -m thaw predict PATH` uses models/export"
 )
 
 SIGNS = {
