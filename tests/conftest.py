@@ -27,6 +27,7 @@ settings.load_profile("thaw")
 os.environ.pop("THAW_SCRATCH", None)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep each file on one worker of xdist, and together what shares the finished clones, which take minutes."""
     for item in items:

@@ -45,7 +45,7 @@ def copy(finished: Run, tmp_path: Path) -> Clone:
 
 @pytest.fixture(scope="session")
 def variants(finished: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
-    """Copies of the finished clone, each changed in one way and reproduced."""
+    """Copies of the finished clone, each changed in one way and reproduced, as far as `evaluate`."""
     with ThreadPoolExecutor(2) as pool:
         futures: dict[str, Future[Run]] = {}
         for function in (_other_head, _other_phases, _manifest):
@@ -60,13 +60,15 @@ def _reproduced(change: Callable[[Clone], str], clone: Clone) -> Run:
 
 def _other_head(clone: Clone) -> str:
     clone.update({"head.hidden": [8], "head.epochs": 3})
-    return clone.succeed("dvc", "repro")
+    return clone.succeed("dvc", "repro", "evaluate")
 
 
 def _other_phases(clone: Clone) -> str:
     top = clone.params()["unfreeze"]["phases"]["top"]
     clone.update({"unfreeze.phases.mid": {"lr": 0.0003, "epochs": 1}, "unfreeze.phases.side": {**top, "depth": 2}})
-    return clone.succeed("dvc", "repro", "select") + "-- select is done --\n" + clone.succeed("dvc", "repro")
+    return (
+        clone.succeed("dvc", "repro", "select") + "-- select is done --\n" + clone.succeed("dvc", "repro", "evaluate")
+    )
 
 
 def _manifest(clone: Clone) -> str:
