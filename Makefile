@@ -35,7 +35,7 @@ check: $(VENV)/.installed-dev ## lint, spelling, types and params.yaml, without 
 	python -m thaw check
 
 test: repository browser check ## everything in check, then all tests (ARGS="tests/unit -x" narrows them)
-	pytest -n logical --maxprocesses 4 --dist loadgroup $(ARGS)
+	pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 browser: ## see to it that Chromium and its driver are here, which the tests of the report drive
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \

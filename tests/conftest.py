@@ -27,14 +27,6 @@ settings.load_profile("thaw")
 os.environ.pop("THAW_SCRATCH", None)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep each file on one worker of xdist, and together what shares the finished clones, which take minutes."""
-    for item in items:
-        shared = "fresh" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("clones" if shared else str(item.path)))
-
-
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository's root."""
