@@ -1,5 +1,6 @@
 """The whole classifier as one network answers as the model does, and its class maps add up to the answer."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,20 @@ def test_the_view_in_the_graph_is_that_of_the_model_to_the_grey_level(sizes: tup
     torch.testing.assert_close(levels[0], levels[1], rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("changes", [(None, [], "max"), (None, [], "both"), (None, ["layer1"], "avg")])
+def test_taps_and_another_pooling_are_in_the_graph(changes: tuple[None, list[str], str]) -> None:
+    keep, taps, pool = changes
+    plain = tiny.backbone(input_px=64)
+    network = replace(plain, spec=plain.spec.cut_to(keep, taps, "own" if taps else pool))
+    torch.manual_seed(1)
+    head = build_head(network.num_features, 3, [], 0.0)
+    facts = tiny.start(network).model | {"augment": {"flip": "horizontal", "average": True}, "temperature": 1.0}
+    ours, given = model.Model(network, head, facts, ""), squares(2)
+    whole = Whole(network, head, size_px=40, symmetries=ours.symmetries, temperature=1.0)
+    with torch.inference_mode():
+        np.testing.assert_allclose(whole(torch.from_numpy(given))[0].numpy(), ours.probabilities(given), atol=2e-6)
+
+
 def test_the_weights_of_a_resize_sum_to_one() -> None:
     torch.testing.assert_close(resize_weights(256, 224).sum(1), torch.ones(224), rtol=0, atol=2e-4)
 
@@ -101,7 +116,8 @@ class _Last(torch.nn.Module):
         self.last = torch.nn.Linear(3, 5)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.last(images.permute(0, 2, 3, 1)[:, ::8, ::8]).mean((1, 2))  # type: ignore[no-any-return]
+        features: torch.Tensor = self.last(images.permute(0, 2, 3, 1)[:, ::8, ::8]).mean((1, 2))
+        return features
 
 
 def _layers_last() -> Backbone:

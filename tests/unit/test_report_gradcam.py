@@ -1,6 +1,7 @@
 """Grad-CAM: equal to CAM where that exists, at the right place for tokens, and honest where there is no map."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,13 +33,27 @@ def scaled(maps: Tensor) -> NDArray[np.float32]:
 def test_with_a_linear_head_on_pooled_features_it_is_the_class_activation_map() -> None:
     network = tiny.backbone(input_px=64)
     head, seen, classes = head_for(network), images(9, side=64), [0, 1, 2] * 3  # more than one batch
-    features = network.module.eval().forward_features(seen)  # type: ignore[operator]
+    forward_features: Any = network.module.eval().forward_features
+    features = forward_features(seen)
     expected = torch.einsum("ic,ichw->ihw", head.get_parameter("weight")[classes], features)
     ours = grad_cam(network, head, seen, classes)
     assert ours is not None
     assert ours.shape == (9, 2, 2)
     np.testing.assert_allclose(ours, scaled(expected), atol=1e-5)
     assert ours.std() > 0.1
+
+
+def test_another_pooling_is_asked_about_and_not_the_network_s_own() -> None:
+    plain = tiny.backbone(input_px=64)
+    network = replace(plain, spec=plain.spec.cut_to(None, [], "max"))
+    head, seen, classes = head_for(network), images(3, side=64), [0, 1, 2]
+    ours = grad_cam(network, head, seen, classes)
+    forward_features: Any = plain.module.eval().forward_features
+    maps = forward_features(seen).requires_grad_()
+    asked = head(maps.amax((2, 3)))[torch.arange(3), torch.tensor(classes)].sum()
+    weights = torch.autograd.grad(asked, maps)[0].mean((2, 3), keepdim=True)
+    assert ours is not None
+    np.testing.assert_allclose(ours, scaled((weights * maps).sum(1)), atol=1e-5)
 
 
 def test_a_channel_weighs_what_its_places_are_worth_on_average() -> None:

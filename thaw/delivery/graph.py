@@ -44,7 +44,7 @@ class Whole(nn.Module):
         """`dtype` is the type of the packed squares, uint8 or uint16."""
         super().__init__()
         spec = backbone.spec
-        self.network = backbone.split("all")[1] if spec.taps else backbone.module
+        self.network = backbone.network
         self.head = head
         self.symmetries = tuple(symmetries)
         self.temperature = temperature

@@ -53,13 +53,14 @@ class Backbone:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the features [images, features] of images, those of its taps included, pooled as its spec says."""
-        traced = bool(self.spec.taps) or self.spec.pool != "own"
-        features: Tensor = (self._changed if traced else self.module)(images)
+        features: Tensor = self.network(images)
         return features
 
     @cached_property
-    def _changed(self) -> nn.Module:
-        return self.split("all")[1]
+    def network(self) -> nn.Module:
+        """What maps images to features: the module itself, or its graph where taps or another pooling change it."""
+        changed = bool(self.spec.taps) or self.spec.pool != "own"
+        return self.split("all")[1] if changed else self.module
 
     def example(self, num_images: int) -> Tensor:
         """Return zeros of the shape that the network takes."""

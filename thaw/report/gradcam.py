@@ -63,7 +63,7 @@ def _batch(backbone: Backbone, head: nn.Module, images: Tensor, classes: Sequenc
 def _watched(backbone: Backbone) -> list[nn.Module]:
     """Return the modules whose outputs may be the map: those of the blocks, and where a graph runs, their layers."""
     blocks = [backbone.module.get_submodule(path) for unit in backbone.units for path in unit.paths]
-    if not backbone.spec.taps:
+    if backbone.network is backbone.module:
         return blocks
     return list(dict.fromkeys(layer for block in blocks for layer in block.modules()))
 
