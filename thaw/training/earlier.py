@@ -6,6 +6,7 @@ pass that the features take anyway: the network also gives what a few earlier bl
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import fx, nn
 
+from thaw.errors import BackboneError
 from thaw.images.pack import PackedImages
 from thaw.network.backbone import Backbone
 from thaw.network.cut import probe
@@ -71,14 +73,12 @@ def tapped(backbone: Backbone) -> Tapped:
     indices = sorted({round(share * len(blocks)) - 1 for share in _SHARES} & set(range(len(blocks) - 1)))
     names = [blocks[index] for index in indices]
     if names and not spec.keep and not spec.taps:
-        try:
+        with suppress(BackboneError):  # it cannot be traced, or not be tapped there
             module = replace(backbone, spec=spec.model_copy(update={"taps": tuple(names)})).split(0)[0]
             assert isinstance(module, fx.GraphModule)
             module = separate(module)
             if all(len(shape) == 1 for shape in probe(module, backbone.example(2))):
                 return Tapped(module, names, blocks[-1])
-        except Exception:  # noqa: BLE001, S110, no network may fail for a sign of trouble; it is as good without
-            pass
     return Tapped(backbone.split(0)[0], [], blocks[-1])
 
 

@@ -108,15 +108,8 @@ def train_head(
     optimizer = torch.optim.AdamW(_groups(head), lr=params.lr)
     best, best_state, since, rows = float("inf"), copy.deepcopy(head.state_dict()), 0, list[dict[str, float]]()
     for epoch in range(1, params.epochs + 1):
-        head.train()
         order = torch.from_numpy(generator(seed, "head", "order", epoch).permutation(len(features)))
-        total = 0.0
-        for batch in torch.split(order, _BATCH):
-            loss = functional.cross_entropy(head(features[batch]), targets[batch])
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            optimizer.step()
-            total += float(loss.detach()) * len(batch)
+        total = _train_epoch(head, optimizer, features, targets, order)
         head.eval()
         with torch.inference_mode():
             logits = head(val_features).double().numpy()
@@ -136,6 +129,21 @@ def train_head(
     for layer in [layer for layer in head.modules() if isinstance(layer, nn.Linear)][:1]:
         _fold(layer, centre, scale)
     return head.eval(), rows
+
+
+def _train_epoch(
+    head: nn.Module, optimizer: torch.optim.Optimizer, features: Tensor, targets: Tensor, order: Tensor
+) -> float:
+    """Take a step for each batch of an epoch and return the sum of the losses of its examples."""
+    head.train()
+    total = 0.0
+    for batch in torch.split(order, _BATCH):
+        loss = functional.cross_entropy(head(features[batch]), targets[batch])
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        optimizer.step()
+        total += float(loss.detach()) * len(batch)
+    return total
 
 
 def mean_directions(train: FeatureSet, num_classes: int) -> Tensor:

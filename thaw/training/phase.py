@@ -23,7 +23,7 @@ from thaw.training.checkpoint import trained_tensors
 from thaw.training.effects import check_effects
 from thaw.training.groups import frozen_tensors, lowest_block, rules_of
 from thaw.training.heap import keep_freed_memory
-from thaw.training.loop import Classifier, LabelledRows, Phase, Result, Task
+from thaw.training.loop import Classifier, LabelledRows, Phase, Result, Source, Task
 from thaw.training.sources import sources_of
 
 
@@ -106,20 +106,32 @@ def run_phase(
     check_effects(name, params, phase.stepper.rules, classifier.backbone, head)
     train, val = sources_of(name, params, prefix, images, compute)
     keep_freed_memory()
+    result, average = _train(phase, train, val, on_epoch)
+    artifact.check_frozen(model["frozen_sha256"], artifact.frozen_digest(backbone, index), name)
+    lr = result.range_test.lr if result.range_test else params.lr
+    return Trained(result, {**model, "lr": lr, "best_epoch": result.best_epoch}, val[1], phase.folder, average)
+
+
+def _train(
+    phase: Phase,
+    train: tuple[Source, LabelledRows],
+    val: tuple[Source, LabelledRows],
+    on_epoch: Callable[[dict[str, float]], None],
+) -> tuple[Result, Average | None]:
+    """Train, prove that what rules freeze above the cut did not move, and say what came of it."""
+    name, params, classifier = phase.name, phase.params, phase.model
     with files.one_at_a_time(phase.folder):  # two trials of the same phase would share their checkpoint
         above = artifact.digest_of(frozen_tensors(classifier))
         before = trained_tensors(classifier) if params.average else {}
         result = phase.run(train, val, _printing(name, on_epoch))
         gained = result.best_epoch > 0
         average = average_of(phase, before, result.tensors, val) if params.average and gained else None
-    artifact.check_frozen(model["frozen_sha256"], artifact.frozen_digest(backbone, index), name)
     artifact.check_frozen(above, artifact.digest_of(frozen_tensors(classifier)), name)
     if not gained:
         print(f"{name}: no epoch was better on validation than the start; its weights are those of {params.start}")
     elif average is not None:
         print(f"{name}: the mean of its weights and those of {params.start} is offered to select as well")
-    lr = result.range_test.lr if result.range_test else params.lr
-    return Trained(result, {**model, "lr": lr, "best_epoch": result.best_epoch}, val[1], phase.folder, average)
+    return result, average
 
 
 def _cut(
