@@ -112,10 +112,10 @@ def test_an_engine_that_no_longer_opens_gives_way_to_torch_with_a_note(
 ) -> None:
     assert engine(tiny.AUTO).name == "onnxruntime"
 
-    def refuse(_session: Session) -> None:
+    def refuse(_path: Path, _threads: int | None) -> None:
         raise RuntimeError("this library is another one now")
 
-    monkeypatch.setattr(Session, "_open", refuse)
+    monkeypatch.setattr("thaw.network.session.open_session", refuse)
     fallen = engine(tiny.AUTO)
     assert fallen.name == "torch"
     assert fallen.note == "onnxruntime was not used: this library is another one now"

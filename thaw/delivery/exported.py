@@ -1,7 +1,6 @@
 """The exported classifier: answers and explanations from models/export, with ONNX Runtime and without torch."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from thaw.delivery.explain import occluded, overlay, patch_places
 from thaw.errors import ArtifactError, DataError, first_line
 from thaw.images.levels import Pixels
 from thaw.images.square import Image, read_square
+from thaw.network.onnx_session import open_session
 
 ONNX_FILE = "model.onnx"
 FACTS_FILE = "model.json"
@@ -155,14 +155,8 @@ def metadata(facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _session(path: Path, threads: int | None) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return open_session(path, threads)
     except Exception as error:
         raise ArtifactError(f"{path} cannot be loaded: {first_line(error)}; run `dvc repro export`") from error
 

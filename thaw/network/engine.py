@@ -21,7 +21,18 @@ from torch import Tensor, nn
 
 from thaw import files, run
 from thaw.errors import BackboneError, first_line
-from thaw.network import blocks, build, cut, first_layer, onnx_layers, onnx_network, pooling, session, taps
+from thaw.network import (
+    blocks,
+    build,
+    cut,
+    first_layer,
+    onnx_layers,
+    onnx_network,
+    onnx_session,
+    pooling,
+    session,
+    taps,
+)
 from thaw.network.session import Activations, Session
 from thaw.params import ComputeParams
 
@@ -66,7 +77,7 @@ class Engine:
     @property
     def made_by(self) -> list[str]:
         """What turns weights and images into activations beside the weights: our code and the libraries'."""
-        sources = (blocks, build, cut, first_layer, onnx_layers, onnx_network, pooling, session, taps)
+        sources = (blocks, build, cut, first_layer, onnx_layers, onnx_network, onnx_session, pooling, session, taps)
         versions = [library.__version__ for library in (torch, torchvision, timm, onnxruntime)]
         return [
             *versions,

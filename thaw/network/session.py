@@ -3,7 +3,6 @@
 import gc
 import logging
 import multiprocessing
-import os
 import warnings
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from thaw import files, run
 from thaw.errors import ArtifactError, BackboneError, first_line
+from thaw.network.onnx_session import open_session
 
 _FILE = "prefix.onnx"
 _EXPORT_LIMIT_S = 600
@@ -33,13 +33,13 @@ class Session:
     def __init__(self, prefix: nn.Module, sample: Tensor, *, key: str, threads: int | None) -> None:
         """Export the prefix, unless the scratch folder has it under `key`. Raises: BackboneError if that fails."""
         self._graph = _exported(prefix, sample, key)
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self._threads = threads
         self._session: onnxruntime.InferenceSession | None = None
 
     def __call__(self, images: Tensor) -> Activations:
         """Return the boundary activation of a batch, one array a boundary tensor."""
         if self._session is None:
-            self._session = self._open()
+            self._session = open_session(self._graph, self._threads)
         name = self._session.get_inputs()[0].name
         array = images.contiguous().numpy()
         runs = [
@@ -50,14 +50,6 @@ class Session:
     def release(self) -> None:
         """Give back the memory that the session works in, hundreds of MiB; the next call takes it again."""
         self._session = None
-
-    def _open(self) -> onnxruntime.InferenceSession:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.log_severity_level = 3
-        # Waiting threads that spin are a gain of a few per cent on an idle machine and ruin a busy one.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        return onnxruntime.InferenceSession(str(self._graph), options, providers=["CPUExecutionProvider"])
 
 
 def _exported(prefix: nn.Module, sample: Tensor, key: str) -> Path:
