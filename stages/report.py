@@ -36,7 +36,8 @@ def main() -> None:
         settings = {"seed": params.seed} | {
             name: section.model_dump(mode="json") for name, section in zip(SECTIONS[1:], sections, strict=True)
         }
-        text = page.render(found, model.load(INPUTS[1]), raw=params.data.raw, settings=settings)
+        data = params.data
+        text = page.render(found, model.load(INPUTS[1]), raw=data.raw, licence=data.license, settings=settings)
         files.write_text(Path(OUTS[0]), text)
         print(f"{OUTS[0]} ({len(text.encode()) / 2**20:.1f} MB): open it in a browser")
 

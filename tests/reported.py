@@ -68,10 +68,10 @@ def read(root: Path) -> sources.Sources:
     return sources.read(*(root / name for name in ("data/prepared", "models/final", "models/phases", "reports")))
 
 
-def render(root: Path, **settings: Any) -> str:
+def render(root: Path, *, licence: str | None = None, **settings: Any) -> str:
     """Return the page."""
     final = model.load(root / "models" / "final")
-    return page.render(read(root), final, raw="data/mine", settings=settings or {"seed": 0})
+    return page.render(read(root), final, raw="data/mine", settings=settings or {"seed": 0}, licence=licence)
 
 
 def selection(**changes: Any) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
 from thaw.delivery import card
+from thaw.evidence.metrics import class_metrics
 
 FACTS: dict[str, Any] = {
     "classes": ["a|b", "ok"], "preprocessing": {"size_px": 40, "fit": "crop", "channels": 3}, "input": {"input_px": 32},
@@ -14,6 +16,14 @@ FACTS: dict[str, Any] = {
     "backbone": {"library": "timm", "name": "test_resnet", "license": "", "url": ""},
     "lineage": {"data": "d" * 64, "backbone": "b" * 64, "parent": None},
 }  # fmt: skip
+
+
+def figures(predictions: pd.DataFrame) -> dict[str, Any]:
+    """Return `per_class` of metrics.json for these answers."""
+    names = sorted(set(predictions["label"]) | set(predictions["predicted"]))
+    index = {name: number for number, name in enumerate(names)}
+    labels, answers = (predictions[column].map(index).to_numpy(np.int64) for column in ("label", "predicted"))
+    return dict(zip(names, class_metrics(labels, np.eye(len(names))[answers]), strict=True))
 
 
 def evidence(source: str = "photos", **audit: Any) -> card.Evidence:
@@ -26,6 +36,7 @@ def evidence(source: str = "photos", **audit: Any) -> card.Evidence:
     }  # fmt: skip
     test = {"n": 10, "accuracy": 0.6, "accuracy_low": 0.3, "accuracy_high": 0.9, "ece": 0.125}
     metrics = {"test": test, "majority": {"accuracy": 0.6}, "head": {"accuracy": 0.5}}
+    metrics["per_class"] = figures(predictions)
     return card.Evidence(source, usual | audit, metrics, {"verdict": "Unfreezing did not help."}, predictions)
 
 
@@ -63,7 +74,7 @@ def test_recall_and_precision_are_those_of_scikit_learn() -> None:
 
     predictions = evidence().predictions
     precision, recall, _, support = precision_recall_fscore_support(predictions["label"], predictions["predicted"])
-    table = card.per_class(predictions).sort_values("class")
+    table = card.per_class(figures(predictions), predictions).sort_values("class")
     assert table["precision"].tolist() == pytest.approx(precision)
     assert table["recall"].tolist() == pytest.approx(recall)
     assert table["images"].tolist() == support.tolist()
@@ -82,10 +93,17 @@ def test_the_licence_is_the_one_stated_or_the_sample_s(source: str, stated: str 
     assert card.license_of(source, stated) == expected
 
 
+def test_images_of_any_channels_are_named() -> None:
+    for channels, words in ((1, "To sort grey images"), (3, "To sort colour images"), (4, "To sort 4-channel images")):
+        settings = FACTS["preprocessing"] | {"channels": channels}
+        assert words in card.render(FACTS | {"preprocessing": settings}, evidence())
+
+
 def test_a_card_of_a_thousand_classes_stays_readable() -> None:
     names = [f"class {number}" for number in range(1000)]
     predictions = pd.DataFrame({"label": names, "predicted": names})
     many = evidence(classes={name: {"train": 1} for name in names})
-    text = card.render(FACTS | {"classes": names}, card.Evidence(**(vars(many) | {"predictions": predictions})))
+    changed = {"predictions": predictions, "metrics": {**many.metrics, "per_class": figures(predictions)}}
+    text = card.render(FACTS | {"classes": names}, card.Evidence(**(vars(many) | changed)))
     assert "The other 980 classes are left out here." in text
     assert len(text.splitlines()) < 160

@@ -329,3 +329,6 @@ def test_the_networks_licence_and_the_lineage_are_named(root: Path, page: str) -
     ):
         assert value in text
     assert "temperature 1.2500" in text
+    stated = Text(reported.render(root, licence="cc-by-4.0")).text
+    assert "cc-by-4.0" in stated
+    assert "Thaw does not know it" not in stated

@@ -18,6 +18,7 @@ _METRICS = {
     "roc_auc": "ROC-AUC",
     "average_precision": "Average precision",
     "log_loss": "Log loss (nats)",
+    "brier": "Brier score",
     "ece": "Expected calibration error, 15 bins",
 }
 
@@ -87,9 +88,10 @@ def _about(facts: Mapping[str, Any], evidence: Evidence) -> str:
 
 
 def _use(facts: Mapping[str, Any]) -> str:
-    channels = "grey" if facts["preprocessing"]["channels"] == 1 else "colour"
+    channels = facts["preprocessing"]["channels"]
+    kind = {1: "grey", 3: "colour"}.get(channels, f"{channels}-channel")
     return (
-        f"To sort {channels} images of the kind that it was trained on into these classes. Its probabilities were "
+        f"To sort {kind} images of the kind that it was trained on into these classes. Its probabilities were "
         "calibrated on validation images. It names one of its classes for any image, also for one that shows none of "
         "them, and nothing was measured on images from other cameras, places or times than those below. Where an error "
         "does harm, a person decides."
@@ -140,27 +142,30 @@ def _results(evidence: Evidence) -> str:
     )
 
 
-def per_class(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Return for each class of the labels: images, recall, precision, and what it is mistaken for most; worst first."""
-    found = []
-    num_answered = predictions["predicted"].value_counts()
-    for name, rows in predictions.groupby("label", sort=True):
-        right = int((rows["predicted"] == name).sum())
-        wrong = rows.loc[rows["predicted"] != name, "predicted"]
-        found.append(
-            {
-                "class": name,
-                "images": len(rows),
-                "recall": right / len(rows),
-                "precision": right / int(num_answered[name]) if name in num_answered else float("nan"),
-                "mistaken for": wrong.value_counts(sort=True).index[0] if len(wrong) else "",
-            }
-        )
+def per_class(known: Mapping[str, Mapping[str, float]], predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return for each class with test images: images, recall, precision, and what it is mistaken for most; worst first.
+
+    `known` is `per_class` of metrics.json.
+    """
+    wrong = predictions[predictions["label"] != predictions["predicted"]]
+    mistaken = {str(name): rows.value_counts().index[0] for name, rows in wrong.groupby("label")["predicted"]}
+    found = [
+        {
+            "class": name,
+            "images": figures["support"],
+            "recall": figures["recall"],
+            "precision": figures.get("precision", float("nan")),
+            "mistaken for": mistaken.get(name, ""),
+        }
+        for name, figures in known.items()
+        if figures["support"]
+    ]
     return pd.DataFrame(found).sort_values(["recall", "class"], ignore_index=True)
 
 
 def _limits(evidence: Evidence) -> str:
-    table, test, audit = per_class(evidence.predictions), evidence.metrics["test"], evidence.audit
+    metrics, audit = evidence.metrics, evidence.audit
+    test, table = metrics["test"], per_class(metrics["per_class"], evidence.predictions)
     rows = [
         [entry["class"], entry["images"], f"{entry['recall']:.3f}", f"{entry['precision']:.3f}", entry["mistaken for"]]
         for entry in table.head(_MOST_CLASSES).to_dict("records")

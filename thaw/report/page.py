@@ -17,8 +17,10 @@ TEMPLATES = Path(__file__).with_name("templates")
 _MOST_REJECTED = 200
 
 
-def render(sources: Sources, model: Model, *, raw: str, settings: Mapping[str, Any]) -> str:
-    """Return the page. `raw` is data.raw, `settings` the sections of params.yaml that the run depends on.
+def render(sources: Sources, model: Model, *, raw: str, settings: Mapping[str, Any], licence: str | None = None) -> str:
+    """Return the page.
+
+    `raw` is data.raw, `licence` data.license, `settings` the sections of params.yaml that the run depends on.
 
     The same inputs give the same text: no time, no path of this machine. Names of classes and files are text to the
     page, whatever they hold; beyond that, its policy lets a browser run no script but the page's own, and load nothing.
@@ -47,7 +49,7 @@ def render(sources: Sources, model: Model, *, raw: str, settings: Mapping[str, A
         "rejected": rejected[:_MOST_REJECTED],
         "num_rejected": len(rejected),
         "lookalikes": gallery.lookalikes(sources),
-        "lineage": story.lineage(sources, raw),
+        "lineage": story.lineage(sources, raw, licence),
         "settings": story.flat(settings),
         "chosen": sources.selection["chosen"],
         "num_validation": sources.selection["images"],

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from thaw.delivery.card import SAMPLE
 from thaw.report.sources import Sources
 
 _METRICS = {
@@ -22,7 +23,6 @@ _METRICS = {
     "ece_uncalibrated": "Calibration error before calibration",
 }
 _PACKAGES = ("torch", "torchvision", "timm", "onnxruntime", "scikit-learn", "numpy", "pandas", "pillow", "dvc")
-_SAMPLE = "data/sample/images"
 _SAMPLE_LICENCE = (
     "CC BY-NC-SA 4.0: ELPV, electroluminescence images of solar cells (Buerhop-Lutz and others 2018; Deitsch and "
     "others 2019), not for commercial use"
@@ -109,10 +109,13 @@ def signs(sources: Sources) -> list[dict[str, str]]:
     return [sign | {"sign": sign["sign"].replace("_", " ")} for sign in sources.selection.get("signs", [])]
 
 
-def lineage(sources: Sources, raw: str) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return where the model came from: data, backbone, model and versions, each as names and values."""
+def lineage(sources: Sources, raw: str, stated: str | None) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return where the model came from: data, backbone, model and versions, each as names and values.
+
+    `stated` is `data.license` of params.yaml.
+    """
     facts, spec, trail = sources.final, sources.final["backbone"], sources.final.get("lineage", {})
-    licence = _SAMPLE_LICENCE if raw == _SAMPLE else "that of your images; Thaw does not know it"
+    licence = stated or (_SAMPLE_LICENCE if raw == SAMPLE else "that of your images; Thaw does not know it")
     data = [
         ("images from", raw),
         ("images", f"{sources.audit['images']} used, {sources.audit['rejected']} rejected"),
