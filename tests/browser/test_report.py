@@ -1,6 +1,5 @@
 """The report in a real browser: it draws without an error, and works with mouse and keyboard, narrow and wide."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,9 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select
 
 from tests import reported
-from tests.browser.chrome import CONTRAST, OVERFLOWS, chromium, complaints, look
+from tests.browser.chrome import CONTRAST, OVERFLOWS, complaints, look
 
 MANY = [f"a class with a rather long name, number {index:02d}" for index in range(40)]
-
-
-@pytest.fixture(scope="module")
-def window() -> Iterator[Chrome]:
-    with chromium() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from tests import tiny
-from tests.browser.chrome import CONTRAST, OVERFLOWS, chromium, complaints, look
+from tests.browser.chrome import CONTRAST, OVERFLOWS, complaints, look
 from tests.conftest import ROOT
 from tests.exports import Twins
 from thaw.delivery.exported import Exported
@@ -34,12 +34,6 @@ def url(twins: Twins) -> Iterator[str]:
         yield found[0]
         process.send_signal(signal.SIGINT)
         assert process.wait(_PATIENCE_S) == 0
-
-
-@pytest.fixture(scope="module")
-def window() -> Iterator[Chrome]:
-    with chromium() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

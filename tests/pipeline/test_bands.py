@@ -4,6 +4,7 @@ import contextlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -110,10 +111,10 @@ def test_an_image_of_other_channels_or_bits_is_refused_with_the_reason(finished:
         final.predict([field(0, wet=True).astype(np.uint8)])
 
 
-def run_in(folder: Path, stage: object, patch: pytest.MonkeyPatch) -> None:
+def run_in(folder: Path, stage: ModuleType, patch: pytest.MonkeyPatch) -> None:
     patch.chdir(folder)
     patch.setenv("THAW_SCRATCH", str(folder / ".thaw"))
-    stage.main()  # type: ignore[attr-defined]  # a module
+    stage.main()
 
 
 def test_saturation_of_bands_is_an_error(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:

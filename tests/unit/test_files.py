@@ -93,7 +93,7 @@ def test_an_empty_folder_verifies(tmp_path: Path) -> None:
 def test_a_block_that_fails_leaves_the_old_folder_as_it_was(tmp_path: Path) -> None:
     folder = _folder(tmp_path / "prepared")
     before = files.verify(folder)
-    with pytest.raises(RuntimeError), files.new_folder(folder) as partial:  # noqa: PT012
+    with pytest.raises(RuntimeError), files.new_folder(folder) as partial:  # noqa: PT012, the block is what fails
         (partial / "half").write_text("half")
         raise RuntimeError
     assert files.verify(folder) == before

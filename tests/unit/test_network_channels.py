@@ -96,7 +96,7 @@ def linear_patches() -> nn.Module:
 
 def of_four_bands() -> nn.Module:
     network = nn.Sequential(nn.Conv2d(4, 3, 3), nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    network.default_cfg = {"input_size": (4, 16, 16), "mean": (0.1,) * 4, "std": (0.2,) * 4}  # type: ignore[assignment]
+    network.default_cfg = {"input_size": (4, 16, 16), "mean": (0.1,) * 4, "std": (0.2,) * 4}  # type: ignore[assignment]  # as timm sets it
     return network
 
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 from torch import Tensor, nn
-from torch.nn import functional
 from torchvision import models
 
+from tests.cuts import trains_above_the_cut_only
 from thaw import files
 from thaw.errors import BackboneError
 from thaw.network import open_backbone
@@ -119,30 +119,9 @@ def small(
     return saved(path, nodes, weights, shape or (["n", 32, 32, 3] if nhwc else ["n", 3, 32, 32]))
 
 
-def trains_above_the_cut_only(backbone: Backbone) -> None:
+def cut_and_trained(backbone: Backbone) -> None:
     num_blocks = len(backbone.blocks)
-    owners = {name: backbone.block_of(name) for name in backbone.module.state_dict()}
-    assert set(owners.values()) == set(range(num_blocks))
-    images = torch.rand(backbone.example(2).shape) - 0.5
-    with torch.inference_mode():
-        whole = backbone.module.eval()(images)
-    for depth in (num_blocks, num_blocks // 2, 1):
-        prefix, suffix = backbone.split(depth)
-        with torch.inference_mode():
-            boundary = prefix(images)
-            assert torch.equal(suffix(*boundary), whole), depth
-        assert {name for name, _ in suffix.named_parameters()} == {
-            name for name, _ in backbone.module.named_parameters() if owners[name] >= backbone.cut_index(depth)
-        }
-    before = {name: value.clone() for name, value in backbone.module.state_dict().items()}
-    head = nn.Linear(whole.shape[1], 2)
-    optimizer = torch.optim.SGD([*suffix.parameters(), *head.parameters()], lr=0.1)
-    with torch.no_grad():
-        boundary = prefix(images)
-    functional.cross_entropy(head(suffix.train()(*boundary)), torch.tensor([0, 1])).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    optimizer.step()
-    after = backbone.module.state_dict()
-    assert {owners[name] for name, value in after.items() if not torch.equal(value, before[name])} == {num_blocks - 1}
+    trains_above_the_cut_only(backbone, (num_blocks, num_blocks // 2, 1))
 
 
 @pytest.mark.parametrize(
@@ -163,7 +142,7 @@ def test_an_export_gives_the_same_features_in_blocks_of_the_same_names(
     expected = features_of(module, images)
     with torch.inference_mode():
         torch.testing.assert_close(backbone(images), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
-    trains_above_the_cut_only(backbone)
+    cut_and_trained(backbone)
 
 
 class Attending(nn.Module):
@@ -201,7 +180,7 @@ def test_a_transformer_of_torchs_newer_exporter_is_cut_though_it_reshapes_by_the
     with torch.inference_mode():
         torch.testing.assert_close(backbone(images), expected, rtol=1e-4, atol=1e-4)
     assert {"layers.0.norm1.weight", "norm.weight"} <= dict(backbone.module.named_parameters()).keys()
-    trains_above_the_cut_only(backbone)
+    cut_and_trained(backbone)
 
 
 def test_norms_that_the_exporter_kept_are_norms_with_torchs_momentum(tmp_path: Path) -> None:
@@ -241,7 +220,7 @@ def test_a_reshape_by_the_number_of_images_neither_crosses_a_cut_nor_fixes_the_f
     images = torch.randn(3, 3, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(backbone(images), plain(images))
-    trains_above_the_cut_only(backbone)
+    cut_and_trained(backbone)
     with torch.inference_mode():
         assert open_backbone(source, keep="stage0")(images).shape == (3, 4)
 

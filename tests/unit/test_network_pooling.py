@@ -1,5 +1,7 @@
 """Another pooling than the network's own: what comes out, where it is cut, and when it cannot be had."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,9 +16,9 @@ from thaw.network.pooling import Pool
 from thaw.training.phase import run_phase
 
 
-def opened(source: str, pool: Pool, *, input_px: int = 64, **more: object) -> Backbone:
+def opened(source: str, pool: Pool, *, input_px: int = 64, **more: Any) -> Backbone:
     torch.manual_seed(0)
-    return open_backbone(source, pretrained=False, input_px=input_px, pool=pool, **more)  # type: ignore[arg-type]
+    return open_backbone(source, pretrained=False, input_px=input_px, pool=pool, **more)
 
 
 def last(network: Backbone, path: str, images: Tensor) -> tuple[Tensor, Tensor]:

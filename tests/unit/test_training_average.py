@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -112,8 +113,8 @@ def test_a_resumed_phase_has_the_mean_of_an_uninterrupted_one(
     files.remove(scratch / "checkpoints")
     save = checkpoint.save
 
-    def save_and_stop(*args: object) -> None:
-        save(*args)  # type: ignore[arg-type]
+    def save_and_stop(*args: Any) -> None:
+        save(*args)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
