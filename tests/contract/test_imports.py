@@ -50,6 +50,21 @@ def test_no_stage_loads_a_module_that_its_static_closure_lacks() -> None:
         assert paths <= house.closure(f"stages.{name}"), f"{name} loads more than its imports show"
 
 
+@pytest.mark.parametrize(
+    ("name", "libraries"),
+    [
+        ("prepare", ("torch", "sklearn", "onnxruntime")),
+        ("select", ("torch", "sklearn", "onnxruntime")),
+        ("head", ("torchvision", "timm", "onnx", "onnxruntime")),
+        ("unfreeze", ("onnx", "onnxscript", "onnx2pytorch")),
+    ],
+)
+def test_a_stage_does_not_wait_for_libraries_that_it_has_no_use_for(name: str, libraries: tuple[str, ...]) -> None:
+    code = f"import sys, stages.{name}; print(*(set({libraries}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=house.ROOT, capture_output=True, text=True, check=True)
+    assert not done.stdout.split()
+
+
 def test_every_stage_file_is_a_stage_of_some_dvc_yaml() -> None:
     files = {path.stem for path in (house.ROOT / "stages").glob("*.py")} - {"__init__"}
     assert files == set(STAGES)

@@ -367,8 +367,3 @@ def test_a_manifest_that_cannot_be_used_is_refused_in_one_line(workspace: Path, 
     (workspace / "raw" / "list.csv").write_text(text)
     change(workspace, "data", raw="raw/list.csv")
     assert refused(workspace).startswith(line)
-
-
-def test_torch_is_never_imported_by_prepare() -> None:
-    code = "import sys, stages.prepare; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

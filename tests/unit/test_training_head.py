@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 from torch import nn
 from torch.nn import functional
 
@@ -68,6 +69,15 @@ def test_the_strength_is_the_one_with_the_lowest_validation_loss() -> None:
     assert fit.val_loss == pytest.approx(losses[fit.strength], rel=0.1)  # both stop near the optimum
     logits = val.features @ fit.weight.T + fit.bias
     assert fit.val_loss == pytest.approx(cross_entropy(logits, val.labels), rel=1e-4)
+
+
+def test_the_fit_is_the_same_to_the_last_digit_on_one_thread_and_on_two() -> None:
+    train, val = (blobs(count, 2, spread=2, seed=seed, num_features=600) for seed, count in ((0, 900), (1, 90)))
+    fits = []
+    for threads in (1, 2):
+        with threadpool_limits(threads, user_api="blas"):
+            fits.append(fit_linear(train, val, 2))
+    np.testing.assert_array_equal(fits[0].weight, fits[1].weight)
 
 
 def test_an_unsure_label_counts_as_rows_of_every_class_in_its_shares() -> None:

@@ -21,18 +21,6 @@ from torch import Tensor, nn
 
 from thaw import files, run
 from thaw.errors import BackboneError, first_line
-from thaw.network import (
-    blocks,
-    build,
-    cut,
-    first_layer,
-    onnx_layers,
-    onnx_network,
-    onnx_session,
-    pooling,
-    session,
-    taps,
-)
 from thaw.network.session import Activations, Session
 from thaw.params import ComputeParams
 
@@ -41,6 +29,10 @@ TOLERANCE = 1e-4
 # Torch takes the place of a faster engine's only if it beats it clearly: a close race would be decided by chance, and
 # another engine means other last digits.
 _CLEARLY = 1.25
+# Our code that activations depend on; named, not imported, since not every network needs all of it.
+_COMPUTING = (
+    "blocks", "build", "cut", "first_layer", "onnx_layers", "onnx_network", "onnx_session", "pooling", "session", "taps"
+)  # fmt: skip
 _MAX_ROUNDS = 5
 _PROBE_S = 0.5
 
@@ -77,12 +69,11 @@ class Engine:
     @property
     def made_by(self) -> list[str]:
         """What turns weights and images into activations beside the weights: our code and the libraries'."""
-        sources = (blocks, build, cut, first_layer, onnx_layers, onnx_network, onnx_session, pooling, session, taps)
         versions = [library.__version__ for library in (torch, torchvision, timm, onnxruntime)]
         return [
             *versions,
             version("onnx2pytorch"),
-            *(files.sha256_of(Path(str(module.__file__))) for module in sources),
+            *(files.sha256_of(Path(__file__).with_name(f"{name}.py")) for name in _COMPUTING),
         ]
 
     def __str__(self) -> str:

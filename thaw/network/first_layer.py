@@ -8,8 +8,6 @@ one that starts from zero says nothing through a frozen layer. Mean and deviatio
 from typing import Any
 
 import torch
-from timm.layers.conv2d_same import Conv2dSame
-from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from thaw.errors import BackboneError
@@ -22,6 +20,8 @@ def adapt(module: nn.Module, spec: Spec) -> None:
     Raises: BackboneError if its first layer is none that can be adapted.
     """
     if spec.in_channels == 1:
+        from timm.layers.conv2d_same import Conv2dSame
+
         name, conv = _first_conv(module)
         if type(conv) not in (nn.Conv2d, Conv2dSame):
             raise BackboneError(
@@ -74,6 +74,8 @@ def _convs(module: nn.Module) -> list[nn.Conv2d]:
 
 def _repeated(tensor: Tensor, wanted: Tensor, channels: int) -> Tensor:
     """Return the weights of a convolution over RGB for other channels; any other tensor as it is."""
+    from timm.models import adapt_input_conv
+
     fits = tensor.ndim == 4 and tensor.shape[1] == 3 and wanted.shape == (len(tensor), channels, *tensor.shape[2:])
     return adapt_input_conv(channels, tensor) if fits else tensor
 
