@@ -17,7 +17,7 @@ OUTS = ("data/features",)
 
 
 def main() -> None:
-    """Write data/features: features.safetensors and features.json."""
+    """Write data/features: a file for each split and view, labels.safetensors and features.json."""
     with run.stage("features", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
         use_threads(params.compute)
         images = PackedImages.open(Path("data/prepared"))
@@ -30,29 +30,23 @@ def main() -> None:
         identity = files.digest([backbone.fingerprint, "whole", *whole.blocks])
         prefix = Prefix(views, whole.module, identity=identity, compute=params.compute)
         train_rows, val_rows = images.rows("train"), images.rows("val")
-        train, val, found = whole.plain(prefix, images, params.seed)
-        if augment.flip == "auto":
-            mirrored = extract.compute_mirrored(prefix, augment, val_rows)
-            choice = choose_flip(train, val, *mirrored, num_classes=len(images.classes))
-            print(choice)
-        augment = augment.model_copy(update={"flip": choice.flip})
-        train, val = (
-            extract.add_views(images, part, prefix.seen_as(how), rows, num_views)
-            for part, how, rows, num_views in (
-                (train, augment, train_rows, params.features.views),
-                (val, still(augment), val_rows, num_answers(augment)),
-            )
-        )
         facts = {
             "classes": images.classes,
             "backbone": backbone.spec.model_dump(mode="json"),
             "blocks": backbone.blocks,
             "preprocessing": preprocessing,
-            "augment": choice.describe() | {"average": augment.average},
-            "earlier_layers": found,
             "lineage": lineage,
         }
         with files.new_folder(Path(OUTS[0])) as folder:
+            train, val, facts["earlier_layers"] = whole.plain(prefix, images, params.seed, folder)
+            if augment.flip == "auto":
+                mirrored = extract.compute_mirrored(prefix, augment, val_rows, folder)
+                choice = choose_flip(train, val, *mirrored, num_classes=len(images.classes), seed=params.seed)
+                print(choice)
+            augment = augment.model_copy(update={"flip": choice.flip})
+            facts["augment"] = choice.describe() | {"average": augment.average}
+            extract.add_views(folder, "train", prefix.seen_as(augment), train_rows, params.features.views)
+            extract.add_views(folder, "val", prefix.seen_as(still(augment)), val_rows, num_answers(augment))
             features.write(folder, train, val, val_rows, facts)
 
 

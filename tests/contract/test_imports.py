@@ -11,8 +11,8 @@ from tests.contract import house
 STAGES = sorted(house.dvc_stages())
 WINGS = ("images", "network", "training", "evidence", "delivery")
 GROUND = {
-    "thaw.averages", "thaw.errors", "thaw.files", "thaw.idle", "thaw.mistakes", "thaw.params", "thaw.phase_params",
-    "thaw.progress", "thaw.run", "thaw.section", "thaw.timing", "thaw.yaml_tree",
+    "thaw.averages", "thaw.errors", "thaw.files", "thaw.idle", "thaw.mapped", "thaw.mistakes", "thaw.params",
+    "thaw.phase_params", "thaw.progress", "thaw.run", "thaw.section", "thaw.timing", "thaw.yaml_tree",
 }  # fmt: skip
 ROOF = {"thaw.candidates", "thaw.model", "thaw.plan", "thaw.report", "thaw.__main__"}
 

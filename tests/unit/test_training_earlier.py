@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests import tiny
 from tests.unit.test_network_cut import SPEC, Branching
+from thaw import files, run
 from thaw.evidence.signs import Course, signs_of
 from thaw.images import sample as cells
 from thaw.images.pack import PackedImages
@@ -31,7 +32,8 @@ Found = tuple[FeatureSet, FeatureSet, dict[str, Any]]
 def compare(network: Backbone, images: PackedImages, compute: ComputeParams = tiny.TORCH) -> Found:
     seen = tapped(network)
     views = Views(images, network.spec, 0, tiny.augment())
-    return seen.plain(Prefix(views, seen.module, identity="tapped", compute=compute), images, 0)
+    with files.new_folder(run.scratch() / "features") as folder:
+        return seen.plain(Prefix(views, seen.module, identity="tapped", compute=compute), images, 0, folder)
 
 
 def sign_in(layers: dict[str, Any]) -> list[str]:

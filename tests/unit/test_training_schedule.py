@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from thaw.training.schedule import epoch_order, epoch_views, rate_factor, steps_per_epoch
+from thaw.training.schedule import epoch_order, epoch_views, rate_factor, representatives, steps_per_epoch
 
 
 def test_the_rate_rises_to_its_peak_in_the_warm_up_and_then_falls_along_a_cosine() -> None:
@@ -20,6 +20,18 @@ def test_even_the_shortest_schedule_trains(warmup: float, num_steps: int) -> Non
 
 def test_an_epoch_has_whole_batches_only_and_at_least_one() -> None:
     assert [steps_per_epoch(samples, 4) for samples in (1, 3, 4, 7, 8, 9)] == [1, 1, 1, 1, 2, 2]
+
+
+def test_representatives_are_all_or_a_part_with_every_class_the_same_for_the_same_seed() -> None:
+    labels = np.sort(np.array([0] * 300 + [1] * 2 + [2] * 98))
+    assert representatives(labels, 400, seed=0, purpose="x").tolist() == list(range(400))
+    few = representatives(labels, 20, seed=0, purpose="x")
+    assert len(set(few.tolist())) == len(few) == 20
+    assert set(labels[few]) == {0, 1, 2}
+    assert (np.diff(few) > 0).all()
+    assert few.tolist() == representatives(labels, 20, seed=0, purpose="x").tolist()
+    assert few.tolist() != representatives(labels, 20, seed=1, purpose="x").tolist()
+    assert labels[representatives(labels, 1, seed=0, purpose="x")].tolist() == [0, 1, 2], "a class is never left out"
 
 
 def test_orders_differ_by_seed_phase_and_epoch() -> None:

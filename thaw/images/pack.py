@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from thaw import files, timing
+from thaw import files, mapped, timing
 from thaw.errors import ArtifactError
 from thaw.images.levels import Pixels, as_channels, as_depth
 
@@ -36,7 +36,7 @@ class PackedImages:
     def open(cls, folder: Path) -> Self:
         """Return the data set in a folder that `prepare` wrote. Raises: ArtifactError if it is partial or altered."""
         fingerprint = files.verify(folder)
-        shards = tuple(np.load(path, mmap_mode="r", allow_pickle=False) for path in sorted(folder.glob("images-*.npy")))
+        shards = tuple(mapped.open_array(path) for path in sorted(folder.glob("images-*.npy")))
         samples = read_table(folder / "samples.csv")
         num_images = sum(len(shard) for shard in shards)
         if tuple(samples.columns) != COLUMNS or len(samples) != num_images or not num_images:
@@ -67,6 +67,7 @@ class PackedImages:
             here = (rows >= first) & (rows < first + len(shard))
             out[here] = shard[rows[here] - first]
             first += len(shard)
+        mapped.let_go(self.shards)
         return out
 
     def rows(self, split: str) -> NDArray[np.int64]:
@@ -151,9 +152,7 @@ def write(
     per_shard = max(1, shard_bytes // (side * side * channels * dtype.itemsize))
     for shard, chunk in enumerate(_chunks(numbers, per_shard)):
         shape = (len(chunk), side, side, channels)
-        with (folder / f"images-{shard:05d}.npy").open("wb") as file:
-            header: dict[str, Any] = {"descr": dtype.str, "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
+        with mapped.new_array(folder / f"images-{shard:05d}.npy", shape, dtype) as file:
             for number in chunk:
                 file.write(np.ascontiguousarray(spool.read(number, channels, dtype)).data)
     write_table(folder / "samples.csv", samples[list(COLUMNS)])

@@ -5,7 +5,6 @@ backbone, the cut, the engine with its version, the seed and the augmentation. N
 and a folder that is cut short or altered is built again.
 """
 
-import mmap
 import shutil
 from collections.abc import Collection
 from contextlib import ExitStack, suppress
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from thaw import files, run, timing
+from thaw import files, mapped, run, timing
 from thaw.errors import ArtifactError, TrainingError
 from thaw.images import views
 from thaw.images.views import num_distinct
@@ -50,15 +49,8 @@ class Cached:
             widen([self._views[view][part][position] for position, view in zip(positions, views, strict=True)])
             for part in range(num_tensors)
         ]
-        self._let_go()
+        mapped.let_go(array for arrays in self._views for array in arrays)
         return tensors
-
-    def _let_go(self) -> None:
-        """Unmap what was read: it stays in the system's cache, but a bank of a gibibyte no longer counts as ours."""
-        mappings: list[object] = [array.base for arrays in self._views for array in arrays]
-        for mapping in mappings:
-            if isinstance(mapping, mmap.mmap):
-                mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def _open_view(prefix: Prefix, rows: Rows, view: int, label: str) -> list[NDArray[np.floating]]:
@@ -70,7 +62,7 @@ def _open_view(prefix: Prefix, rows: Rows, view: int, label: str) -> list[NDArra
         except ArtifactError:
             _compute_view(prefix, rows, view, folder, label)
         folder.touch()  # the time of last use decides what `make_room` deletes first
-        return [np.load(path, mmap_mode="r", allow_pickle=False) for path in sorted(folder.glob("*.npy"))]
+        return [mapped.open_array(path) for path in sorted(folder.glob("*.npy"))]
 
 
 def view_folder(prefix: Prefix, rows: Rows, view: int) -> Path:
@@ -96,7 +88,7 @@ def _key(prefix: Prefix, rows: Rows, view: int) -> str:
 
 
 def _compute_view(prefix: Prefix, rows: Rows, view: int, folder: Path, label: str) -> None:
-    """Write the activations batch by batch: a file that is mapped while it is written would count as our memory."""
+    """Write the activations batch by batch."""
     starts = range(0, len(rows), BATCH)
     storage = prefix.trial.storage
     _require_space(folder, prefix.trial.bytes_an_image * len(rows))
@@ -111,19 +103,11 @@ def _compute_view(prefix: Prefix, rows: Rows, view: int, folder: Path, label: st
                     shapes = [(len(rows), *value.shape[1:]) for value in stored]
                     paths = (partial / f"{number:03d}.npy" for number in range(len(shapes)))
                     parts = [
-                        stack.enter_context(_new_array(path, shape, storage))
+                        stack.enter_context(mapped.new_array(path, shape, storage))
                         for path, shape in zip(paths, shapes, strict=True)
                     ]
                 for file, value in zip(parts, stored, strict=True):
                     file.write(value.data)
-
-
-def _new_array(path: Path, shape: tuple[int, ...], dtype: np.dtype[np.floating]) -> BinaryIO:
-    """Return a new .npy file whose header is written and whose numbers are to follow."""
-    file = path.open("wb")
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
-    return file
 
 
 class Space:

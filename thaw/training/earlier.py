@@ -8,6 +8,7 @@ pass that the features take anyway: the network also gives what a few earlier bl
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,11 @@ from thaw.images.pack import PackedImages
 from thaw.network.backbone import Backbone
 from thaw.network.cut import probe
 from thaw.network.taps import separate
-from thaw.training import extract
+from thaw.training import extract, features
 from thaw.training.boundary import Prefix, Rows
 from thaw.training.head import FeatureSet, Labels, log_losses
 from thaw.training.linear import fit_linear
-from thaw.training.schedule import generator
+from thaw.training.schedule import representatives
 
 MAX_IMAGES = 600
 """Training images that the comparison takes; more would make it surer and slower."""
@@ -42,15 +43,21 @@ class Tapped:
     """A few earlier blocks; none where the network has no such, cannot be traced, or ends or is tapped elsewhere."""
     last: str
 
-    def plain(self, prefix: Prefix, images: PackedImages, seed: int) -> tuple[FeatureSet, FeatureSet, dict[str, Any]]:
+    def plain(
+        self, prefix: Prefix, images: PackedImages, seed: int, folder: Path
+    ) -> tuple[FeatureSet, FeatureSet, dict[str, Any]]:
         """Return the features of view 0 of the training and the validation images, and what the comparison found.
 
-        `prefix` runs this module. What was found is for model.json, and empty where nothing was compared.
+        `prefix` runs this module; the features go to `folder`. What was found is for model.json, and empty where
+        nothing was compared.
         """
         rows = images.rows("train"), images.rows("val")
         chosen = sample(images.labels(rows[0]), len(images.classes), seed) if self.blocks else None
         compared = (np.zeros(0, np.int64) if chosen is None else chosen), np.arange(len(rows[1]))
-        outputs = [extract.compute_all(prefix, *part, label="plain") for part in zip(rows, compared, strict=True)]
+        outputs = [
+            extract.compute_all(prefix, own, others, label="plain", path=features.file_of(folder, split, 0))
+            for split, own, others in zip(("train", "val"), rows, compared, strict=True)
+        ]
         train, val = (extract.examples(images, own, part[0]) for own, part in zip(rows, outputs, strict=True))
         few = [train.features if chosen is None else train.features[chosen], *outputs[0][1:]]
         if chosen is None or not all(np.isfinite(values).all() for values in [*few, *outputs[1]]):
@@ -84,12 +91,9 @@ def tapped(backbone: Backbone) -> Tapped:
 
 def sample(labels: Labels, num_classes: int, seed: int) -> Rows | None:
     """Return the indices of at most `MAX_IMAGES` examples with every class among them; None where they are too few."""
-    order = generator(seed, "earlier layers").permutation(len(labels))
-    present, first = np.unique(labels[order], return_index=True)
-    if len(present) < num_classes or min(len(labels), MAX_IMAGES) < MIN_A_CLASS * num_classes:
+    if len(np.unique(labels)) < num_classes or min(len(labels), MAX_IMAGES) < MIN_A_CLASS * num_classes:
         return None
-    rest = np.delete(np.arange(len(order)), first)
-    return np.sort(order[np.concatenate([first, rest])[:MAX_IMAGES]])
+    return representatives(labels, MAX_IMAGES, seed=seed, purpose="earlier layers")
 
 
 def _answers(train: FeatureSet, val: FeatureSet, num_classes: int) -> tuple[NDArray[np.float64], float]:

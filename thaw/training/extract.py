@@ -1,65 +1,78 @@
 """Pooled features: images through the whole frozen backbone, once a view."""
 
+from contextlib import ExitStack
+from pathlib import Path
+from typing import BinaryIO
+
 import numpy as np
 from numpy.typing import NDArray
 
+from thaw import mapped
 from thaw.images.pack import PackedImages
 from thaw.images.views import num_distinct, still
 from thaw.params import AugmentParams
 from thaw.progress import progress
 from thaw.training.boundary import Prefix
+from thaw.training.features import file_of
 from thaw.training.head import FeatureSet
 
 _BATCH = 32
 
 
-def compute(prefix: Prefix, rows: NDArray[np.int64], view: int, *, label: str) -> NDArray[np.float32]:
-    """Return the features [rows, features] of one view of each row."""
-    return compute_all(prefix, rows, np.zeros(0, np.int64), view, label=label)[0]
-
-
 def compute_all(
-    prefix: Prefix, rows: NDArray[np.int64], chosen: NDArray[np.int64], view: int = 0, *, label: str
+    prefix: Prefix, rows: NDArray[np.int64], chosen: NDArray[np.int64], view: int = 0, *, label: str, path: Path
 ) -> list[NDArray[np.float32]]:
     """Return the features [rows, features] of one view of each row, and the prefix's further outputs of some rows.
 
-    `chosen` has the places of the latter in `rows`, in ascending order.
+    `chosen` has the places of the latter in `rows`, in ascending order. The features are written to `path`, a new .npy
+    file, as they come, and are read from there.
     """
     starts = range(0, len(rows), _BATCH)
     parts: list[list[NDArray[np.float32]]] = []
-    for start in progress(starts, total=len(starts), label=f"features: {label}"):
-        batch = rows[start : start + _BATCH]
-        features, *others = prefix(batch, np.full(len(batch), view))
-        kept = chosen[(chosen >= start) & (chosen < start + _BATCH)] - start
-        parts.append([features, *(value[kept] for value in others)])
-    return [np.concatenate(values) for values in zip(*parts, strict=True)]
+    file: BinaryIO | None = None
+    with ExitStack() as stack:
+        for start in progress(starts, total=len(starts), label=f"features: {label}"):
+            batch = rows[start : start + _BATCH]
+            features, *others = prefix(batch, np.full(len(batch), view))
+            kept = chosen[(chosen >= start) & (chosen < start + _BATCH)] - start
+            parts.append([value[kept] for value in others])
+            if file is None:
+                shape = (len(rows), features.shape[1])
+                file = stack.enter_context(mapped.new_array(path, shape, np.dtype(np.float32)))
+            file.write(np.ascontiguousarray(features).data)
+    return [mapped.open_array(path), *(np.concatenate(values) for values in zip(*parts, strict=True))]
+
+
+def compute(prefix: Prefix, rows: NDArray[np.int64], view: int, *, label: str, path: Path) -> NDArray[np.float32]:
+    """Return the features [rows, features] of one view of each row, written to `path`."""
+    return compute_all(prefix, rows, np.zeros(0, np.int64), view, label=label, path=path)[0]
 
 
 def compute_mirrored(
-    prefix: Prefix, augment: AugmentParams, rows: NDArray[np.int64]
+    prefix: Prefix, augment: AugmentParams, rows: NDArray[np.int64], folder: Path
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the features of each row's image mirrored left to right, and those of it mirrored top to bottom."""
+    """Return the features of each row's image mirrored left to right, and those of it mirrored top to bottom.
+
+    They pass through files in `folder`, of which none is left.
+    """
 
     def mirrored(flip: str) -> NDArray[np.float32]:
         only = still(augment).model_copy(update={"flip": flip})
-        return compute(prefix.seen_as(only), rows, 1, label=f"mirrored, {flip}")
+        path = folder / f"{flip}.npy"
+        found = compute(prefix.seen_as(only), rows, 1, label=f"mirrored, {flip}", path=path)
+        path.unlink()  # what is mapped stays until it is let go
+        return found
 
     return mirrored("horizontal"), mirrored("vertical")
 
 
-def add_views(
-    images: PackedImages, plain: FeatureSet, prefix: Prefix, rows: NDArray[np.int64], num_views: int
-) -> FeatureSet:
-    """Return the features of view 0 with those of the views up to `num_views` behind them."""
-    others = [
-        compute(prefix, rows, view, label=f"view {view}")
-        for view in range(1, num_distinct(num_views, prefix.views.augment))
-    ]
-    return examples(images, rows, np.concatenate([plain.features, *others]))
+def add_views(folder: Path, split: str, prefix: Prefix, rows: NDArray[np.int64], num_views: int) -> None:
+    """Write the features of the views from 1 up to `num_views` beside those of view 0."""
+    for view in range(1, num_distinct(num_views, prefix.views.augment)):
+        compute(prefix, rows, view, label=f"view {view}", path=file_of(folder, split, view))
 
 
 def examples(images: PackedImages, rows: NDArray[np.int64], features: NDArray[np.float32]) -> FeatureSet:
-    """Return features with the labels of their rows; `features` may hold several views, one after another."""
-    repeats = len(features) // len(rows)
+    """Return features of one view of these rows with their labels."""
     confidence = images.samples["confidence"].to_numpy(np.float64)[rows]
-    return FeatureSet(features, np.tile(images.labels(rows), repeats), np.tile(confidence, repeats))
+    return FeatureSet(features, images.labels(rows), confidence)

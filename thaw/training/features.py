@@ -1,4 +1,7 @@
-"""The folder of pooled features: what the head is fitted on, written by one stage and read by the next."""
+"""The folder of pooled features: what the head is fitted on, written by one stage and read by the next.
+
+A file for each split and view, written batch by batch: only the head has all features in memory.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +12,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
-from thaw import files, timing
-from thaw.training.head import FeatureSet, logits_of
+from thaw import files, mapped, timing
+from thaw.training.head import FeatureSet, Labels, logits_of
+
+_LABELS = "labels.safetensors"
 
 
 @dataclass(frozen=True)
@@ -35,26 +40,36 @@ class Features:
         return self.val.labels[: len(self.val_rows)]
 
 
+def file_of(folder: Path, split: str, view: int) -> Path:
+    """Return the file of the features [images, features] of one view of a split."""
+    return folder / f"{split}-{view:02d}.npy"
+
+
 @timing.counted("write")
 def write(folder: Path, train: FeatureSet, val: FeatureSet, val_rows: NDArray[np.int64], facts: dict[str, Any]) -> None:
-    """Write features.safetensors and features.json into a folder."""
+    """Write labels.safetensors and features.json beside the features, which are in the folder already."""
     tensors = {
         f"{split}.{name}": value
         for split, part in (("train", train), ("val", val))
-        for name, value in vars(part).items()
+        for name, value in (("labels", part.labels), ("confidence", part.confidence))
     }
-    save_file({**tensors, "val.rows": val_rows}, folder / "features.safetensors")
+    save_file({**tensors, "val.rows": val_rows}, folder / _LABELS)
     files.write_json(folder / "features.json", facts)
 
 
 def read(folder: Path) -> Features:
-    """Return what `write` wrote. Raises: ArtifactError if the folder is not whole."""
+    """Return what is in a folder. Raises: ArtifactError if it is not whole."""
     fingerprint = files.verify(folder)
-    tensors = load_file(folder / "features.safetensors")
+    known = load_file(folder / _LABELS)
     train, val = (
-        FeatureSet(tensors[f"{split}.features"], tensors[f"{split}.labels"], tensors[f"{split}.confidence"])
-        for split in ("train", "val")
+        _all_views(folder, split, known[f"{split}.labels"], known[f"{split}.confidence"]) for split in ("train", "val")
     )
     facts = files.read_json(folder / "features.json")
     facts["lineage"]["features"] = fingerprint
-    return Features(train, val, tensors["val.rows"], facts)
+    return Features(train, val, known["val.rows"], facts)
+
+
+def _all_views(folder: Path, split: str, labels: Labels, confidence: NDArray[np.float64]) -> FeatureSet:
+    num_views = len(list(folder.glob(f"{split}-*.npy")))
+    views = [mapped.open_array(file_of(folder, split, view)) for view in range(num_views)]
+    return FeatureSet(np.concatenate(views), np.tile(labels, num_views), np.tile(confidence, num_views))

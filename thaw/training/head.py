@@ -15,11 +15,12 @@ from torch.nn import functional
 from thaw import timing
 from thaw.errors import TrainingError
 from thaw.params import HeadParams
-from thaw.training.schedule import generator
+from thaw.training.schedule import generator, representatives
 
 Features = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
+_ENOUGH, _ENOUGH_A_CLASS = 5_000, 20
 _BATCH = 256
 _PATIENCE = 10
 _DECAY = 0.01
@@ -163,6 +164,14 @@ def check_every_class(labels: Labels, num_classes: int) -> None:
             f"{len(absent)} of {num_classes} classes have no training image (number {absent[0] + 1} of classes.json is "
             "the first); add images of it, or remove it"
         )
+
+
+def enough(labels: Labels, num_classes: int, *, seed: int, purpose: str) -> Labels:
+    """Return the positions of as many examples as a head needs that only decides or starts something.
+
+    That is all of them up to 5,000, or 20 a class; the head that answers is fitted on all of them in any case.
+    """
+    return representatives(labels, max(_ENOUGH, _ENOUGH_A_CLASS * num_classes), seed=seed, purpose=purpose)
 
 
 def logits_of(head: nn.Module, features: Features) -> NDArray[np.float32]:

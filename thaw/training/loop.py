@@ -18,7 +18,7 @@ from thaw.params import PhaseParams
 from thaw.training import checkpoint
 from thaw.training.batches import Batches, LabelledRows, Rows, Source, Task
 from thaw.training.groups import Rule
-from thaw.training.head import FeatureSet
+from thaw.training.head import FeatureSet, enough
 from thaw.training.heap import give_back
 from thaw.training.norms import follow_statistics, train_with_norms
 from thaw.training.prefetch import ahead
@@ -173,8 +173,10 @@ class Phase:
             views = epoch_views(num_train, self.params.views, seed=self.seed, phase=self.name, epoch=0)
             estimate_statistics(suffix, self._batches(source, examples.rows[order], views[order]))
         if isinstance(self.model.head, nn.Linear):
-            plain = self._batches(source, examples.rows, np.zeros(num_train, np.int64))
-            solve_head(self.model.head, FeatureSet(pooled(suffix, plain), examples.labels, examples.confidence))
+            chosen = enough(examples.labels, self.model.head.out_features, seed=self.seed, purpose=self.name)
+            few = LabelledRows(examples.rows[chosen], examples.labels[chosen], examples.confidence[chosen])
+            plain = self._batches(source, few.rows, np.zeros(len(few.rows), np.int64))
+            solve_head(self.model.head, FeatureSet(pooled(suffix, plain), few.labels, few.confidence))
 
     def _batches(self, source: Source, rows: Rows, views: Rows) -> Iterator[list[Tensor]]:
         def make(number: int) -> list[Tensor]:

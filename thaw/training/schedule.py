@@ -62,6 +62,19 @@ def epoch_views(num_samples: int, num_views: int, *, seed: int, phase: str, epoc
     return (start + epoch) % num_views
 
 
+def representatives(labels: Rows, limit: int, *, seed: int, purpose: str) -> Rows:
+    """Return the positions, ascending, of at most `limit` examples drawn at random, with every class among them.
+
+    All of them where there are no more; more than `limit` only if there are more classes.
+    """
+    if len(labels) <= limit:
+        return np.arange(len(labels))
+    order = generator(seed, purpose).permutation(len(labels))
+    _, first = np.unique(labels[order], return_index=True)
+    rest = np.delete(np.arange(len(order)), first)
+    return np.sort(order[np.concatenate([first, rest])[: max(limit, len(first))]])
+
+
 def generator(seed: int, *words: str | int) -> np.random.Generator:
     """Return a generator keyed by a seed and words: counter-based, so that resuming needs nothing but integers."""
     key = hashlib.sha256(repr((seed, *words)).encode()).digest()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from thaw.training.head import Features, FeatureSet
+from thaw.training.head import Features, FeatureSet, enough
 from thaw.training.linear import fit_linear
 
 # Largest share of the skill (accuracy above always naming the commonest class) that a mirror image may cost. Measured:
@@ -35,13 +35,15 @@ class FlipChoice:
 
 
 def choose_flip(
-    train: FeatureSet, val: FeatureSet, horizontal: Features, vertical: Features, num_classes: int
+    train: FeatureSet, val: FeatureSet, horizontal: Features, vertical: Features, num_classes: int, *, seed: int
 ) -> FlipChoice:
     """Return the flips that keep labels: `none`, `horizontal`, `vertical` or `both`.
 
     `horizontal` and `vertical` are the features of the validation images, mirrored left to right and top to bottom.
     """
-    fit = fit_linear(train, val, num_classes, strengths=_STRENGTH)
+    chosen = enough(train.labels, num_classes, seed=seed, purpose="flips")
+    few = FeatureSet(train.features[chosen], train.labels[chosen], train.confidence[chosen])
+    fit = fit_linear(few, val, num_classes, strengths=_STRENGTH)
 
     def accuracy(features: Features) -> float:
         return float(((features @ fit.weight.T + fit.bias).argmax(axis=1) == val.labels).mean())
