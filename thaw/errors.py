@@ -11,6 +11,8 @@
 Anything that is not a ThawError is a defect of ours and keeps its traceback.
 """
 
+import re
+
 
 class ThawError(Exception):
     """Base of every error that a user can act on; its text is one line that says what to do."""
@@ -41,5 +43,9 @@ class RunError(ThawError):
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's text, at most 160 characters of it; its type's name if it has no text."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+    """Return the first line of an error's text, at most 160 characters of it; its type's name if it has no text.
+
+    Without the colours that libraries give their messages for a terminal.
+    """
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    return (text.strip() or type(error).__name__).splitlines()[0][:160]

@@ -31,6 +31,7 @@ def test_a_thaw_error_prints_as_its_text() -> None:
         (ValueError(), "ValueError"),
         (RuntimeError(" \n"), "RuntimeError"),
         (KeyError("one"), "'one'"),
+        (ValueError("Failed. \x1b[96mStep 1/3\x1b[0m of it"), "Failed. Step 1/3 of it"),
     ],
 )
 def test_the_first_line_of_an_error_is_never_empty_and_never_long(error: Exception, line: str) -> None:

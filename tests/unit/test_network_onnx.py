@@ -8,17 +8,20 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 from torch import Tensor, nn
 from torchvision import models
 
+from tests import tiny
 from tests.cuts import trains_above_the_cut_only
 from thaw import files
 from thaw.errors import BackboneError
 from thaw.network import open_backbone
 from thaw.network.backbone import Backbone, assemble
+from thaw.network.engine import Engine
 from thaw.network.source import describe, fetch_tensors, random_tensors
 from thaw.network.spec import read_spec
 from thaw.training.norms import running_norms
@@ -223,6 +226,30 @@ def test_a_reshape_by_the_number_of_images_neither_crosses_a_cut_nor_fixes_the_f
     cut_and_trained(backbone)
     with torch.inference_mode():
         assert open_backbone(source, keep="stage0")(images).shape == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("reduction", "as_attribute"), [("ReduceMean", False), ("ReduceMean", True), ("ReduceMax", False)]
+)
+@pytest.mark.usefixtures("scratch")
+def test_a_network_that_pools_by_a_reduction_runs_in_the_fast_engine(
+    tmp_path: Path, reduction: str, as_attribute: bool
+) -> None:
+    random = np.random.default_rng(0)
+    weights: dict[str, Any] = {"a": random.normal(size=(4, 3, 3, 3)).astype(np.float32), "axes": np.array([2, 3])}
+    if as_attribute:
+        del weights["axes"]
+        pooled = helper.make_node(reduction, ["y"], ["out"], axes=[2, 3], keepdims=0)
+    else:
+        pooled = helper.make_node(reduction, ["y", "axes"], ["out"], keepdims=0)
+    opset = helper.make_opsetid("", 11 if as_attribute else 18)
+    nodes = [helper.make_node("Conv", ["images", "a"], ["y"]), pooled]
+    path = saved(tmp_path / "net.onnx", nodes, weights, ["n", 3, 8, 8], opset_imports=[opset], ir_version=10)
+    backbone, images = open_backbone(f"onnx:{path}"), torch.randn(8, 3, 8, 8)
+    engine = Engine(backbone.split(0)[0], images, key=f"{reduction}{as_attribute}", compute=tiny.BY_NAME)
+    assert engine.name == "onnxruntime"
+    [theirs] = onnxruntime.InferenceSession(path).run(None, {"images": images.numpy()})
+    np.testing.assert_allclose(engine(images)[0], theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_grey_input_other_constants_and_another_size_fit_an_export(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ _WITH_WEIGHTS = {
 # Operators whose inputs from the second on are weights in any case, since torch's layers hold them.
 _LAYERS = {"BatchNormalization", "Conv", "ConvTranspose", "Gemm", "InstanceNormalization", "MatMul"}
 # Operators that take Python's numbers for their shapes and axes, which ONNX Runtime's exporter can follow.
-_TAKES_NUMBERS = {"Reshape", "Squeeze", "Unsqueeze", "Pad", "ReduceMean"}
+_TAKES_NUMBERS = {"Reshape", "Squeeze", "Unsqueeze", "Pad"}
+_REDUCTIONS = {"ReduceMean": torch.mean, "ReduceSum": torch.sum, "ReduceMax": torch.amax, "ReduceMin": torch.amin}
 
 
 class Operator(nn.Module):
@@ -63,6 +64,18 @@ class _Concat(nn.Module):
 
     def forward(self, *values: Tensor) -> Tensor:
         return torch.cat(values, dim=self._axis)
+
+
+class _Reduction(nn.Module):
+    """A mean, a sum or an extreme over axes that are known: the library's asks a tensor, which no exporter follows."""
+
+    def __init__(self, reduce: Any, axes: tuple[int, ...], *, keepdim: bool) -> None:
+        super().__init__()
+        self._reduce, self._axes, self._keepdim = reduce, axes, keepdim
+
+    def forward(self, values: Tensor) -> Tensor:
+        reduced: Tensor = self._reduce(values, dim=self._axes, keepdim=self._keepdim)
+        return reduced
 
 
 def weight_names(graph: GraphProto, node: NodeProto) -> list[str]:
@@ -163,11 +176,20 @@ def _layer(graph: GraphProto, node: NodeProto, made: Any, constants: dict[str, T
         return _with_weights(node, made, inputs, constants)
     if node.op_type == "LayerNormalization" and (norm := _layer_norm(node, inputs, constants)) is not None:
         return norm
+    if node.op_type in _REDUCTIONS and (axes := _axes(node, inputs, constants)):
+        return _Reduction(_REDUCTIONS[node.op_type], axes, keepdim=bool(made.keepdim))
     call = _Concat(made.keywords["dim"]) if isinstance(made, functools.partial) else made
     held = {place: _constant(graph, node, constants[name]) for place, name in enumerate(inputs) if name in constants}
     held |= {place: None for place, name in enumerate(inputs) if not name}
     many = _gives_many(call) and len(node.output) == 1
     return call if isinstance(call, nn.Module) and not held and not many else Operator(call, held, first_of_many=many)
+
+
+def _axes(node: NodeProto, inputs: list[str], constants: dict[str, TensorProto]) -> tuple[int, ...]:
+    """Return the axes of a reduction, none if they are computed or not given; older exports have an attribute."""
+    if len(inputs) > 1:
+        return tuple(numpy_helper.to_array(constants[inputs[1]]).tolist()) if inputs[1] in constants else ()
+    return tuple(next((item.ints for item in node.attribute if item.name == "axes"), ()))
 
 
 def _gives_many(call: Any) -> bool:
