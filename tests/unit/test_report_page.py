@@ -233,6 +233,19 @@ def test_what_the_metrics_say_of_a_class_and_the_signs_of_selection_are_shown(tm
     assert "+0.100 overfits" in text
 
 
+def test_of_a_grown_head_the_page_says_what_became_of_each_known_class(tmp_path: Path, page: str) -> None:
+    assert "What became of" not in Text(page).text
+    root = reported.build(tmp_path)
+    path, kept = root / "models" / "phases" / "head" / "model.json", {"images": 9, "before": 0.8768, "after": 0.6543}
+    facts = files.read_json(path)
+    files.write_json(path, facts | {"head": facts["head"] | {"grown_from": {"recalls": {reported.HOSTILE: kept}}}})
+    answers = reported.read(root).validation
+    assert answers is not None
+    now = (answers.predicted[answers.labels == 1] == 1).mean()
+    shown = Text(reported.render(root))
+    assert f"{reported.HOSTILE} 9 0.877 0.654 {now:.3f}" in shown.text
+
+
 def test_the_classes_are_scored_as_scikit_learn_does() -> None:
     from sklearn.metrics import precision_recall_fscore_support
 

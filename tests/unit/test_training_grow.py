@@ -72,6 +72,10 @@ def test_known_classes_keep_their_rows_by_name_and_a_new_one_is_recognised(
     assert grown["images_of_kept"] == 60
     assert grown["accuracy_before"] > 0.9
     assert grown["accuracy_after"] > grown["accuracy_before"] - 0.05
+    assert list(grown["recalls"]) == ["car", "truck"], "the new class was not known"
+    for when in ("before", "after"):
+        shares = [recall["images"] * recall[when] for recall in grown["recalls"].values()]
+        assert sum(shares) / 60 == pytest.approx(grown[f"accuracy_{when}"])
     answers = data.val_answers(head).argmax(axis=1)
     assert (answers == data.val_labels())[data.val_labels() == 0].mean() > 0.8
 

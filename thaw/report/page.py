@@ -40,6 +40,7 @@ def render(sources: Sources, model: Model, *, raw: str, settings: Mapping[str, A
         "schedule": figures.schedule(sources),
         "matrix": table,
         "class_rows": confusion.class_rows(counts, classes, sources.metrics.get("per_class", {})),
+        "known_classes": story.known_classes(sources),
         "answers": figures.answer_charts(sources),
         "worst": worst,
         "has_heat": has_heat,

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import numpy as np
+
 from thaw.delivery.card import SAMPLE
 from thaw.report.sources import Sources
 
@@ -101,6 +103,21 @@ def phase_rows(sources: Sources) -> list[dict[str, Any]]:
                 "depth": facts.get("depth_blocks"),
             }
         )
+    return rows
+
+
+def known_classes(sources: Sources) -> list[dict[str, Any]]:
+    """Return, where the head was grown from that of another model, what became of each class that it knew.
+
+    The recall on validation: of that model, of the head as it was grown, and of the model that was chosen.
+    """
+    grown = sources.phases.get("head", {}).get("head", {}).get("grown_from") or {}
+    answers, classes = sources.validation, sources.images.classes
+    rows = []
+    for name, recall in grown.get("recalls", {}).items():
+        own = answers.labels == classes.index(name) if answers else np.zeros(0, bool)
+        now = float((answers.predicted[own] == classes.index(name)).mean()) if answers and own.any() else None
+        rows.append({"name": name, "images": recall["images"], "recalls": [recall["before"], recall["after"], now]})
     return rows
 
 

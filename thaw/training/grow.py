@@ -126,15 +126,27 @@ def _check(source: str, is_parent: bool, facts: dict[str, Any], data: Features, 
         )
 
 
-def _old_classes(data: Features, before: nn.Module, known: list[str], head: nn.Module) -> dict[str, float]:
-    """Return how many validation images are of classes known before, and the share of right answers then and now."""
+def _old_classes(data: Features, before: nn.Module, known: list[str], head: nn.Module) -> dict[str, Any]:
+    """Return how many validation images are of classes known before, and the share of right answers then and now.
+
+    `recalls` has the same for each of these classes that has images.
+    """
     classes = data.facts["classes"]
     names = np.array(classes)[data.val_labels()]
     old = np.isin(names, known)
     then = np.array(known)[logits_of(before, data.val.features)[: len(names)].argmax(axis=1)]
     now = np.array(classes)[logits_of(head, data.val.features)[: len(names)].argmax(axis=1)]
+
+    def shares(chosen: NDArray[np.bool_]) -> tuple[float, float]:
+        right = [float((answers == names)[chosen].mean()) if chosen.any() else 0.0 for answers in (then, now)]
+        return right[0], right[1]
+
+    of_class = {name: names == name for name in classes if name in known and (names == name).any()}
     return {
         "images_of_kept": int(old.sum()),
-        "accuracy_before": float((then == names)[old].mean()) if old.any() else 0.0,
-        "accuracy_after": float((now == names)[old].mean()) if old.any() else 0.0,
+        **dict(zip(("accuracy_before", "accuracy_after"), shares(old), strict=True)),
+        "recalls": {
+            name: {"images": int(chosen.sum()), **dict(zip(("before", "after"), shares(chosen), strict=True))}
+            for name, chosen in of_class.items()
+        },
     }
