@@ -11,12 +11,12 @@ from thaw.images.pack import PackedImages, write_table
 from thaw.network.engine import use_threads
 
 SECTIONS = ("seed", "evaluate")
-INPUTS = ("data/prepared", "models/backbone", "models/phases", "models/final")
-OUTS = ("reports/metrics.json", "reports/predictions.csv", "reports/plots")
+INPUTS = ("data/prepared", "models/backbone", "models/phases", "models/final", "reports/selection.json")
+OUTS = ("reports/metrics.json", "reports/classes.json", "reports/predictions.csv", "reports/plots")
 
 
 def main() -> None:
-    """Write reports/metrics.json, reports/predictions.csv and reports/plots."""
+    """Write metrics.json, classes.json, predictions.csv and plots of reports/."""
     with run.stage("evaluate", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
         use_threads(params.compute)
         images = PackedImages.open(Path(INPUTS[0]))
@@ -37,7 +37,7 @@ def main() -> None:
             same[name] = name
         distinct = candidates.answer(models, images, rows, compute=params.compute, label="evaluate")
         answers = {name: distinct[same[name]] for name in names}
-        metrics = testset.test_metrics(
+        metrics, classes = testset.test_metrics(
             labels,
             answers,
             chosen,
@@ -47,13 +47,13 @@ def main() -> None:
             draws=params.evaluate.draws,
             seed=params.seed,
         )
-        table = testset.predictions(samples, labels, answers[chosen], images.classes)
-        with files.new_folder(Path(OUTS[2])) as folder:
+        with files.new_folder(Path(OUTS[3])) as folder:
             write_worst(folder / "worst.png", images, rows, labels, answers[chosen])
             curves, tests = testset.read_curves(phases, names), testset.read_range_tests(phases, names)
             write_plots(folder, labels, answers[chosen], images.classes, curves, tests)
-        write_table(Path(OUTS[1]), table)
-        files.write_json(Path(OUTS[0]), metrics)
+        write_table(Path(OUTS[2]), testset.predictions(samples, labels, answers[chosen], images.classes))
+        files.write_json(Path(OUTS[1]), classes)
+        files.write_json(Path(OUTS[0]), {"validation": testset.validation_metrics(Path(INPUTS[4])), **metrics})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from thaw.network.engine import use_threads
 
 SECTIONS = ("data",)
 INPUTS = (
-    "data/prepared", "models/final", "reports/metrics.json", "reports/selection.json", "reports/predictions.csv",
+    "data/prepared", "models/final", "reports/metrics.json", "reports/classes.json", "reports/selection.json",
+    "reports/predictions.csv",
 )  # fmt: skip
 OUTS = ("models/export",)
 
@@ -38,13 +39,9 @@ def main() -> None:
         facts = write.describe(
             final.facts, final.backbone.spec, whole, fingerprint=final.fingerprint, license_=license_
         )
-        evidence = card.Evidence(
-            params.data.raw,
-            files.read_json(prepared / "audit.json"),
-            files.read_json(Path(INPUTS[2])),
-            files.read_json(Path(INPUTS[3])),
-            read_table(Path(INPUTS[4])),
-        )
+        metrics, classes, selection = (files.read_json(Path(name)) for name in INPUTS[2:5])
+        audit, predictions = files.read_json(prepared / "audit.json"), read_table(Path(INPUTS[5]))
+        evidence = card.Evidence(params.data.raw, audit, metrics, classes, selection, predictions)
         squares = images.read(parity.spread(images.rows("test")))
         with files.new_folder(Path(OUTS[0])) as folder:
             write.write(folder, whole, facts)

@@ -16,6 +16,7 @@ INPUTS = (
     "models/final",
     "models/phases",
     "reports/metrics.json",
+    "reports/classes.json",
     "reports/predictions.csv",
     "reports/plots",
     "reports/selection.json",

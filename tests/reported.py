@@ -170,6 +170,7 @@ def _reports(folder: Path, images: PackedImages) -> None:
     }
     folder.mkdir()
     files.write_json(folder / "metrics.json", metrics)
+    files.write_json(folder / "classes.json", {})
     files.write_json(folder / "selection.json", selection())
     table = testset.predictions(images.samples.iloc[rows], labels, chances, images.classes)
     write_table(folder / "predictions.csv", table)

@@ -36,7 +36,12 @@ def test_a_second_repro_runs_nothing_and_leaves_dvc_lock_as_it_is(finished: Run)
 
 def test_a_repro_leaves_git_nothing_but_the_lock_and_the_reports_to_commit(finished: Run) -> None:
     changed = finished.clone.succeed("git", "status", "--porcelain", "--untracked-files=all").splitlines()
-    assert sorted(changed) == ["?? dvc.lock", "?? reports/metrics.json", "?? reports/selection.json"]
+    assert sorted(changed) == [
+        "?? dvc.lock",
+        "?? reports/classes.json",
+        "?? reports/metrics.json",
+        "?? reports/selection.json",
+    ]
 
 
 def test_a_forced_repro_in_a_clone_elsewhere_ends_in_the_same_lock_and_the_same_files(fresh: tuple[Run, Run]) -> None:
@@ -75,8 +80,12 @@ def test_the_metrics_have_every_promised_key_and_only_finite_numbers(finished: R
 
 
 def test_dvc_shows_the_metrics_and_draws_every_plot(finished: Run) -> None:
-    shown = json.loads(finished.clone.succeed("dvc", "metrics", "show", "--json"))
-    assert shown[""]["data"]["reports/metrics.json"]["data"]["test"]["n"] > 0
+    shown = json.loads(finished.clone.succeed("dvc", "metrics", "show", "--json"))[""]["data"]
+    assert list(shown) == ["reports/metrics.json"]
+    figures = shown["reports/metrics.json"]["data"]
+    assert figures["test"]["n"] > 0
+    assert {"accuracy", "log_loss"} <= figures["validation"]["top"].keys()
+    assert len(dict(_numbers("", figures))) < 60, "a table of experiments has a column for each, whatever the classes"
     plots = json.loads(finished.clone.succeed("dvc", "plots", "show", "--json"))
     assert not plots.get("errors")
     names = {"confusion", "roc", "precision_recall", "calibration", "losses", "accuracies", "learning_rates"}

@@ -19,7 +19,7 @@ FACTS: dict[str, Any] = {
 
 
 def figures(predictions: pd.DataFrame) -> dict[str, Any]:
-    """Return `per_class` of metrics.json for these answers."""
+    """Return classes.json for these answers."""
     names = sorted(set(predictions["label"]) | set(predictions["predicted"]))
     index = {name: number for number, name in enumerate(names)}
     labels, answers = (predictions[column].map(index).to_numpy(np.int64) for column in ("label", "predicted"))
@@ -36,8 +36,8 @@ def evidence(source: str = "photos", **audit: Any) -> card.Evidence:
     }  # fmt: skip
     test = {"n": 10, "accuracy": 0.6, "accuracy_low": 0.3, "accuracy_high": 0.9, "ece": 0.125}
     metrics = {"test": test, "majority": {"accuracy": 0.6}, "head": {"accuracy": 0.5}}
-    metrics["per_class"] = figures(predictions)
-    return card.Evidence(source, usual | audit, metrics, {"verdict": "Unfreezing did not help."}, predictions)
+    selection = {"verdict": "Unfreezing did not help."}
+    return card.Evidence(source, usual | audit, metrics, figures(predictions), selection, predictions)
 
 
 def test_the_front_matter_is_yaml_with_the_licence_the_task_and_the_metrics() -> None:
@@ -103,7 +103,7 @@ def test_a_card_of_a_thousand_classes_stays_readable() -> None:
     names = [f"class {number}" for number in range(1000)]
     predictions = pd.DataFrame({"label": names, "predicted": names})
     many = evidence(classes={name: {"train": 1} for name in names})
-    changed = {"predictions": predictions, "metrics": {**many.metrics, "per_class": figures(predictions)}}
+    changed = {"predictions": predictions, "classes": figures(predictions)}
     text = card.render(FACTS | {"classes": names}, card.Evidence(**(vars(many) | changed)))
     assert "The other 980 classes are left out here." in text
     assert len(text.splitlines()) < 160

@@ -1,20 +1,23 @@
-"""What evaluate writes into metrics.json."""
+"""What evaluate writes into metrics.json and classes.json."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from thaw import files
 from thaw.evidence.calibration import probabilities
 from thaw.evidence.metrics import classification_metrics
 from thaw.evidence.testset import test_metrics as metrics_of
+from thaw.evidence.testset import validation_metrics
 
 CLASSES = ["ok", "torn ä", "absent"]
 LABELS = np.array([0, 1, 0, 1, 0, 0, 1, 0], dtype=np.int64)
 LOGITS = np.random.default_rng(0).normal(size=(8, 3)) + 2 * np.eye(3)[LABELS]
 
 
-def found(temperature: float = 1.7) -> dict[str, Any]:
+def found(temperature: float = 1.7) -> tuple[dict[str, Any], dict[str, Any]]:
     answers = {"head": probabilities(LOGITS[::-1]), "top": probabilities(LOGITS, temperature)}
     return metrics_of(
         LABELS, answers, "top", classes=CLASSES, temperature=temperature, groups=np.full(8, ""), draws=100, seed=0
@@ -22,7 +25,7 @@ def found(temperature: float = 1.7) -> dict[str, Any]:
 
 
 def test_calibration_is_told_with_and_without_the_temperature() -> None:
-    metrics = found()
+    metrics, _ = found()
     before, after = (classification_metrics(LABELS, probabilities(LOGITS, t)) for t in (1.0, 1.7))
     for name in ("ece", "log_loss"):
         assert metrics["test"][name] == after[name] != before[name]
@@ -32,7 +35,7 @@ def test_calibration_is_told_with_and_without_the_temperature() -> None:
 
 
 def test_every_class_has_its_metrics_by_name_and_an_absent_one_only_its_support() -> None:
-    each = found()["per_class"]
+    _, each = found()
     assert list(each) == CLASSES
     assert [entry["support"] for entry in each.values()] == [5, 3, 0]
     assert "recall" not in each["absent"]
@@ -40,8 +43,15 @@ def test_every_class_has_its_metrics_by_name_and_an_absent_one_only_its_support(
         assert each["ok"][f"{name}_low"] <= each["ok"][name] <= each["ok"][f"{name}_high"]
 
 
+def test_the_figures_on_validation_are_those_of_selection(tmp_path: Path) -> None:
+    seen = {"accuracy": 0.75, "calibrated_log_loss": 0.5, "log_loss": 0.7, "chosen": True}
+    path = tmp_path / "selection.json"
+    files.write_json(path, {"chosen": "head", "verdict": "Yes.", "candidates": {"head": seen}})
+    assert validation_metrics(path) == {"head": {"accuracy": 0.75, "log_loss": 0.5}}
+
+
 def test_a_model_without_a_temperature_has_the_same_figures_before_and_after() -> None:
-    test = found(temperature=1.0)["test"]
+    test = found(temperature=1.0)[0]["test"]
     assert test["ece_uncalibrated"] == pytest.approx(test["ece"], abs=1e-12)
     assert {"brier", "brier_low", "brier_high"} <= set(test)
     assert "top_3_accuracy" not in test

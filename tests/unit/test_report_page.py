@@ -215,7 +215,6 @@ def test_a_model_that_left_no_validation_answers_is_judged_by_the_test_images(tm
 
 def test_what_the_metrics_say_of_a_class_and_the_signs_of_selection_are_shown(tmp_path: Path) -> None:
     root = reported.build(tmp_path)
-    metrics = files.read_json(root / "reports" / "metrics.json")
     own = {
         "support": 15,
         "precision": 0.7123,
@@ -224,7 +223,7 @@ def test_what_the_metrics_say_of_a_class_and_the_signs_of_selection_are_shown(tm
         "recall": 0.5,
         "f1": 0.6,
     }
-    files.write_json(root / "reports" / "metrics.json", metrics | {"per_class": {"defective": own}})
+    files.write_json(root / "reports" / "classes.json", {"defective": own})
     sign = {"sign": "overfits", "where": "top", "evidence": "the gap is wide", "advice": "unfreeze less"}
     files.write_json(root / "reports" / "selection.json", reported.selection(signs=[sign]))
     text = Text(reported.render(root)).text

@@ -31,6 +31,8 @@ class Evidence:
     """`data.raw` of params.yaml."""
     audit: Mapping[str, Any]
     metrics: Mapping[str, Any]
+    classes: Mapping[str, Mapping[str, float]]
+    """classes.json: the metrics of each class."""
     selection: Mapping[str, Any]
     predictions: pd.DataFrame
     """Columns label and predicted, a row for each test image."""
@@ -145,7 +147,7 @@ def _results(evidence: Evidence) -> str:
 def per_class(known: Mapping[str, Mapping[str, float]], predictions: pd.DataFrame) -> pd.DataFrame:
     """Return for each class with test images: images, recall, precision, and what it is mistaken for most; worst first.
 
-    `known` is `per_class` of metrics.json.
+    `known` is classes.json.
     """
     wrong = predictions[predictions["label"] != predictions["predicted"]]
     mistaken = {str(name): rows.value_counts().index[0] for name, rows in wrong.groupby("label")["predicted"]}
@@ -165,7 +167,7 @@ def per_class(known: Mapping[str, Mapping[str, float]], predictions: pd.DataFram
 
 def _limits(evidence: Evidence) -> str:
     metrics, audit = evidence.metrics, evidence.audit
-    test, table = metrics["test"], per_class(metrics["per_class"], evidence.predictions)
+    test, table = metrics["test"], per_class(evidence.classes, evidence.predictions)
     rows = [
         [entry["class"], entry["images"], f"{entry['recall']:.3f}", f"{entry['precision']:.3f}", entry["mistaken for"]]
         for entry in table.head(_MOST_CLASSES).to_dict("records")

@@ -1,4 +1,4 @@
-"""The answers on the test set, put into reports/metrics.json and reports/predictions.csv."""
+"""The answers on the test set, put into metrics.json, classes.json and predictions.csv of reports/."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,8 +27,11 @@ def test_metrics(
     groups: NDArray[Any],
     draws: int,
     seed: int,
-) -> dict[str, Any]:
-    """Return the content of metrics.json: metrics of the chosen model with 95 % intervals, accuracies of the rest.
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the test figures of metrics.json, and classes.json with those of each class.
+
+    The former are metrics of the chosen model with 95 % intervals, and accuracies of the rest: what `dvc metrics`
+    compares, however many classes there are.
 
     `answers` holds the probabilities [images, classes] of the head and of each phase, by name; those of the chosen one
     are calibrated by `temperature`, and what that was worth is told by ece and log_loss without it.
@@ -48,13 +51,24 @@ def test_metrics(
     accuracies = {name: {"accuracy": float((given.argmax(axis=1) == labels).mean())} for name, given in answers.items()}
     majority = float(np.bincount(labels).max() / len(labels))
     head = accuracies.pop("head")
-    return {
+    metrics = {
         "test": test,
         "majority": {"accuracy": majority},
         "head": head,
         "phases": accuracies,
         "final": {"phase": chosen, "temperature": temperature},
-        "per_class": {name: _with_intervals(each[i], intervals[i]) for i, name in enumerate(classes)},
+    }
+    return metrics, {name: _with_intervals(each[i], intervals[i]) for i, name in enumerate(classes)}
+
+
+def validation_metrics(selection: Path) -> dict[str, dict[str, float]]:
+    """Return accuracy and calibrated log loss on validation of head and phases, which experiments are compared by.
+
+    They are those of selection.json, which holds more than a table of experiments has room for.
+    """
+    return {
+        name: {"accuracy": seen["accuracy"], "log_loss": seen["calibrated_log_loss"]}
+        for name, seen in files.read_json(selection)["candidates"].items()
     }
 
 

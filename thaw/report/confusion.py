@@ -70,7 +70,7 @@ def counted(answers: Answers, num_classes: int) -> NDArray[np.int64]:
 def class_rows(counts: NDArray[np.int64], classes: Sequence[str], known: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return name, support, precision, recall and f1 of each class; None where a figure is not defined.
 
-    `known` is `per_class` of metrics.json: what it has of a class, intervals included, is taken from there.
+    `known` is classes.json: what it has of a class, intervals included, is taken from there.
     """
     hits = np.diag(counts)
     support, guesses = counts.sum(axis=1), counts.sum(axis=0)

@@ -39,7 +39,7 @@ def render(sources: Sources, model: Model, *, raw: str, settings: Mapping[str, A
         "training": figures.training_charts(sources),
         "schedule": figures.schedule(sources),
         "matrix": table,
-        "class_rows": confusion.class_rows(counts, classes, sources.metrics.get("per_class", {})),
+        "class_rows": confusion.class_rows(counts, classes, sources.classes),
         "known_classes": story.known_classes(sources),
         "answers": figures.answer_charts(sources),
         "worst": worst,

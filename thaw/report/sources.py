@@ -43,6 +43,8 @@ class Sources:
     audit: dict[str, Any]
     rejected: pd.DataFrame
     metrics: dict[str, Any]
+    classes: dict[str, Any]
+    """What classes.json has of each class on the test set."""
     selection: dict[str, Any]
     final: dict[str, Any]
     """model.json of the model that was chosen."""
@@ -75,6 +77,7 @@ def read(prepared: Path, final: Path, phases: Path, reports: Path) -> Sources:
         audit=files.read_json(prepared / "audit.json"),
         rejected=pd.read_csv(prepared / "rejected.csv", dtype=str, keep_default_na=False),
         metrics=metrics,
+        classes=files.read_json(reports / "classes.json"),
         selection=selection,
         final=facts,
         phases={name: files.read_json(folder_of(phases, name) / "model.json") for name in known},
