@@ -102,7 +102,7 @@ def draw(facts: Mapping[str, Any], path: Path) -> None:
     axes.minorticks_off()
     axes.set_xlabel("training images")
     axes.set_ylabel(f"test accuracy ({facts['num_test']} images)")
-    axes.legend()
+    figure.legend(loc="outside upper left", ncols=2, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
