@@ -110,6 +110,7 @@ def test_the_chain_is_held_against_imagenet_seed_by_seed() -> None:
         ]
     )
     json.dumps(facts)
+    assert facts["parent_phase"] == ["top", "top"]
     assert facts["chain_less_imagenet"]["accuracy"]["each"] == [0.02, -0.02]
     assert facts["mean"]["imagenet"]["accuracy"] == 0.84
     assert facts["mean"]["chain"]["head_accuracy"] == pytest.approx(0.74)
