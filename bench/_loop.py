@@ -72,7 +72,7 @@ def step(trained: nn.Module, optimizer: torch.optim.Optimizer, boundary: tuple[T
     loss = functional.cross_entropy(trained(*boundary), targets)
     value = float(loss.detach())
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    torch.autograd.backward(loss)
     optimizer.step()
     return value
 

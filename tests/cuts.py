@@ -36,7 +36,7 @@ def trains_above_the_cut_only(backbone: Backbone, depths: Sequence[int]) -> None
     with torch.no_grad():
         boundary = prefix(images)
     loss = functional.cross_entropy(head(suffix.train()(*boundary)), torch.tensor([0, 1]))
-    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    torch.autograd.backward(loss)
     optimizer.step()
     after = backbone.module.state_dict()
     moved = {owners[name] for name, value in after.items() if not torch.equal(value, before[name])}

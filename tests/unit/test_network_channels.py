@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,9 +96,10 @@ def linear_patches() -> nn.Module:
 
 
 def of_four_bands() -> nn.Module:
-    network = nn.Sequential(nn.Conv2d(4, 3, 3), nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    network.default_cfg = {"input_size": (4, 16, 16), "mean": (0.1,) * 4, "std": (0.2,) * 4}  # type: ignore[assignment]  # as timm sets it
-    return network
+    network: Any = nn.Sequential(nn.Conv2d(4, 3, 3), nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network.default_cfg = {"input_size": (4, 16, 16), "mean": (0.1,) * 4, "std": (0.2,) * 4}  # as timm sets it
+    module: nn.Module = network
+    return module
 
 
 def test_a_first_layer_that_is_no_convolution_is_refused_by_name() -> None:
