@@ -48,7 +48,7 @@ def main() -> None:
             seed=params.seed,
         )
         with files.new_folder(Path(OUTS[3])) as folder:
-            write_worst(folder / "worst.png", images, rows, labels, answers[chosen])
+            write_worst(folder / "worst.svg", images, rows, labels, answers[chosen])
             curves, tests = testset.read_curves(phases, names), testset.read_range_tests(phases, names)
             write_plots(folder, labels, answers[chosen], images.classes, curves, tests)
         write_table(Path(OUTS[2]), testset.predictions(samples, labels, answers[chosen], images.classes))

@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from tests import tiny
 from thaw import files, model
 from thaw.evidence import testset
-from thaw.evidence.metrics import classification_metrics
 from thaw.evidence.plots import write_plots
 from thaw.images.pack import PackedImages, write_table
 from thaw.report import page, sources
@@ -158,19 +157,20 @@ def _reports(folder: Path, images: PackedImages) -> None:
     random = np.random.default_rng(5)
     scores = random.normal(size=(len(rows), num_classes)) + 0.9 * np.eye(num_classes)[labels]
     chances = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
-    accuracy = float((chances.argmax(axis=1) == labels).mean())
-    test = classification_metrics(labels, chances) | {"n": len(rows)}
-    test |= {"accuracy_low": accuracy - 0.03, "accuracy_high": accuracy + 0.02}
-    metrics = {
-        "test": test,
-        "majority": {"accuracy": float(np.bincount(labels).max() / len(labels))},
-        "head": {"accuracy": 0.5},
-        "phases": {"top": {"accuracy": accuracy}},
-        "final": {"phase": "top"},
-    }
+    answers = {"head": np.full_like(chances, 1 / num_classes), "top": chances}
+    metrics, known = testset.test_metrics(
+        labels,
+        answers,
+        "top",
+        classes=images.classes,
+        temperature=1.25,
+        groups=np.full(len(rows), ""),
+        draws=50,
+        seed=0,
+    )
     folder.mkdir()
     files.write_json(folder / "metrics.json", metrics)
-    files.write_json(folder / "classes.json", {})
+    files.write_json(folder / "classes.json", known)
     files.write_json(folder / "selection.json", selection())
     table = testset.predictions(images.samples.iloc[rows], labels, chances, images.classes)
     write_table(folder / "predictions.csv", table)

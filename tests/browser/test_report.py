@@ -69,6 +69,14 @@ def test_the_page_draws_without_an_error_and_nothing_sticks_out(
     assert ratio >= 4.5, where
 
 
+def test_a_wide_window_shows_the_tables_of_few_classes_whole(window: Chrome, few: Path) -> None:
+    look(window, few, width=1400)
+    hidden = "return [...document.querySelectorAll('.scroll')].map((one) => one.scrollWidth - one.clientWidth)"
+    cut = window.execute_script(hidden)
+    assert len(cut) >= 2
+    assert max(cut) == 0
+
+
 def test_no_script_but_the_own_one_runs(window: Chrome, few: Path) -> None:
     look(window, few, width=1400)
     assert reported.HOSTILE in window.find_element(By.ID, "class-table").text

@@ -34,13 +34,11 @@ def test_a_second_repro_runs_nothing_and_leaves_dvc_lock_as_it_is(finished: Run)
     assert (finished.clone.root / "dvc.lock").read_bytes() == before
 
 
-def test_a_repro_leaves_git_nothing_but_the_lock_and_the_reports_to_commit(finished: Run) -> None:
+def test_a_repro_leaves_git_nothing_but_the_lock_and_the_metrics_to_commit(finished: Run) -> None:
     changed = finished.clone.succeed("git", "status", "--porcelain", "--untracked-files=all").splitlines()
     assert sorted(changed) == [
         "?? dvc.lock",
-        "?? reports/classes.json",
         "?? reports/metrics.json",
-        "?? reports/selection.json",
     ]
 
 
@@ -58,6 +56,15 @@ def test_outs_that_were_deleted_come_back_from_dvc_checkout_bit_for_bit(finished
     copy.succeed("dvc", "checkout", "dvc.yaml")
     assert copy.hashes() == finished.clone.hashes()
     assert copy.succeed("dvc", "status", "dvc.yaml") == "Data and pipelines are up to date.\n"
+
+
+def test_a_clone_without_outs_and_lock_takes_every_stage_from_the_run_cache(finished: Run, copy: Clone) -> None:
+    for path in (*OUTS, "dvc.lock"):
+        files.remove(copy.root / path)
+    output = copy.succeed("dvc", "repro")
+    assert stages_run(output) == []
+    assert output.count("is cached - skipping run") == len(STAGES)
+    assert copy.hashes() == finished.clone.hashes()
 
 
 def test_the_sample_is_laid_out_only_if_data_raw_points_at_it(finished: Run, copy: Clone) -> None:

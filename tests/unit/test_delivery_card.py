@@ -57,7 +57,7 @@ def test_counts_figures_with_intervals_and_weak_classes_are_those_of_the_evidenc
         "| Accuracy | 0.600 | 0.300 to 0.900 |",
         "| Expected calibration error, 15 bins | 0.125 |  |",
         "| a\\|b | 4 | 0.250 | 0.500 | ok |",
-        "Weakest class: `a|b`, of which 25.0% of 4 are found.",
+        "Weakest class: `a|b`, of which 25.0 % of 4 are found.",
         "Unfreezing did not help.",
         "averaged over 2 mirror images",
         "find it out before you pass this model on",

@@ -67,11 +67,14 @@ def address(exported: Exported) -> Iterator[tuple[str, int]]:
         yield found
 
 
-def ask(address: tuple[str, int], path: str, body: bytes | None = None, method: str | None = None) -> Answer:
+def ask(
+    address: tuple[str, int], path: str, body: bytes | None = None, method: str | None = None, kind: str = "image/png"
+) -> Answer:
     connection = http.client.HTTPConnection(*address, timeout=20)
     connection.putrequest(method or ("GET" if body is None else "POST"), path)
     if body is not None:
         connection.putheader("Content-Length", str(len(body)))
+        connection.putheader("Content-Type", kind)
     connection.endheaders(body)
     response = connection.getresponse()
     answer = Answer(response.status, dict(response.getheaders()), response.read())
@@ -123,6 +126,12 @@ def test_a_body_that_cannot_be_used(address: tuple[str, int], body: bytes, statu
     assert answer.status == status
     assert text in answer.json["detail"]
     assert ask(address, "/predict", png()).status == 200
+
+
+def test_a_form_is_told_that_it_is_one(address: tuple[str, int]) -> None:
+    answer = ask(address, "/predict", b"--x\r\n\r\n" + png() + b"\r\n--x--", kind="multipart/form-data; boundary=x")
+    assert answer.status == 415
+    assert "the body is a form; send the bytes of an image" in answer.json["detail"]
 
 
 def test_a_body_over_the_limit_that_hides_its_size_is_not_taken_in(address: tuple[str, int]) -> None:

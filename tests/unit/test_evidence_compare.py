@@ -177,7 +177,7 @@ def test_the_sentence_says_whether_unfreezing_helped_and_by_how_much() -> None:
     ]
     assert sentences[0].startswith("Unfreezing helped: top lowers the calibrated validation log loss by ")
     assert re.search(r"by (0\.\d+) \(95 % interval 0\.\d+ to 0\.\d+\) from that of the head", sentences[0])
-    assert "wins in 100.0% of 500 bootstrap draws, with an accuracy of 0.950 against 0.800" in sentences[0]
+    assert "wins in 100.0 % of 500 bootstrap draws, with an accuracy of 0.950 against 0.800" in sentences[0]
     assert sentences[1].startswith("Unfreezing did not help: the best phase, top, raises")
     assert sentences[1].endswith("the head is kept.")
     assert sentences[2].startswith("No phase was trained")

@@ -1,8 +1,10 @@
 """The tables behind `dvc plots`, and the summary."""
 
+import base64
 import io
 import json
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pandas as pd
@@ -20,6 +22,7 @@ from thaw.evidence.sheet import worst_first, write_worst
 from thaw.evidence.summary import selection_table, summary_rows, summary_table
 
 ROOT = Path(__file__).parents[2]
+_SVG = "{http://www.w3.org/2000/svg}"
 CURVES = {
     "top": pd.DataFrame(
         {
@@ -142,25 +145,55 @@ def test_the_worst_images_come_least_likely_label_first_with_their_names(tmp_pat
     rows, labels = np.arange(5), images.labels(np.arange(5))
     chances = np.full((5, 3), 0.25) + 0.25 * np.eye(3)[[0, 2, 2, 1, 0]]
     assert worst_first(chances, labels, ["b", "a", "c", "e", "d"]).tolist() == [1, 4, 3, 0, 2]
-    write_worst(tmp_path / "worst.png", images, rows, labels, chances)
-    with Image.open(tmp_path / "worst.png") as sheet:
-        assert sheet.size == (4 * 200 + 8, 2 * 252 + 8)
-        first = np.asarray(sheet)[8:200, 8:200]
+    write_worst(tmp_path / "worst.svg", images, rows, labels, chances)
+    sheet, cells = _sheet(tmp_path / "worst.svg")
+    assert (sheet.get("width"), sheet.get("height")) == (str(4 * 200 + 8), str(2 * 252 + 8))
+    assert [(cell.get("x"), cell.get("y")) for cell in cells] == [
+        *((str(x), "8") for x in (8, 208, 408, 608)),
+        ("8", "260"),
+    ]
+    with Image.open(io.BytesIO(_picture(cells[0]))) as first:
         square = Image.fromarray(images.read(np.array([1]))[0]).resize((192, 192), Image.Resampling.BICUBIC)
-        np.testing.assert_array_equal(first, np.asarray(square))
-        assert (np.asarray(sheet)[202:250, 8:200] < 100).any(), "there is a caption"
-    written = (tmp_path / "worst.png").read_bytes()
-    write_worst(tmp_path / "worst.png", images, rows, labels, chances)
-    assert (tmp_path / "worst.png").read_bytes() == written
+        np.testing.assert_array_equal(np.asarray(first), np.asarray(square))
+    name = Path(str(images.samples["path"].iloc[1])).name
+    assert _lines(cells[0]) == [name, f"is {images.classes[1]} (0.250)", f"said {images.classes[2]} (0.500)"]
+    written = (tmp_path / "worst.svg").read_bytes()
+    write_worst(tmp_path / "worst.svg", images, rows, labels, chances)
+    assert (tmp_path / "worst.svg").read_bytes() == written
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_single_image_and_an_endless_name_make_a_sheet(tmp_path: Path, channels: int) -> None:
-    images = tiny.packed(3, classes=3, channels=channels, path=["日本語" * 80, "b", "c"])
-    write_worst(tmp_path / "worst.png", images, np.array([0]), np.array([0]), np.array([[0.2, 0.5, 0.3]]))
-    with Image.open(tmp_path / "worst.png") as sheet:
-        assert sheet.size == (208, 260)
-        assert (np.asarray(sheet)[202:, 200:] == 255).all(), "nothing is written beyond the image's width"
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("Größe Жук 日本.png", "Größe Жук 日本.png"),
+        ("日本語" * 80, "日本語日本語…日本語日本語"),
+        ("a" * 300 + ".jpeg", "aaaaaaaaaaaa…aaaaaaa.jpeg"),
+        ("<b>&\x07\x1b[31m.png", "<b>&\ufffd\ufffd[31m.png"),
+    ],
+)
+def test_a_name_in_any_script_stands_under_its_image(tmp_path: Path, channels: int, name: str, shown: str) -> None:
+    images = tiny.packed(3, classes=3, channels=channels, path=[name, "b", "c"])
+    write_worst(tmp_path / "worst.svg", images, np.array([0]), np.array([0]), np.array([[0.2, 0.5, 0.3]]))
+    sheet, cells = _sheet(tmp_path / "worst.svg")
+    assert (sheet.get("width"), sheet.get("height"), len(cells)) == ("208", "260", 1)
+    assert _lines(cells[0])[0] == shown
+
+
+def _sheet(path: Path) -> tuple[ET.Element, list[ET.Element]]:
+    """Return the root of the worst images' SVG and its cells, an image with its lines each."""
+    root = ET.fromstring(path.read_bytes())
+    assert root.tag == f"{_SVG}svg"
+    return root, root.findall(f"{_SVG}svg")
+
+
+def _lines(cell: ET.Element) -> list[str | None]:
+    return [line.text for line in cell.findall(f"{_SVG}text")]
+
+
+def _picture(cell: ET.Element) -> bytes:
+    (picture,) = cell.findall(f"{_SVG}image")
+    return base64.b64decode(picture.attrib["href"].removeprefix("data:image/png;base64,"))
 
 
 METRICS = {

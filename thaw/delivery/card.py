@@ -174,7 +174,7 @@ def _limits(evidence: Evidence) -> str:
     ]
     worst = table.iloc[0]
     lines = [
-        f"- Weakest class: `{worst['class']}`, of which {worst['recall']:.1%} of {worst['images']} are found.",
+        f"- Weakest class: `{worst['class']}`, of which {100 * worst['recall']:.1f} % of {worst['images']} are found.",
         f"- Calibration: confidence and accuracy differ by {test['ece']:.3f} on average"
         + (f" (95 % interval {test['ece_low']:.3f} to {test['ece_high']:.3f})" if "ece_low" in test else "")
         + ", on images like those of the test set.",

@@ -41,6 +41,7 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 _BODY = {"requestBody": {"required": True, "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}}
+_BYTES_ALONE = "send the bytes of an image: curl --data-binary @image.png URL"
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,12 @@ class _Desk:
 
 
 async def _body(request: Request, limits: Limits) -> bytes:
-    """Return the body of a request. Raises: HTTPException 400, 408 or 413, before more than the limit is in memory."""
+    """Return the body of a request.
+
+    Raises: HTTPException 400, 408, 413 or 415, before more than the limit is in memory.
+    """
+    if request.headers.get("content-type", "").startswith("multipart/"):
+        raise HTTPException(415, f"the body is a form; {_BYTES_ALONE}")
     too_large = HTTPException(413, f"more than {limits.max_bytes / 1e6:g} MB; send a smaller image")
     if int(request.headers.get("content-length", 0)) > limits.max_bytes:
         raise too_large
@@ -155,7 +161,7 @@ async def _body(request: Request, limits: Limits) -> bytes:
     except TimeoutError:
         raise HTTPException(408, f"the image did not arrive within {limits.seconds:g} seconds") from None
     if not data:
-        raise HTTPException(400, "the body is empty; send the bytes of an image: curl --data-binary @image.png URL")
+        raise HTTPException(400, f"the body is empty; {_BYTES_ALONE}")
     return bytes(data)
 
 

@@ -131,15 +131,16 @@ def verdict_sentence(verdicts: Sequence[Verdict], *, confidence: float, draws: i
         nearest, duel = max(rivals, key=lambda rival: rival[1].win_fraction)
         return (
             f"Unfreezing did not help: the best phase, {spoken(nearest.name)}, {_shift(duel)} that of the head and "
-            f"wins in {duel.win_fraction:.1%} of {draws} bootstrap draws ({confidence:.0%} are asked for), with an "
-            f"accuracy of {nearest.accuracy:.3f} against {head.accuracy:.3f} on {images} images; the head is kept."
+            f"wins in {100 * duel.win_fraction:.1f} % of {draws} bootstrap draws ({100 * confidence:.0f} % are asked "
+            f"for), with an accuracy of {nearest.accuracy:.3f} against {head.accuracy:.3f} on {images} images; the "
+            "head is kept."
         )
     gain = chosen.against_head
     assert gain is not None
     return (
         f"Unfreezing helped: {spoken(chosen.name)} {_shift(gain)} that of the head and wins in "
-        f"{gain.win_fraction:.1%} of {draws} bootstrap draws, with an accuracy of {chosen.accuracy:.3f} against "
-        f"{head.accuracy:.3f} on {images} images."
+        f"{100 * gain.win_fraction:.1f} % of {draws} bootstrap draws, with an accuracy of {chosen.accuracy:.3f} "
+        f"against {head.accuracy:.3f} on {images} images."
     )
 
 

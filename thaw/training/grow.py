@@ -137,16 +137,16 @@ def _old_classes(data: Features, before: nn.Module, known: list[str], head: nn.M
     then = np.array(known)[logits_of(before, data.val.features)[: len(names)].argmax(axis=1)]
     now = np.array(classes)[logits_of(head, data.val.features)[: len(names)].argmax(axis=1)]
 
-    def shares(chosen: NDArray[np.bool_]) -> tuple[float, float]:
-        right = [float((answers == names)[chosen].mean()) if chosen.any() else 0.0 for answers in (then, now)]
-        return right[0], right[1]
+    def share(answers: NDArray[np.str_], chosen: NDArray[np.bool_]) -> float:
+        return float((answers == names)[chosen].mean()) if chosen.any() else 0.0
 
     of_class = {name: names == name for name in classes if name in known and (names == name).any()}
     return {
         "images_of_kept": int(old.sum()),
-        **dict(zip(("accuracy_before", "accuracy_after"), shares(old), strict=True)),
+        "accuracy_before": share(then, old),
+        "accuracy_after": share(now, old),
         "recalls": {
-            name: {"images": int(chosen.sum()), **dict(zip(("before", "after"), shares(chosen), strict=True))}
+            name: {"images": int(chosen.sum()), "before": share(then, chosen), "after": share(now, chosen)}
             for name, chosen in of_class.items()
         },
     }

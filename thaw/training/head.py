@@ -141,7 +141,7 @@ def _train_epoch(
     for batch in torch.split(order, _BATCH):
         loss = functional.cross_entropy(head(features[batch]), targets[batch])
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        torch.autograd.backward(loss)
         optimizer.step()
         total += float(loss.detach()) * len(batch)
     return total

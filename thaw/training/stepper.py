@@ -86,7 +86,7 @@ class Stepper:
 
     def take(self, loss: Tensor, *, complete: bool) -> None:
         """Add the gradients of a batch's loss; step once `accumulate` batches are together (`complete`)."""
-        (loss / self.params.accumulate).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        torch.autograd.backward(loss / self.params.accumulate)
         if not complete:
             return
         with torch.no_grad():
