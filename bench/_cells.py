@@ -14,9 +14,9 @@ import pandas as pd
 
 from bench.accuracy import overlaid
 from thaw import files, run
+from thaw.draws import generator
 from thaw.images import sample
 from thaw.images.listing import MANIFEST
-from thaw.training.schedule import generator
 
 _PHASE = "top"
 

@@ -32,16 +32,16 @@ from bench import _tools
 from bench._loop import Batch, ImageFiles, Loop, loader, rendered
 from bench._workspace import Workspace, open_workspace
 from thaw import timing
+from thaw.draws import epoch_order
+from thaw.head.examples import soft_targets
+from thaw.network.boundary import Views
 from thaw.network.engine import use_threads
 from thaw.params import PhaseParams
 from thaw.training import artifact
-from thaw.training.boundary import Views
 from thaw.training.groups import lowest_block, param_groups, rules_of
-from thaw.training.head import soft_targets
 from thaw.training.loop import Classifier
 from thaw.training.norms import train_with_norms
 from thaw.training.phase import run_phase
-from thaw.training.schedule import epoch_order
 from thaw.training.sources import labelled
 
 _NAME = "top"

@@ -22,9 +22,9 @@ from bench import _tools
 from bench._photos import photo
 from thaw.network.backbone import Backbone
 from thaw.network.engine import Engine, use_threads
-from thaw.network.source import open_backbone
 from thaw.network.spec import Spec
 from thaw.params import ComputeParams, load_params
+from thaw.pretrained.source import open_backbone
 
 _SOURCES = ("package:efficientnet_lite0", "torchvision:resnet50")
 _WARM_UP = 2

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from thaw import files, run
 from thaw.network.backbone import assemble
-from thaw.network.source import fetch_tensors, random_tensors
+from thaw.pretrained.source import fetch_tensors, random_tensors
 
 SECTIONS = ("backbone", "head")  # of head only the pooling, which DVC cannot name alone: it may be left out
 INPUTS = ()

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from thaw import files, run
+from thaw.head import earlier, extract, features
+from thaw.head.symmetry import FlipChoice, choose_flip
 from thaw.images.pack import PackedImages
 from thaw.images.views import num_answers, still
 from thaw.network.backbone import load_backbone
+from thaw.network.boundary import Prefix, Views
 from thaw.network.engine import use_threads
-from thaw.training import earlier, extract, features
-from thaw.training.boundary import Prefix, Views
-from thaw.training.symmetry import FlipChoice, choose_flip
 
 SECTIONS = ("seed", "augment", "features")
 INPUTS = ("data/prepared", "models/backbone")

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from thaw import files, run
-from thaw.training import artifact, features
-from thaw.training.heads import fit_head
+from thaw.head import features
+from thaw.head.fit import fit_head
+from thaw.training import artifact
 
 SECTIONS = ("seed", "head")
 INPUTS = ("data/features",)

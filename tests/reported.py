@@ -13,10 +13,10 @@ from tests import tiny
 from thaw import files, model
 from thaw.evidence import testset
 from thaw.evidence.plots import write_plots
+from thaw.head.layers import build_head
 from thaw.images.pack import PackedImages, write_table
 from thaw.report import page, sources
 from thaw.training import artifact
-from thaw.training.head import build_head
 
 HOSTILE = "<script>alert(1)</script>"
 LONG = f"functional {'x' * 120}"

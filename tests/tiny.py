@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from thaw import files
+from thaw.head.layers import build_head
 from thaw.images.pack import COLUMNS, PackedImages, write_table
 from thaw.network.backbone import Backbone, assemble
-from thaw.network.source import describe
 from thaw.params import AugmentParams, ComputeParams, PhaseParams
-from thaw.training.head import build_head
+from thaw.pretrained.source import describe
 from thaw.training.phase import Start
 
 CLASSES = ["bright", "dark", "striped"]

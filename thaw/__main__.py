@@ -41,8 +41,8 @@ def blocks(
     source: Annotated[str | None, typer.Argument(help="A backbone source; without it, the one in params.yaml.")] = None,
 ) -> None:
     """List a backbone's blocks, input first: parameters, and the activation's size at the cut below each."""
-    from thaw.network.source import describe, open_backbone
     from thaw.plan import blocks_table
+    from thaw.pretrained.source import describe, open_backbone
 
     source = source or load_params().backbone.source
     backbone = open_backbone(source, pretrained=False, in_channels=describe(source).in_channels)

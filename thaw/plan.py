@@ -12,20 +12,20 @@ from torch.nn import functional
 
 from thaw import files
 from thaw.errors import ThawError
+from thaw.head.layers import build_head
 from thaw.images import listing
 from thaw.images.pack import read_table
 from thaw.images.views import num_distinct
 from thaw.network.backbone import Backbone, check_channels
+from thaw.network.boundary import narrow, widen
 from thaw.network.cut import probe
 from thaw.network.engine import Engine, use_threads
-from thaw.network.source import open_backbone
 from thaw.params import Params, PhaseParams
+from thaw.pretrained.source import open_backbone
 from thaw.training.balance import require_maps
-from thaw.training.boundary import narrow, widen
 from thaw.training.costs import Decision, Work, decide, train_passes
 from thaw.training.effects import check_effects
 from thaw.training.groups import Rule, lowest_block, param_groups, rule_of, rules_of
-from thaw.training.head import build_head
 from thaw.training.loop import Classifier
 
 _PROBE_IMAGES = 8

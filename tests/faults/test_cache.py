@@ -14,8 +14,8 @@ import torch
 from tests import tiny
 from thaw import files
 from thaw.errors import TrainingError
+from thaw.network.boundary import Prefix, Views
 from thaw.training.bank import Cached, view_folder
-from thaw.training.boundary import Prefix, Views
 
 pytestmark = pytest.mark.usefixtures("scratch")
 

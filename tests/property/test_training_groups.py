@@ -15,10 +15,10 @@ from torch.nn import Parameter
 
 from tests import tiny
 from thaw.errors import TrainingError
+from thaw.head.layers import build_head
 from thaw.network.backbone import Backbone
 from thaw.params import PhaseParams
 from thaw.training.groups import Rule, param_groups, rules_of
-from thaw.training.head import build_head
 from thaw.training.loop import Classifier
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)

@@ -22,8 +22,8 @@ from thaw.errors import ArtifactError, ParamsError
 from thaw.images import listing
 from thaw.images.pack import PackedImages
 from thaw.network.backbone import Backbone
+from thaw.network.boundary import Views
 from thaw.params import load_params
-from thaw.training.boundary import Views
 
 pytestmark = pytest.mark.usefixtures("scratch")
 

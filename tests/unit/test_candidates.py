@@ -10,9 +10,9 @@ import torch
 from tests import tiny
 from thaw import candidates
 from thaw.errors import ArtifactError
+from thaw.head.layers import build_head
 from thaw.model import Model
 from thaw.params import ComputeParams
-from thaw.training.head import build_head
 
 
 def model(*, cut: int, changed: int | None = None) -> Model:

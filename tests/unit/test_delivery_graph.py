@@ -12,9 +12,9 @@ from tests.exports import whole_of
 from tests.unit.test_model import image, write_final
 from thaw import model
 from thaw.delivery.graph import Whole, mirrored, pooled_layer, resize_weights, restored
+from thaw.head.layers import build_head
 from thaw.images.views import symmetry_of
 from thaw.network.backbone import Backbone
-from thaw.training.head import build_head
 
 
 def classifier(folder: Path, *, flip: str = "none", channels: int = 3, input_px: int = 64) -> model.Model:

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from tests import tiny
 from thaw.evidence.signs import Course, signs_of
+from thaw.head.examples import FeatureSet
+from thaw.head.layers import logits_of
+from thaw.head.linear import fit_linear, linear_module
 from thaw.params import PhaseParams
-from thaw.training.head import FeatureSet, logits_of
-from thaw.training.linear import fit_linear, linear_module
 from thaw.training.phase import run_phase
 
 LABELS = np.arange(120, dtype=np.int64) % 2

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from tests import tiny
 from thaw import candidates, files, model
 from thaw.errors import ArtifactError, DataError
+from thaw.head.layers import build_head
 from thaw.images.views import render
-from thaw.training.head import build_head
 
 
 def write_final(

@@ -11,8 +11,8 @@ from thaw.errors import ArtifactError, BackboneError
 from thaw.images.views import render
 from thaw.network.backbone import Backbone, assemble
 from thaw.network.build import build, load_tensors
-from thaw.network.source import describe, open_backbone
 from thaw.network.spec import Spec, read_spec
+from thaw.pretrained.source import describe, open_backbone
 
 EQUAL = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 UNEQUAL = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}

@@ -15,11 +15,10 @@ from tests import tiny
 from thaw import files
 from thaw.errors import BackboneError
 from thaw.images.views import render
-from thaw.network import open_backbone
 from thaw.network.backbone import Backbone, assemble, load_backbone
-from thaw.network.source import describe
 from thaw.network.spec import Spec
 from thaw.params import load_params
+from thaw.pretrained.source import describe, open_backbone
 
 # One plain convolution, two parallel first layers, a patch embedding, another library.
 SOURCES = ["timm:test_resnet", "timm:repvgg_a0", "timm:test_vit", "torchvision:resnet18"]

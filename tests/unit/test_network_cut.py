@@ -10,8 +10,8 @@ from tests import tiny
 from thaw.errors import BackboneError
 from thaw.network.backbone import Backbone
 from thaw.network.cut import probe
-from thaw.network.source import open_backbone
 from thaw.network.spec import Spec
+from thaw.pretrained.source import open_backbone
 
 SPEC = Spec(
     library="timm", name="own", input_px=16, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bilinear",

@@ -14,9 +14,9 @@ from tests import tiny
 from tests.cuts import trains_above_the_cut_only
 from tests.onnx_files import exported, moved, network, saved, small
 from thaw.errors import BackboneError
-from thaw.network import open_backbone
 from thaw.network.backbone import Backbone
 from thaw.network.engine import Engine
+from thaw.pretrained.source import open_backbone
 from thaw.training.norms import running_norms
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the exporters' own

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from tests import tiny
 from tests.unit.test_network_cut import SPEC, Branching
 from thaw.errors import BackboneError
-from thaw.network import open_backbone
 from thaw.network.backbone import Backbone
 from thaw.network.engine import Engine
 from thaw.network.pooling import Pool
+from thaw.pretrained.source import open_backbone
 from thaw.training.phase import run_phase
 
 

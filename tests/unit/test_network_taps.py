@@ -8,9 +8,9 @@ from torch import nn
 
 from tests import tiny
 from thaw.errors import BackboneError
-from thaw.network import open_backbone
 from thaw.network.backbone import Backbone, assemble
 from thaw.network.taps import pool
+from thaw.pretrained.source import open_backbone
 from thaw.training.phase import run_phase
 
 

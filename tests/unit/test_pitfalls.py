@@ -15,8 +15,8 @@ from tests import tiny
 from tests.unit.test_training_loop import RULES, Points, labelled, nothing, phase
 from thaw import files
 from thaw.network.backbone import Backbone
+from thaw.network.boundary import Fresh, Prefix, Views
 from thaw.params import PhaseParams
-from thaw.training.boundary import Fresh, Prefix, Views
 from thaw.training.groups import Rule, lowest_block, param_groups, rules_of
 from thaw.training.loop import Classifier, Phase, Task
 from thaw.training.phase import run_phase

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tests import tiny
+from thaw.head.layers import build_head
 from thaw.network.backbone import Backbone
 from thaw.report.gradcam import grad_cam
-from thaw.training.head import build_head
 
 
 def images(num: int = 3, *, channels: int = 3, side: int = 32) -> Tensor:

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from tests import tiny
 from tests.unit.test_training_loop import Points, labelled, nothing, phase
+from thaw.draws import balanced_order, generator
 from thaw.errors import ParamsError
 from thaw.training import checkpoint
 from thaw.training.balance import class_weights, cutmix, map_axes, mix, mixup, require_maps
 from thaw.training.groups import Rule, rules_of
 from thaw.training.loop import Classifier
-from thaw.training.schedule import balanced_order, generator, rate_factor
+from thaw.training.schedule import rate_factor
 from thaw.training.stepper import Stepper
 
 

@@ -6,11 +6,11 @@ import pytest
 
 from tests import tiny
 from thaw.errors import BackboneError, ParamsError
-from thaw.network import open_backbone
+from thaw.head.layers import build_head
+from thaw.pretrained.source import open_backbone
 from thaw.training.balance import class_weights
 from thaw.training.effects import check_effects
 from thaw.training.groups import param_groups, rules_of
-from thaw.training.head import build_head
 from thaw.training.loop import Classifier
 
 

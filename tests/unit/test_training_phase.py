@@ -15,9 +15,10 @@ from tests import tiny
 from tests.unit.test_network_cut import Branching
 from thaw import files
 from thaw.errors import ArtifactError, ParamsError, TrainingError
+from thaw.network import boundary
 from thaw.network.backbone import Backbone
 from thaw.params import ComputeParams, PhaseParams
-from thaw.training import artifact, boundary, costs
+from thaw.training import artifact, costs
 from thaw.training.phase import Start, Trained, run_phase
 
 pytestmark = pytest.mark.usefixtures("scratch")

@@ -2,8 +2,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from thaw.training.head import FeatureSet
-from thaw.training.linear import fit_linear
+from thaw.head.examples import FeatureSet
+from thaw.head.linear import fit_linear
 from thaw.training.refit import estimate_statistics, pooled, solve_head
 
 

@@ -50,7 +50,7 @@ class Course:
     """[images, classes]"""
     labels: NDArray[np.int64]
     layers: Mapping[str, Any] = field(default_factory=dict)
-    """What heads on earlier blocks are worth beside one on the last (training/earlier.py), where that was found out."""
+    """What heads on earlier blocks are worth beside one on the last (head/earlier.py), where that was found out."""
 
     @property
     def guessing(self) -> float:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from thaw import files, timing
 from thaw.errors import TrainingError
+from thaw.head.layers import build_head
 from thaw.network.build import load_tensors
-from thaw.training.head import build_head
 
 if TYPE_CHECKING:
     from thaw.network.backbone import Backbone

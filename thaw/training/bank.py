@@ -19,9 +19,9 @@ from thaw import files, mapped, run, timing
 from thaw.errors import ArtifactError, TrainingError
 from thaw.images import views
 from thaw.images.views import num_distinct
+from thaw.network import boundary
+from thaw.network.boundary import BATCH, Prefix, Rows, narrow, widen
 from thaw.progress import progress
-from thaw.training import boundary
-from thaw.training.boundary import BATCH, Prefix, Rows, narrow, widen
 
 # What the numbers in a cached view and their order depend on, beside the engine.
 _OUR_CODE = (Path(views.__file__), Path(boundary.__file__), Path(__file__))

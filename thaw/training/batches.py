@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from thaw.draws import balanced_order, epoch_order, epoch_views, generator
 from thaw.errors import TrainingError
+from thaw.head.examples import soft_targets
 from thaw.params import PhaseParams
 from thaw.training.balance import mix
-from thaw.training.head import soft_targets
 from thaw.training.prefetch import ahead
-from thaw.training.schedule import balanced_order, epoch_order, epoch_views, generator, steps_per_epoch
+from thaw.training.schedule import steps_per_epoch
 
 Rows = NDArray[np.int64]
 Batch = tuple[list[Tensor], Tensor]

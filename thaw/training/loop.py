@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from thaw import timing
+from thaw.draws import epoch_order, epoch_views, generator
 from thaw.errors import TrainingError
+from thaw.head.examples import FeatureSet, enough
 from thaw.params import PhaseParams
 from thaw.training import checkpoint
 from thaw.training.batches import Batches, LabelledRows, Rows, Source, Task
 from thaw.training.groups import Rule
-from thaw.training.head import FeatureSet, enough
 from thaw.training.heap import give_back
 from thaw.training.norms import follow_statistics, train_with_norms
 from thaw.training.prefetch import ahead
 from thaw.training.range_test import RangeTest, find_rate
 from thaw.training.refit import estimate_statistics, pooled, solve_head
-from thaw.training.schedule import epoch_order, epoch_views, generator
 from thaw.training.stepper import Stepper
 
 __all__ = ["Classifier", "LabelledRows", "Phase", "Result", "Rows", "Source", "Task"]

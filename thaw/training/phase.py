@@ -12,13 +12,13 @@ from thaw.errors import ArtifactError, ParamsError
 from thaw.images.pack import PackedImages
 from thaw.images.views import num_answers
 from thaw.network.backbone import Backbone
+from thaw.network.boundary import Prefix, Views
 from thaw.network.engine import device_of, use_threads
 from thaw.network.uncut import UncutSuffix
 from thaw.params import AugmentParams, ComputeParams, PhaseParams
 from thaw.training import artifact
 from thaw.training.average import Average, average_of
 from thaw.training.balance import class_weights, require_maps
-from thaw.training.boundary import Prefix, Views
 from thaw.training.checkpoint import trained_tensors
 from thaw.training.effects import check_effects
 from thaw.training.groups import frozen_tensors, lowest_block, rules_of

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from thaw.draws import generator
 from thaw.errors import TrainingError
 from thaw.training.batches import Batch, Batches
 from thaw.training.norms import follow_statistics, train_with_norms
-from thaw.training.schedule import generator
 from thaw.training.stepper import Stepper
 
 _STEPS_A_DECADE = 10

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from thaw.training.head import FeatureSet
-from thaw.training.linear import fit_linear, linear_module
+from thaw.head.examples import FeatureSet
+from thaw.head.linear import fit_linear, linear_module
 from thaw.training.norms import running_norms
 
 # Weight of the mean loss against half the squared norm of the weights, in the head that training starts from. The head

@@ -6,9 +6,9 @@ import numpy as np
 
 from thaw.images.pack import PackedImages
 from thaw.images.views import num_answers, num_distinct, still
+from thaw.network.boundary import Fresh, Prefix
 from thaw.params import ComputeParams, PhaseParams
 from thaw.training.bank import Cached, Space, view_folder
-from thaw.training.boundary import Fresh, Prefix
 from thaw.training.costs import Work, decide, train_passes, val_passes
 from thaw.training.loop import LabelledRows, Source
 

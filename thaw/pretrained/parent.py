@@ -12,7 +12,7 @@ from pathlib import Path
 from thaw import files, run
 from thaw.errors import ArtifactError, BackboneError
 from thaw.network.spec import Parent, Spec, read_spec
-from thaw.network.weights import Found, read_tensors
+from thaw.pretrained.weights import Found, read_tensors
 
 _WEIGHTS = "weights.safetensors"
 

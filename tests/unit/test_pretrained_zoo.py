@@ -5,7 +5,7 @@ import torch
 
 from tests.cuts import trains_above_the_cut_only
 from tests.zoo import ZOO, Row, depths_of, rows
-from thaw.network.source import open_backbone
+from thaw.pretrained.source import open_backbone
 
 
 @pytest.mark.parametrize(("source", "input_px", "num_blocks"), ZOO, ids=[source for source, _, _ in ZOO])

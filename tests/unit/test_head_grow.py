@@ -13,13 +13,14 @@ from torch import nn
 
 from thaw import files
 from thaw.errors import BackboneError, ParamsError, TrainingError
-from thaw.network import parent as parents
+from thaw.head.examples import FeatureSet
+from thaw.head.features import Features
+from thaw.head.fit import fit_head
+from thaw.head.grow import grow
+from thaw.head.layers import CosineHead
+from thaw.head.linear import fit_linear, linear_module
 from thaw.params import HeadParams
-from thaw.training.features import Features
-from thaw.training.grow import grow
-from thaw.training.head import CosineHead, FeatureSet
-from thaw.training.heads import fit_head
-from thaw.training.linear import fit_linear, linear_module
+from thaw.pretrained import parent as parents
 
 CENTRES = {"car": (4.0, 0.0, 0.0), "truck": (0.0, 4.0, 0.0), "bus": (0.0, 0.0, 4.0)}
 

@@ -13,7 +13,8 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from thaw import files, mapped, timing
-from thaw.training.head import FeatureSet, Labels, logits_of
+from thaw.head.examples import FeatureSet, Labels
+from thaw.head.layers import logits_of
 
 _LABELS = "labels.safetensors"
 

@@ -11,10 +11,10 @@ from torch import nn
 
 from thaw import files
 from thaw.errors import BackboneError
-from thaw.network import libraries
 from thaw.network.build import build, call_python, source_of
 from thaw.network.spec import IMAGENET_MEAN, IMAGENET_STD, Spec
-from thaw.network.weights import Found, read_tensors, unwrapped
+from thaw.pretrained import libraries
+from thaw.pretrained.weights import Found, read_tensors, unwrapped
 
 _USUAL_PX = 224
 

@@ -14,16 +14,16 @@ from tests import tiny
 from tests.unit.test_network_cut import SPEC, Branching
 from thaw import files, run
 from thaw.evidence.signs import Course, signs_of
+from thaw.head import earlier, extract
+from thaw.head.earlier import MAX_IMAGES, sample, tapped
+from thaw.head.examples import FeatureSet
+from thaw.head.linear import fit_linear
 from thaw.images import sample as cells
 from thaw.images.pack import PackedImages
-from thaw.network import open_backbone
 from thaw.network.backbone import Backbone
+from thaw.network.boundary import Prefix, Views
 from thaw.params import ComputeParams
-from thaw.training import earlier, extract
-from thaw.training.boundary import Prefix, Views
-from thaw.training.earlier import MAX_IMAGES, sample, tapped
-from thaw.training.head import FeatureSet
-from thaw.training.linear import fit_linear
+from thaw.pretrained.source import open_backbone
 
 pytestmark = pytest.mark.usefixtures("scratch")
 Found = tuple[FeatureSet, FeatureSet, dict[str, Any]]

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from thaw import files
 from thaw.errors import ParamsError
-from thaw.network.parent import folder_of
-from thaw.training.features import Features
-from thaw.training.head import CosineHead, check_every_class, logits_of, mean_directions
-from thaw.training.linear import linear_layer
+from thaw.head.examples import check_every_class
+from thaw.head.features import Features
+from thaw.head.layers import CosineHead, logits_of, mean_directions
+from thaw.head.linear import linear_layer
+from thaw.pretrained.parent import folder_of
 
 Floats = NDArray[np.float64]
 Tensors = Mapping[str, Tensor]

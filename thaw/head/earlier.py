@@ -16,16 +16,16 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import fx, nn
 
+from thaw.draws import representatives
 from thaw.errors import BackboneError
+from thaw.head import extract, features
+from thaw.head.examples import FeatureSet, Labels, log_losses
+from thaw.head.linear import fit_linear
 from thaw.images.pack import PackedImages
 from thaw.network.backbone import Backbone
+from thaw.network.boundary import Prefix, Rows
 from thaw.network.cut import probe
 from thaw.network.taps import separate
-from thaw.training import extract, features
-from thaw.training.boundary import Prefix, Rows
-from thaw.training.head import FeatureSet, Labels, log_losses
-from thaw.training.linear import fit_linear
-from thaw.training.schedule import representatives
 
 MAX_IMAGES = 600
 """Training images that the comparison takes; more would make it surer and slower."""

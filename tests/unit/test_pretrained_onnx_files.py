@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from tests.onnx_files import exported, network, saved, small
 from thaw import files
 from thaw.errors import BackboneError
-from thaw.network import open_backbone
 from thaw.network.backbone import assemble
-from thaw.network.source import describe, fetch_tensors, random_tensors
 from thaw.network.spec import read_spec
+from thaw.pretrained.source import describe, fetch_tensors, open_backbone, random_tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the exporters' own
 

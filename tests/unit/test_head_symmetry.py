@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from thaw.training.head import FeatureSet
-from thaw.training.symmetry import choose_flip
+from thaw.head.examples import FeatureSet
+from thaw.head.symmetry import choose_flip
 
 LABELS = np.arange(200) % 2
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from thaw.training.head import Features, FeatureSet, enough
-from thaw.training.linear import fit_linear
+from thaw.head.examples import Features, FeatureSet, enough
+from thaw.head.linear import fit_linear
 
 # Largest share of the skill (accuracy above always naming the commonest class) that a mirror image may cost. Measured:
 # solar cells fall from 0.866 to 0.847 at most, handwritten digits upside down from 0.955 to 0.592 (docs/log.md).

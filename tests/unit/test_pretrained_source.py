@@ -20,10 +20,10 @@ from safetensors.torch import save_file
 from tests import tiny
 from thaw import files
 from thaw.errors import ArtifactError, BackboneError
-from thaw.network import open_backbone, source
 from thaw.network.backbone import load_backbone
-from thaw.network.source import describe, fetch_tensors
-from thaw.network.weights import read_tensors, unwrapped
+from thaw.pretrained import source
+from thaw.pretrained.source import describe, fetch_tensors, open_backbone
+from thaw.pretrained.weights import read_tensors, unwrapped
 
 pytestmark = pytest.mark.usefixtures("scratch")
 
@@ -170,7 +170,7 @@ def test_two_files_of_one_name_are_two_downloads(tmp_path: Path, monkeypatch: py
 
 _HUB = """
 import sys, torch
-from thaw.network import open_backbone
+from thaw.pretrained.source import open_backbone
 network = open_backbone("timm:test_resnet.r160_in1k")
 print(network.spec.sha256, float(network.module.state_dict()["conv1.0.weight"].double().sum()))
 """

@@ -15,9 +15,8 @@ from torch import nn
 from tests import tiny
 from thaw import files
 from thaw.errors import BackboneError
-from thaw.network import open_backbone
-from thaw.network.source import describe, fetch_tensors, random_tensors
-from thaw.network.weights import unwrapped
+from thaw.pretrained.source import describe, fetch_tensors, open_backbone, random_tensors
+from thaw.pretrained.weights import unwrapped
 
 
 def saved(path: Path, *, prefix: str = "", extra: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
@@ -82,7 +81,7 @@ def net() -> nn.Module:
 
 
 def test_a_network_of_python_loses_its_output_layer_and_keeps_its_weights() -> None:
-    source = "python:tests.unit.test_network_own:net"
+    source = "python:tests.unit.test_pretrained_own:net"
     network = open_backbone(source)
     images = torch.randn(2, 3, 224, 224)
     whole = net().eval()

@@ -13,7 +13,7 @@ from thaw import files, run
 from thaw.errors import BackboneError, first_line
 from thaw.network.build import build
 from thaw.network.spec import Spec
-from thaw.network.weights import Found, read_tensors
+from thaw.pretrained.weights import Found, read_tensors
 
 # name: (package that ships the file, file inside it, timm architecture with the same tensors in the same order)
 _PACKAGES = {

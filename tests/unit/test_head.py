@@ -14,17 +14,11 @@ from torch import nn
 from torch.nn import functional
 
 from thaw.errors import TrainingError
+from thaw.head.examples import FeatureSet, cross_entropy, soft_targets
+from thaw.head.layers import CosineHead, build_head, logits_of
+from thaw.head.linear import fit_linear, linear_module
+from thaw.head.train import train_head
 from thaw.params import HeadParams
-from thaw.training.head import (
-    CosineHead,
-    FeatureSet,
-    build_head,
-    cross_entropy,
-    logits_of,
-    soft_targets,
-    train_head,
-)
-from thaw.training.linear import fit_linear, linear_module
 
 
 def blobs(

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from thaw.errors import BackboneError
 from thaw.mistakes import KERAS
-from thaw.network import libraries, onnx_source, own, parent
 from thaw.network.backbone import Backbone, assemble
 from thaw.network.build import build
 from thaw.network.spec import Spec
-from thaw.network.weights import Found
+from thaw.pretrained import libraries, onnx_source, own, parent
+from thaw.pretrained.weights import Found
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import torch
 from tests import tiny
 from thaw import files
 from thaw.errors import ArtifactError
-from thaw.training import extract, features
-from thaw.training.boundary import Prefix, Views
+from thaw.head import extract, features
+from thaw.network.boundary import Prefix, Views
 
 pytestmark = pytest.mark.usefixtures("scratch")
 

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thaw import mapped
+from thaw.head.examples import FeatureSet
+from thaw.head.features import file_of
 from thaw.images.pack import PackedImages
 from thaw.images.views import num_distinct, still
+from thaw.network.boundary import Prefix
 from thaw.params import AugmentParams
 from thaw.progress import progress
-from thaw.training.boundary import Prefix
-from thaw.training.features import file_of
-from thaw.training.head import FeatureSet
 
 _BATCH = 32
 

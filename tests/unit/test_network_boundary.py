@@ -12,9 +12,9 @@ import torch
 from tests import tiny
 from thaw import files
 from thaw.errors import ParamsError, TrainingError
+from thaw.network.boundary import Fresh, Prefix, Views
 from thaw.network.engine import Engine
 from thaw.training.bank import Cached, make_room, view_folder
-from thaw.training.boundary import Fresh, Prefix, Views
 
 pytestmark = pytest.mark.usefixtures("scratch")
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from thaw.errors import BackboneError, first_line
-from thaw.network import onnx_file
 from thaw.network.spec import IMAGENET_MEAN, IMAGENET_STD, Spec
-from thaw.network.weights import Found
+from thaw.pretrained import onnx_file
+from thaw.pretrained.weights import Found
 
 # Largest difference to ONNX Runtime that is accepted, as a fraction of the features' largest magnitude.
 _TOLERANCE = 1e-3
@@ -51,7 +51,7 @@ def fetch(name: str, _: Spec) -> Found:
 
 @torch.inference_mode()
 def _compare(network: torch.nn.Module, exported: onnx_file.Exported, path: Path) -> None:
-    from thaw.network.onnx_fold import run
+    from thaw.pretrained.onnx_fold import run
 
     shape = (2, exported.channels, exported.input_px, exported.input_px)
     images = torch.rand(shape, generator=torch.Generator().manual_seed(0))

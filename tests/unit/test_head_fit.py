@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from tests import tiny
-from tests.unit.test_training_head import blobs
+from tests.unit.test_head import blobs
+from thaw.head.features import Features
+from thaw.head.fit import fit_head
+from thaw.head.layers import CosineHead, build_head, logits_of
 from thaw.network.engine import Engine
 from thaw.params import HeadParams
 from thaw.training import artifact
-from thaw.training.features import Features
-from thaw.training.head import CosineHead, build_head, logits_of
-from thaw.training.heads import fit_head
 from thaw.training.phase import Trained, run_phase
 
 

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from thaw import timing
-from thaw.training.head import Features, FeatureSet, Labels, check_every_class, cross_entropy
+from thaw.head.examples import Features, FeatureSet, Labels, check_every_class, cross_entropy
 
 # Inverse regularisation strengths tried from strong to weak, each fit starting from the one before; on features of
 # unit variance the best lay between 0.01 and 0.1 for every data set that we looked at.

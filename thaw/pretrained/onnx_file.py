@@ -193,7 +193,7 @@ def _depends_on_images(graph: GraphProto) -> set[str]:
 
 
 def _folded(model: ModelProto, path: Path) -> ModelProto:
-    from thaw.network.onnx_fold import folded
+    from thaw.pretrained.onnx_fold import folded
 
     try:
         found = folded(model)
