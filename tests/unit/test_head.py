@@ -74,6 +74,20 @@ def test_the_fit_is_the_same_to_the_last_digit_on_one_thread_and_on_two() -> Non
     np.testing.assert_array_equal(fits[0].weight, fits[1].weight)
 
 
+@pytest.mark.parametrize("sure", [1.0, 0.8])
+def test_overwriting_the_features_changes_nothing_else(sure: float) -> None:
+    train, val = blobs(90, 3), blobs(60, 3, seed=1)
+    train = replace(train, confidence=np.where(train.labels == 0, sure, 1.0))
+    before = train.features.copy()
+    fit = fit_linear(train, val, 3)
+    np.testing.assert_array_equal(train.features, before)
+    again = fit_linear(train, val, 3, overwrite=True)
+    np.testing.assert_array_equal(again.weight, fit.weight)
+    np.testing.assert_array_equal(val.features, blobs(60, 3, seed=1).features)
+    if sure == 1:
+        np.testing.assert_allclose(train.features.mean(axis=0), 0, atol=1e-5)
+
+
 def test_an_unsure_label_counts_as_rows_of_every_class_in_its_shares() -> None:
     train, val = blobs(90, 3, spread=1.5), blobs(60, 3, seed=1)
     unsure = FeatureSet(train.features, train.labels, np.where(np.arange(90) % 2, 1.0, 0.6))

@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import fx, nn
 
+from thaw import mapped
 from thaw.draws import representatives
 from thaw.errors import BackboneError
 from thaw.head import extract, features
@@ -60,6 +61,7 @@ class Tapped:
         ]
         train, val = (extract.examples(images, own, part[0]) for own, part in zip(rows, outputs, strict=True))
         few = [train.features if chosen is None else train.features[chosen], *outputs[0][1:]]
+        mapped.let_go([train.features])
         if chosen is None or not all(np.isfinite(values).all() for values in [*few, *outputs[1]]):
             return train, val, {}
         names = [self.last, *self.blocks]

@@ -72,5 +72,9 @@ def read(folder: Path) -> Features:
 
 def _all_views(folder: Path, split: str, labels: Labels, confidence: NDArray[np.float64]) -> FeatureSet:
     num_views = len(list(folder.glob(f"{split}-*.npy")))
-    views = [mapped.open_array(file_of(folder, split, view)) for view in range(num_views)]
-    return FeatureSet(np.concatenate(views), np.tile(labels, num_views), np.tile(confidence, num_views))
+    parts = [mapped.open_array(file_of(folder, split, view)) for view in range(num_views)]
+    features = np.empty((num_views * len(labels), parts[0].shape[1]), np.float32)
+    for place, part in zip(np.split(features, num_views), parts, strict=True):
+        place[:] = part
+        mapped.let_go([part])
+    return FeatureSet(features, np.tile(labels, num_views), np.tile(confidence, num_views))

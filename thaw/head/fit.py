@@ -22,7 +22,10 @@ class Fitted:
 
 
 def fit_head(params: HeadParams, data: Features, *, seed: int) -> Fitted:
-    """Return the head for these features. Raises: ParamsError if it cannot grow, TrainingError if it diverges."""
+    """Return the head for these features; those of the training images may be overwritten.
+
+    Raises: ParamsError if it cannot grow, TrainingError if it diverges.
+    """
     asked: dict[str, Any] = {"kind": params.form, "hidden": params.hidden, "dropout": params.dropout}
     num_classes = len(data.facts["classes"])
     if params.grow_from:
@@ -31,7 +34,7 @@ def fit_head(params: HeadParams, data: Features, *, seed: int) -> Fitted:
     if params.form != "linear":
         head, curves = train_head(data.train, data.val, num_classes, params, seed=seed)
         return Fitted(head, asked, curves)
-    fit = fit_linear(data.train, data.val, num_classes)
+    fit = fit_linear(data.train, data.val, num_classes, overwrite=True)
     print(f"head: regularisation C {fit.strength}, largest weight {fit.largest_weight:.3g}")
     solved = {"strength": fit.strength, "largest_weight": fit.largest_weight}
     return Fitted(linear_module(fit), asked | solved, [])

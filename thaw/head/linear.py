@@ -39,20 +39,28 @@ class LinearFit:
 
 @timing.counted("train")
 def fit_linear(
-    train: FeatureSet, val: FeatureSet, num_classes: int, strengths: Sequence[float] = STRENGTHS
+    train: FeatureSet,
+    val: FeatureSet,
+    num_classes: int,
+    strengths: Sequence[float] = STRENGTHS,
+    *,
+    overwrite: bool = False,
 ) -> LinearFit:
     """Return the multinomial logistic regression whose regularisation has the lowest validation loss.
 
     Solved by L-BFGS on features centred and scaled by one common factor, which is then folded into the layer: a
     factor of its own for each feature fits slightly better and ruins the start of a phase (decision 0006). On one
     thread: it is faster, and what is chosen does not depend on how many there are (docs/log.md).
+
+    With `overwrite` the scaled features take the place of those in `train`, which memory need not hold twice then.
     """
     centre = train.features.mean(axis=0, dtype=np.float64)
     scale = _spread(train.features, centre) or 1.0
     features, labels, weights = _soften(train, num_classes)
     check_every_class(labels, num_classes)
     solver = LogisticRegression(warm_start=True, max_iter=300, tol=1e-4)
-    scaled, scaled_val = (_scaled(values, centre, scale) for values in (features, val.features))
+    scaled = _scaled(features, centre, scale, overwrite=overwrite or features is not train.features)
+    scaled_val = _scaled(val.features, centre, scale)
     best: LinearFit | None = None
     worse = 0
     for strength in strengths:
@@ -61,7 +69,7 @@ def fit_linear(
             warnings.simplefilter("ignore", ConvergenceWarning)  # 300 iterations near the optimum are enough
             solver.fit(scaled, labels, sample_weight=weights)
         weight, bias = _all_classes(solver, num_classes)
-        loss = cross_entropy(scaled_val @ weight.T + bias, val.labels)
+        loss = cross_entropy(_logits(scaled_val, weight, bias), val.labels)
         if best is None or loss < best.val_loss:
             best, worse = LinearFit(weight / scale, bias - weight @ centre / scale, strength, loss), 0
         else:
@@ -84,10 +92,16 @@ def linear_layer(weight: NDArray[np.float64], bias: NDArray[np.float64]) -> nn.L
     return layer.eval()
 
 
-def _scaled(features: Features, centre: NDArray[np.float64], scale: float) -> Features:
-    values = features - centre.astype(np.float32)
+def _scaled(features: Features, centre: NDArray[np.float64], scale: float, *, overwrite: bool = False) -> Features:
+    values: Features = np.subtract(features, centre.astype(np.float32), out=features if overwrite else None)
     values /= np.float32(scale)
     return values
+
+
+def _logits(features: Features, weight: NDArray[np.float64], bias: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return logits [examples, classes] in float64, which the features become a slice at a time."""
+    slices = np.split(features, range(_SLICE, len(features), _SLICE))
+    return np.concatenate([part @ weight.T for part in slices]) + bias
 
 
 def _spread(features: Features, centre: NDArray[np.float64]) -> float:

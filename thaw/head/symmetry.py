@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from thaw import mapped
 from thaw.head.examples import Features, FeatureSet, enough
 from thaw.head.linear import fit_linear
 
@@ -43,12 +44,14 @@ def choose_flip(
     """
     chosen = enough(train.labels, num_classes, seed=seed, purpose="flips")
     few = FeatureSet(train.features[chosen], train.labels[chosen], train.confidence[chosen])
+    mapped.let_go([train.features])
     fit = fit_linear(few, val, num_classes, strengths=_STRENGTH)
 
     def accuracy(features: Features) -> float:
         return float(((features @ fit.weight.T + fit.bias).argmax(axis=1) == val.labels).mean())
 
     plain, across, down = accuracy(val.features), accuracy(horizontal), accuracy(vertical)
+    mapped.let_go([val.features, horizontal, vertical])
     chance = float(np.bincount(val.labels).max() / len(val.labels))
     skill = plain - chance  # none: the head can tell nothing
     mirrored = {"horizontal": across, "vertical": down}
