@@ -178,6 +178,7 @@ def test_a_name_in_any_script_stands_under_its_image(tmp_path: Path, channels: i
     sheet, cells = _sheet(tmp_path / "worst.svg")
     assert (sheet.get("width"), sheet.get("height"), len(cells)) == ("208", "260", 1)
     assert _lines(cells[0])[0] == shown
+    assert (cells[0].get("width"), cells[0].get("overflow")) == ("192", None), "what is wider than the image is cut off"
 
 
 def _sheet(path: Path) -> tuple[ET.Element, list[ET.Element]]:
