@@ -58,7 +58,7 @@ bench: repository $(VENV)/.installed-dev ## run every measurement in bench/ for 
 zoo: $(VENV)/.installed-dev ## cut every architecture of the zoo and write docs/backbones.md anew; takes minutes
 	python -m tests.zoo
 
-docs: $(VENV)/.installed ## write docs/guide/params.md anew from thaw/params.py and params.yaml
+docs: $(VENV)/.installed ## write docs/guide/params.md anew from thaw/config/schema.py and params.yaml
 	python -m tests.contract.params_page
 
 deps: $(VENV)/.installed ## write into dvc.yaml which source files each stage imports

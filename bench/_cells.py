@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from bench.accuracy import overlaid
-from thaw import files, run
-from thaw.draws import generator
-from thaw.images import sample
-from thaw.images.listing import MANIFEST
+from thaw.augment.draws import generator
+from thaw.data import sample
+from thaw.data.listing import MANIFEST
+from thaw.pipeline import artifacts, scratch
 
 _PHASE = "top"
 
@@ -69,15 +69,15 @@ def with_phase(tree: dict[str, Any], **changes: object) -> dict[str, Any]:
 
 def keep_model(name: str) -> Path:
     """Return where a bench keeps a model that later runs start from."""
-    return run.scratch().resolve() / "bench" / f"{name}-final"
+    return scratch.folder().resolve() / "bench" / f"{name}-final"
 
 
 def copy_model(source: Path, target: Path) -> None:
     """Copy a model's folder whole, in place of what is there."""
     partial = target.with_name(f".{target.name}.partial")
-    files.remove(partial)
+    artifacts.remove(partial)
     shutil.copytree(source, partial)
-    files.remove(target)
+    artifacts.remove(target)
     partial.rename(target)
 
 

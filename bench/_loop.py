@@ -19,8 +19,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from thaw.network.boundary import Views
-from thaw.network.spec import Spec
+from thaw.activations.prefix import Views
+from thaw.networks.spec import Spec
 
 Batch = tuple[Tensor, Tensor]
 """The network's input [images, channels, height, width], and targets: class indices or probabilities."""

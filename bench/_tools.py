@@ -20,8 +20,8 @@ from typing import Any
 import psutil
 import yaml
 
-from thaw import files, run
 from thaw.errors import ThawError
+from thaw.pipeline import artifacts, guard, scratch
 
 Facts = dict[str, Any]
 
@@ -70,11 +70,11 @@ def rounds(name: str, settings: Mapping[str, Any], count: int, measure: Callable
     Rounds of an interrupted run under the same settings and code are read back from the scratch folder; once all are
     there they are forgotten, so that the next run measures anew.
     """
-    path = kept(name, {"settings": settings, "code": run.code_digest()})
-    found: list[Facts] = files.read_json(path)["rounds"] if path.exists() else []
+    path = kept(name, {"settings": settings, "code": guard.code_digest()})
+    found: list[Facts] = artifacts.read_json(path)["rounds"] if path.exists() else []
     while len(found) < count:
         found.append(measure(len(found)))
-        files.write_json(path, {"rounds": found})
+        artifacts.write_json(path, {"rounds": found})
         print(f"{name}: round {len(found)} of {count}: {json.dumps(found[-1])}", file=sys.stderr, flush=True)
     path.unlink()
     return found
@@ -82,7 +82,7 @@ def rounds(name: str, settings: Mapping[str, Any], count: int, measure: Callable
 
 def kept(name: str, settings: Mapping[str, Any]) -> Path:
     """Return the file in which a bench keeps what it measured under these settings."""
-    return run.scratch() / "bench" / f"{name}-{files.digest(settings)[:16]}.json"
+    return scratch.folder() / "bench" / f"{name}-{artifacts.digest(settings)[:16]}.json"
 
 
 def median(measured: Sequence[Facts], key: str) -> float:
@@ -107,9 +107,9 @@ def seconds_of(work: Callable[[], object]) -> float:
 @contextlib.contextmanager
 def empty_scratch() -> Iterator[Path]:
     """Make an empty folder the scratch folder for a while: no cache, engine or checkpoint of another run is in it."""
-    run.scratch().mkdir(parents=True, exist_ok=True)
+    scratch.folder().mkdir(parents=True, exist_ok=True)
     before = os.environ.get("THAW_SCRATCH")
-    with tempfile.TemporaryDirectory(dir=run.scratch().resolve(), prefix="bench-") as folder:
+    with tempfile.TemporaryDirectory(dir=scratch.folder().resolve(), prefix="bench-") as folder:
         os.environ["THAW_SCRATCH"] = folder
         try:
             yield Path(folder)
@@ -121,7 +121,7 @@ def empty_scratch() -> Iterator[Path]:
 
 def clone_folder(key: str) -> Path:
     """Return where the clone of a key is kept."""
-    return run.scratch().resolve() / "bench" / f"clone-{key[:16]}"
+    return scratch.folder().resolve() / "bench" / f"clone-{key[:16]}"
 
 
 def clone(key: str, tree: Mapping[str, Any]) -> Path:
@@ -129,10 +129,10 @@ def clone(key: str, tree: Mapping[str, Any]) -> Path:
     folder = clone_folder(key)
     if not folder.exists():
         partial = folder.with_name(f".{folder.name}.partial")
-        files.remove(partial)
+        artifacts.remove(partial)
         subprocess.run(["git", "clone", "--quiet", ".", str(partial)], check=True)
         partial.rename(folder)
-    files.write_text(folder / "params.yaml", yaml.safe_dump(dict(tree), sort_keys=False))
+    artifacts.write_text(folder / "params.yaml", yaml.safe_dump(dict(tree), sort_keys=False))
     return folder
 
 
@@ -148,28 +148,28 @@ def pipeline(
     `gather` is called on the finished clone, which is then deleted, for more facts. A result at the same params is read
     back from the scratch folder, with the commit that it was run at.
     """
-    key = files.digest({section: value for section, value in tree.items() if section != "compute"})
-    done = run.scratch() / "bench" / f"{name}-{key[:16]}.json"
+    key = artifacts.digest({section: value for section, value in tree.items() if section != "compute"})
+    done = scratch.folder() / "bench" / f"{name}-{key[:16]}.json"
     if done.exists():
-        return files.read_json(done)
+        return artifacts.read_json(done)
     folder = clone(key, tree)
     if furnish is not None:
         furnish(folder)
     started = time.perf_counter()
     subprocess.run(["dvc", "repro"], cwd=folder, env=environment(folder), check=True, stdout=sys.stderr)
-    timings = (files.read_json(path) for path in sorted((folder / ".thaw" / "timings").glob("*.json")))
+    timings = (artifacts.read_json(path) for path in sorted((folder / ".thaw" / "timings").glob("*.json")))
     result = {
         "seed": tree["seed"],
         "commit": commit(folder),
         "seconds": round(time.perf_counter() - started, 1),
         "stages": {timing["stage"]: timing["seconds"] for timing in timings},
-        "metrics": files.read_json(folder / "reports" / "metrics.json"),
-        "validation": files.read_json(folder / "reports" / "selection.json")["candidates"],
+        "metrics": artifacts.read_json(folder / "reports" / "metrics.json"),
+        "validation": artifacts.read_json(folder / "reports" / "selection.json")["candidates"],
     }
     if gather is not None:
         result |= gather(folder)
-    files.write_json(done, result)
-    files.remove(folder)
+    artifacts.write_json(done, result)
+    artifacts.remove(folder)
     return result
 
 

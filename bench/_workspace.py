@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from thaw import files
+from thaw.config.reader import load_params
+from thaw.config.schema import AugmentParams, Params, PhaseParams
+from thaw.data import listing
+from thaw.data.packed import PackedImages
 from thaw.errors import ParamsError
-from thaw.images import listing
-from thaw.images.pack import PackedImages
-from thaw.network.backbone import Backbone, load_backbone
-from thaw.network.spec import Spec
-from thaw.params import AugmentParams, Params, PhaseParams, load_params
-from thaw.training import artifact
+from thaw.networks.backbone import Backbone, load_backbone
+from thaw.networks.spec import Spec
+from thaw.pipeline import artifacts
+from thaw.training import phase_folder
 from thaw.training.phase import Start
 
 Rows = NDArray[np.int64]
@@ -67,7 +68,7 @@ def open_workspace(num_images: int | None = None) -> Workspace:
     """Return this folder's workspace, or an even part of its images. Raises: ArtifactError if something is missing."""
     params = load_params()
     images = even_part(PackedImages.open(Path("data/prepared")), num_images)
-    tensors, model = artifact.read(Path("models/phases/head"))
+    tensors, model = phase_folder.read(Path("models/phases/head"))
     if num_images is not None:  # a phase refuses a head that was trained on other images
         model["lineage"]["data"] = images.fingerprint
     return Workspace(
@@ -87,6 +88,6 @@ def even_part(images: PackedImages, num_images: int | None) -> PackedImages:
     return dataclasses.replace(
         images,
         samples=images.samples.iloc[rows].assign(row=np.arange(num_images)).reset_index(drop=True),
-        fingerprint=files.digest([images.fingerprint, rows.tolist()]),
+        fingerprint=artifacts.digest([images.fingerprint, rows.tolist()]),
         shards=(images.read(rows),),
     )

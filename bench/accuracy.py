@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import _tools
-from thaw.yaml_tree import read_tree
+from thaw.config.reader import read_tree
 
 
 def main() -> None:

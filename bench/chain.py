@@ -22,8 +22,8 @@ from typing import Any
 
 from bench import _cells, _tools
 from bench.views import paired
-from thaw import files
-from thaw.yaml_tree import read_tree
+from thaw.config.reader import read_tree
+from thaw.pipeline import artifacts
 
 _SIDES = ("imagenet", "chain")
 _KINDS = {"mono": "poly", "poly": "mono"}
@@ -86,7 +86,7 @@ def _run_seed(tree: dict[str, Any], first: str, part: float) -> dict[str, dict[s
 
     def keep(clone: Path) -> dict[str, Any]:
         _cells.copy_model(clone / "models" / "final", kept)
-        return {"model": files.verify(kept)}
+        return {"model": artifacts.verify(kept)}
 
     def furnish_child(clone: Path) -> None:
         _furnish(tree, second, part)(clone)

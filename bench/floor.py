@@ -30,11 +30,12 @@ from bench import _tools
 from bench._loop import Loop, step
 from bench._workspace import Rows, Workspace, open_workspace
 from bench.phase import network, run_thaw
+from thaw.activations.engine import use_threads
+from thaw.activations.prefix import Prefix, Views
+from thaw.activations.sources import Fresh
+from thaw.augment.views import num_answers, num_distinct
+from thaw.config.schema import PhaseParams
 from thaw.head.examples import soft_targets
-from thaw.images.views import num_answers, num_distinct
-from thaw.network.boundary import Fresh, Prefix, Views
-from thaw.network.engine import use_threads
-from thaw.params import PhaseParams
 from thaw.training.schedule import steps_per_epoch
 
 _NAME = "top"

@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from bench import _tools
-from thaw.yaml_tree import read_tree
+from thaw.config.reader import read_tree
 
 _FOLDER = "data/digits"
 

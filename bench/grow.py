@@ -23,10 +23,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench import _cells, _tools
-from thaw import candidates, files, model
-from thaw.images.pack import PackedImages
-from thaw.params import ComputeParams, load_params
-from thaw.yaml_tree import read_tree
+from thaw.config.reader import load_params, read_tree
+from thaw.config.schema import ComputeParams
+from thaw.data.packed import PackedImages
+from thaw.evaluation import test_answers
+from thaw.pipeline import artifacts
+from thaw.training import model
 
 NEW = "uncertain"
 _FINAL = "models/final"
@@ -50,7 +52,7 @@ def settings(tree: dict[str, Any], *, three: bool, grown: bool) -> dict[str, Any
     tree = tree | {"data": {"raw": _raw(three=three)}}
     if not grown:
         return tree
-    tree = _cells.with_phase(tree, refit=False)  # a refit would solve the grown head anew
+    tree = _cells.with_phase(tree, warm_start=False)  # a refit would solve the grown head anew
     return tree | {
         "backbone": tree["backbone"] | {"source": "model:parent", "sha256": None},
         "head": tree["head"] | {"grow_from": "model:parent"},
@@ -93,7 +95,7 @@ def recall_of(
 ) -> dict[str, float]:
     """Return the recalls of a model, or of what a phase makes of the backbone in a folder, on rows of a data set."""
     one = model.load(folder) if backbone is None else model.load_phase(folder, backbone)
-    answers = candidates.answer({"it": one}, images, rows, compute=compute, label=f"grow: {folder.name}")
+    answers = test_answers.answer({"it": one}, images, rows, compute=compute, label=f"grow: {folder.name}")
     return recalls(images.labels(rows), answers["it"], images.classes)
 
 
@@ -108,7 +110,7 @@ def gather(clone: Path, compute: ComputeParams) -> dict[str, Any]:
             "final": recall_of(clone / _FINAL, images, rows, compute),
         },
         "num_test": {name: int((labels == number).sum()) for number, name in enumerate(images.classes)},
-        "grown_from": files.read_json(head / "model.json")["head"].get("grown_from"),
+        "grown_from": artifacts.read_json(head / "model.json")["head"].get("grown_from"),
     }
 
 
@@ -117,7 +119,7 @@ def _run_seed(tree: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
     def keep(clone: Path) -> dict[str, Any]:
         _cells.copy_model(clone / _FINAL, kept)
-        return gather(clone, compute) | {"model": files.verify(kept)}
+        return gather(clone, compute) | {"model": artifacts.verify(kept)}
 
     def furnish_grown(clone: Path) -> None:
         _furnish(tree, three=True)(clone)

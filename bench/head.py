@@ -31,9 +31,9 @@ from torch.utils.data import DataLoader
 from bench import _tools
 from bench._loop import ImageFiles, Loop, loader
 from bench._workspace import Workspace, open_workspace
-from thaw import files
-from thaw.images.pack import PackedImages, write_table
-from thaw.network.engine import use_threads
+from thaw.activations.engine import use_threads
+from thaw.data.packed import PackedImages, write_table
+from thaw.pipeline import artifacts
 
 _STAGES = ("features", "head")
 _BATCH = 32
@@ -109,7 +109,7 @@ def _folder(workspace: Workspace, folder: Path) -> Iterator[Path]:
     shutil.copy("params.yaml", folder)
     (folder / "models" / "backbone").symlink_to(Path("models/backbone").resolve())
     prepared = Path("data/prepared").resolve()
-    if files.verify(prepared) == workspace.images.fingerprint:
+    if artifacts.verify(prepared) == workspace.images.fingerprint:
         (folder / "data" / "prepared").symlink_to(prepared)
     else:
         write_prepared(folder / "data" / "prepared", workspace.images, prepared / "settings.json")
@@ -118,11 +118,11 @@ def _folder(workspace: Workspace, folder: Path) -> Iterator[Path]:
 
 def write_prepared(folder: Path, images: PackedImages, settings: Path) -> None:
     """Write images as `prepare` does, as far as later stages read it."""
-    with files.new_folder(folder) as partial:
+    with artifacts.new_folder(folder) as partial:
         for number, shard in enumerate(images.shards):
             np.save(partial / f"images-{number:05d}.npy", shard)
         write_table(partial / "samples.csv", images.samples)
-        files.write_json(partial / "classes.json", {"classes": images.classes})
+        artifacts.write_json(partial / "classes.json", {"classes": images.classes})
         shutil.copy(settings, partial / "settings.json")
 
 

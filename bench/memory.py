@@ -11,8 +11,9 @@ import tempfile
 from pathlib import Path
 
 from bench import _tools
-from thaw.params import PhaseParams, load_params
-from thaw.run import scratch
+from thaw.config.reader import load_params
+from thaw.config.schema import PhaseParams
+from thaw.pipeline import scratch
 
 
 def main() -> None:
@@ -21,8 +22,8 @@ def main() -> None:
     stages = [["sample"]] if params.data.raw == "data/sample/images" else []
     stages += [["prepare"], ["backbone"], ["features"], ["head"]]
     stages += [["unfreeze", name] for name in in_order(params.unfreeze.phases)] + [["select"], ["evaluate"]]
-    scratch().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch()) as folder:
+    scratch.folder().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch.folder()) as folder:
         environment = os.environ | {"THAW_SCRATCH": folder}
         found = {
             "@".join(stage): _tools.peak_of(

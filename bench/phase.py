@@ -8,7 +8,8 @@ The phase is `top` of params.yaml with other epochs, views and depth. Each side 
 batch size, norm mode and optimizer groups, and validates once an epoch on plain images:
 
 - `thaw`: `run_phase` from an empty scratch folder: export, bank, refit, every epoch, and the averaged answers at the
-  end. The whole of it is measured in each round, and in which part (as thaw/timing.py has them) its seconds went.
+  end. The whole of it is measured in each round, and in which part (as
+  thaw/pipeline/timings.py has them) its seconds went.
 - `default`: what common tools do: the file of each image opened, made RGB, resized, mirrored at random and normalised
   in every epoch by a DataLoader with a worker a core, and the whole network in eager, in the default memory format. It
   is a good loop of its kind: the frozen part is in eval mode under no_grad, so no gradient is kept for it (fastai, for
@@ -31,18 +32,18 @@ from torch import nn
 from bench import _tools
 from bench._loop import Batch, ImageFiles, Loop, loader, rendered
 from bench._workspace import Workspace, open_workspace
-from thaw import timing
-from thaw.draws import epoch_order
+from thaw.activations.engine import use_threads
+from thaw.activations.prefix import Views
+from thaw.augment.draws import epoch_order
+from thaw.config.schema import PhaseParams
+from thaw.data.packed import labelled
 from thaw.head.examples import soft_targets
-from thaw.network.boundary import Views
-from thaw.network.engine import use_threads
-from thaw.params import PhaseParams
-from thaw.training import artifact
+from thaw.pipeline import timings
+from thaw.training import phase_folder
 from thaw.training.groups import lowest_block, param_groups, rules_of
 from thaw.training.loop import Classifier
 from thaw.training.norms import train_with_norms
 from thaw.training.phase import run_phase
-from thaw.training.sources import labelled
 
 _NAME = "top"
 _WARM_UP = 2
@@ -111,7 +112,7 @@ def summary(found: list[_tools.Facts], epochs: int) -> _tools.Facts:
 def run_thaw(workspace: Workspace, params: PhaseParams) -> dict[str, float]:
     """Return the seconds of a phase from nothing, `total`, and of its parts; `other` is in no part."""
     backbone = workspace.network(workspace.images.channels)
-    before = timing.spent()
+    before = timings.spent()
     with _tools.empty_scratch():
         total = _tools.seconds_of(
             lambda: run_phase(
@@ -126,7 +127,7 @@ def run_thaw(workspace: Workspace, params: PhaseParams) -> dict[str, float]:
                 on_epoch=lambda _: None,
             )
         )
-    parts = {name: spent - before.get(name, 0.0) for name, spent in timing.spent().items()}
+    parts = {name: spent - before.get(name, 0.0) for name, spent in timings.spent().items()}
     parts = {name: spent for name, spent in parts.items() if spent > 0}
     found = {"total": total, **parts, "other": total - sum(parts.values())}
     return {name: round(spent, 2) for name, spent in found.items()}
@@ -138,7 +139,7 @@ def network(
     """Return a plain loop over the same halves of the same network, with the same optimizer groups."""
     backbone = workspace.network(channels)
     index = lowest_block(params, backbone)
-    head = artifact.assemble(backbone, workspace.start.tensors, workspace.start.model)
+    head = phase_folder.assemble(backbone, workspace.start.tensors, workspace.start.model)
     prefix, suffix = backbone.split(len(backbone.units) - index)
     trained = Classifier(suffix, head)
     groups = param_groups(trained.named_parameters(), rules_of(params, backbone, index), params.weight_decay)

@@ -4,10 +4,10 @@
     python -m bench.predict --images 4 --rounds 1 --starts 1
 
 Both sides answer for the same files, from reading and decoding to calibrated probabilities, on the same number of
-threads: `thaw.delivery.answers.answer`, which is what the command runs, and `thaw.model.Model.predict`. Rates are
-medians over the rounds, the ratio is that of the medians. A start is the whole process `python -m thaw predict FILE`,
-from its launch to its end. Peaks of memory are those of the command on the images and on ten times as many. Needs what
-`dvc repro` leaves: models/final, models/export and the images at data.raw.
+threads: `thaw.serving.answers.answer`, which is what the command runs, and `thaw.training.model.Model.predict`. Rates
+are medians over the rounds, the ratio is that of the medians. A start is the whole process
+`python -m thaw predict FILE`, from its launch to its end. Peaks of memory are those of the command on the
+images and on ten times as many. Needs what `dvc repro` leaves: models/final, models/export and the images at data.raw.
 """
 
 import argparse
@@ -23,20 +23,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import _tools
-from thaw import model
-from thaw.delivery import inputs
-from thaw.delivery.answers import answer
-from thaw.delivery.exported import Exported
+from thaw.activations.engine import use_threads
+from thaw.config.reader import load_params
 from thaw.errors import DataError
-from thaw.network.engine import use_threads
-from thaw.params import load_params
+from thaw.serving import inputs
+from thaw.serving.answers import answer
+from thaw.serving.exported import Exported
+from thaw.training import model
 
 _TIMES_MORE = 10
 # What the kernel notes of a child counts from before it became another program; the high-water mark does not.
 _WITH_PEAK = """
 import sys
 from pathlib import Path
-from thaw.__main__ import app
+from thaw.cli import app
 try:
     app(sys.argv[1:])
 finally:

@@ -4,10 +4,10 @@
     python -m bench.prefix --sources timm:test_resnet --rounds 1 --batches 1 --images 4
 
 Compared, on the same batches of generated pictures, a number of batches a side in each round after a warm-up: eager in
-the default memory format (NCHW), eager in channels_last, and `thaw.network.engine.Engine`. Rates are medians over the
-rounds, ratios are those of the medians to eager channels_last, a difference is a fraction of the features' largest
-magnitude. Weights that lie in a package are used; others are random, which costs the same. Needs nothing but the
-installation; the ONNX file is exported before anything is timed.
+the default memory format (NCHW), eager in channels_last, and `thaw.activations.engine.Engine`. Rates are medians
+over the rounds, ratios are those of the medians to eager channels_last, a difference is a fraction of the features'
+largest magnitude. Weights that lie in a package are used; others are random, which costs the same. Needs nothing but
+the installation; the ONNX file is exported before anything is timed.
 """
 
 import argparse
@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from bench import _tools
 from bench._photos import photo
-from thaw.network.backbone import Backbone
-from thaw.network.engine import Engine, use_threads
-from thaw.network.spec import Spec
-from thaw.params import ComputeParams, load_params
-from thaw.pretrained.source import open_backbone
+from thaw.activations.engine import Engine, use_threads
+from thaw.config.reader import load_params
+from thaw.config.schema import ComputeParams
+from thaw.networks.backbone import Backbone
+from thaw.networks.sources.opening import open_backbone
+from thaw.networks.spec import Spec
 
 _SOURCES = ("package:efficientnet_lite0", "torchvision:resnet50")
 _WARM_UP = 2

@@ -25,8 +25,8 @@ from typing import Any
 from bench import _tools
 from bench._photos import write_photos
 from bench.accuracy import overlaid
-from thaw import files
-from thaw.yaml_tree import read_tree
+from thaw.config.reader import read_tree
+from thaw.pipeline import artifacts
 
 _SIZES = (2_000, 10_000, 50_000)
 _SIDE_PX = 96
@@ -92,9 +92,9 @@ def _run_size(tree: dict[str, Any], size: int) -> dict[str, Any]:
     settings = {"params": tree, "size": size, "code": _tools.committed_code()}
     done = _tools.kept("scale", settings)
     if done.exists():
-        return files.read_json(done)
-    key = files.digest(settings)
-    files.remove(_tools.clone_folder(key))  # of an interrupted run: its caches would make this one faster
+        return artifacts.read_json(done)
+    key = artifacts.digest(settings)
+    artifacts.remove(_tools.clone_folder(key))  # of an interrupted run: its caches would make this one faster
     clone = _tools.clone(key, tree)
     print(f"scale: {size} images are made", file=sys.stderr, flush=True)
     write_photos(clone / "data" / "photos", size, _SIDE_PX)
@@ -104,8 +104,8 @@ def _run_size(tree: dict[str, Any], size: int) -> dict[str, Any]:
         peak, seconds = _tools.peak_of(command, cwd=clone, environment=_tools.environment(clone))
         stages["@".join(stage)] = {"seconds": seconds, "peak_mib": peak}
     result = {"stages": stages, "commit": _tools.commit(clone)}
-    files.write_json(done, result)
-    files.remove(clone)
+    artifacts.write_json(done, result)
+    artifacts.remove(clone)
     return result
 
 

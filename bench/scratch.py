@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 
 from bench import _cells, _tools
 from bench.accuracy import overlaid
-from thaw.yaml_tree import read_tree
+from thaw.config.reader import read_tree
 
 _SIDES = {"fine_tuned": "fine-tuned from ImageNet", "scratch": "from scratch"}
 _INPUT_PX, _PACKED_PX = 112, 128

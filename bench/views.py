@@ -25,8 +25,8 @@ from typing import Any
 from bench import _tools
 from bench._photos import write_photos
 from bench.accuracy import overlaid
-from thaw import files
-from thaw.yaml_tree import read_tree
+from thaw.config.reader import read_tree
+from thaw.pipeline import artifacts
 
 _NAME = "top"
 _AUGMENT = {"crop_scale": 0.7, "rotate_deg": 10.0}
@@ -100,7 +100,7 @@ def _label(views: int) -> str:
 
 def _run_seed(tree: dict[str, Any], sides: Sequence[int], num_images: int | None) -> dict[int, dict[str, Any]]:
     """Return what validation says of each side; the sides share a clone, and so split, features and head."""
-    key = files.digest({name: value for name, value in tree.items() if name != "compute"} | {"images": num_images})
+    key = artifacts.digest({name: value for name, value in tree.items() if name != "compute"} | {"images": num_images})
     found = {}
     for views in sides:
         phase = tree["unfreeze"]["phases"][_NAME] | {"views": views}
@@ -109,16 +109,16 @@ def _run_seed(tree: dict[str, Any], sides: Sequence[int], num_images: int | None
             clone = _tools.clone(key, overlaid(tree, {"unfreeze": {"phases": {_NAME: phase}}}))
             if num_images is not None:
                 write_photos(clone / "data" / "photos", num_images, _PHOTOS_PX)
-            files.write_json(done, _run_side(clone))
-        found[views] = files.read_json(done)
-    files.remove(_tools.clone_folder(key))
+            artifacts.write_json(done, _run_side(clone))
+        found[views] = artifacts.read_json(done)
+    artifacts.remove(_tools.clone_folder(key))
     return found
 
 
 def _run_side(clone: Path) -> dict[str, Any]:
     subprocess.run(["dvc", "repro", "select"], cwd=clone, env=_tools.environment(clone), check=True, stdout=sys.stderr)
-    seen = files.read_json(clone / "reports" / "selection.json")["candidates"][_NAME]
-    timing = files.read_json(clone / ".thaw" / "timings" / f"unfreeze@{_NAME}.json")
+    seen = artifacts.read_json(clone / "reports" / "selection.json")["candidates"][_NAME]
+    timing = artifacts.read_json(clone / ".thaw" / "timings" / f"unfreeze@{_NAME}.json")
     return {
         **{key: seen[key] for key in (*_FIGURES, "best_epoch")},
         "seconds": timing["seconds"],

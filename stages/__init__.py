@@ -13,6 +13,6 @@ if any(importlib.util.find_spec(name) is None for name in ("torch", "pydantic", 
         ".venv/bin first on PATH)"
     )
 
-from thaw.run import leave_with_dvc  # after the check: it needs the requirements
+from thaw.pipeline.guard import leave_with_dvc  # after the check: it needs the requirements
 
 leave_with_dvc()

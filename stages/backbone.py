@@ -4,9 +4,9 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from thaw import files, run
-from thaw.network.backbone import assemble
-from thaw.pretrained.source import fetch_tensors, random_tensors
+from thaw.networks.backbone import assemble
+from thaw.networks.sources.opening import fetch_tensors, random_tensors
+from thaw.pipeline import artifacts, guard
 
 SECTIONS = ("backbone", "head")  # of head only the pooling, which DVC cannot name alone: it may be left out
 INPUTS = ()
@@ -15,27 +15,27 @@ OUTS = ("models/backbone",)
 
 def main() -> None:
     """Write models/backbone: weights.safetensors and model.json."""
-    with run.stage("backbone", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
+    with guard.stage("backbone", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
         source, sha256, pretrained = params.backbone.source, params.backbone.sha256, params.backbone.pretrained
         spec, tensors = fetch_tensors(source, sha256=sha256) if pretrained else random_tensors(source)
         keep, taps, pool = params.backbone.keep, params.backbone.taps, params.head.pool
-        spec = spec.seeing(params.backbone.input_px).cut_to(keep, taps, pool)
+        spec = spec.with_input_size(params.backbone.input_px).truncated(keep, taps, pool)
         asked = params.backbone.asked_channels
-        spec = spec.taking(asked or spec.in_channels).normalised(params.backbone.mean, params.backbone.std)
+        spec = spec.with_channels(asked or spec.in_channels).normalised(params.backbone.mean, params.backbone.std)
         backbone = assemble(spec, tensors)
         if sha256 is None and pretrained:
             print(
                 f"{source} has SHA-256 {spec.sha256}; set backbone.sha256 to it, so that nothing else is ever accepted"
             )
         facts = {"backbone": spec.model_dump(mode="json"), "blocks": backbone.blocks, "features": backbone.num_features}
-        with files.new_folder(Path(OUTS[0])) as folder:
+        with artifacts.new_folder(Path(OUTS[0])) as folder:
             save_file(
                 {name: value.contiguous() for name, value in backbone.module.state_dict().items()},
                 folder / "weights.safetensors",
             )
             wish = {} if asked is None else {"in_channels": asked}
-            files.write_json(folder / "model.json", {"source": source, **wish, **facts})
+            artifacts.write_json(folder / "model.json", {"source": source, **wish, **facts})
 
 
 if __name__ == "__main__":
-    run.main(main)
+    guard.main(main)

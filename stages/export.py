@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from thaw import files, model, run, timing
-from thaw.delivery import card, parity, write
-from thaw.delivery.graph import Whole
+from thaw.activations.engine import use_threads
+from thaw.data.packed import PackedImages, read_table
 from thaw.errors import DataError
-from thaw.images.pack import PackedImages, read_table
-from thaw.network.engine import use_threads
+from thaw.export import card, files, parity
+from thaw.export.graph import ExportableClassifier
+from thaw.pipeline import artifacts, guard, timings
+from thaw.training import model
 
 SECTIONS = ("data",)
 INPUTS = (
@@ -19,7 +20,7 @@ OUTS = ("models/export",)
 
 def main() -> None:
     """Write models/export: model.onnx, model.pt2, model.json and README.md, once they answer as the model does."""
-    with run.stage("export", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
+    with guard.stage("export", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
         use_threads(params.compute)
         prepared, final = Path(INPUTS[0]), model.load(INPUTS[1])
         images = PackedImages.open(prepared)
@@ -27,7 +28,7 @@ def main() -> None:
             raise DataError(
                 f"{prepared} has the classes {images.classes}, {INPUTS[1]} {final.classes}; run `dvc repro`"
             )
-        whole = Whole(
+        whole = ExportableClassifier(
             final.backbone,
             final.head,
             size_px=images.size_px,
@@ -36,21 +37,21 @@ def main() -> None:
             dtype=images.dtype.name,
         )
         license_ = card.license_of(params.data.raw, params.data.license)
-        facts = write.describe(
+        facts = files.describe(
             final.facts, final.backbone.spec, whole, fingerprint=final.fingerprint, license_=license_
         )
-        metrics, classes, selection = (files.read_json(Path(name)) for name in INPUTS[2:5])
-        audit, predictions = files.read_json(prepared / "audit.json"), read_table(Path(INPUTS[5]))
+        metrics, classes, selection = (artifacts.read_json(Path(name)) for name in INPUTS[2:5])
+        audit, predictions = artifacts.read_json(prepared / "audit.json"), read_table(Path(INPUTS[5]))
         evidence = card.Evidence(params.data.raw, audit, metrics, classes, selection, predictions)
         squares = images.read(parity.spread(images.rows("test")))
-        with files.new_folder(Path(OUTS[0])) as folder:
-            write.write(folder, whole, facts)
-            with timing.part("answer"):
+        with artifacts.new_folder(Path(OUTS[0])) as folder:
+            files.write(folder, whole, facts)
+            with timings.part("answer"):
                 expected = final.probabilities(squares)
             difference = parity.check(folder, squares, expected)
-            files.write_text(folder / "README.md", card.render(facts, evidence))
+            artifacts.write_text(folder / "README.md", card.render(facts, evidence))
         print(f"export: probabilities of {len(squares)} test images within {difference:.1e} of the torch model")
 
 
 if __name__ == "__main__":
-    run.main(main)
+    guard.main(main)

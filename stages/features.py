@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from thaw import files, run
-from thaw.head import earlier, extract, features
-from thaw.head.symmetry import FlipChoice, choose_flip
-from thaw.images.pack import PackedImages
-from thaw.images.views import num_answers, still
-from thaw.network.backbone import load_backbone
-from thaw.network.boundary import Prefix, Views
-from thaw.network.engine import use_threads
+from thaw.activations.engine import use_threads
+from thaw.activations.prefix import Prefix, Views
+from thaw.augment.views import num_answers, still
+from thaw.data.packed import PackedImages
+from thaw.head import earlier_layers, extract, features
+from thaw.head.flips import FlipChoice, choose_flip
+from thaw.networks.backbone import load_backbone
+from thaw.pipeline import artifacts, guard
 
 SECTIONS = ("seed", "augment", "features")
 INPUTS = ("data/prepared", "models/backbone")
@@ -18,16 +18,16 @@ OUTS = ("data/features",)
 
 def main() -> None:
     """Write data/features: a file for each split and view, labels.safetensors and features.json."""
-    with run.stage("features", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
+    with guard.stage("features", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
         use_threads(params.compute)
         images = PackedImages.open(Path("data/prepared"))
-        preprocessing = files.read_json(Path("data/prepared/settings.json"))
+        preprocessing = artifacts.read_json(Path("data/prepared/settings.json"))
         backbone = load_backbone(Path("models/backbone"), in_channels=images.channels)
         lineage = {"data": images.fingerprint, "backbone": backbone.fingerprint}
-        whole = earlier.tapped(backbone)
+        whole = earlier_layers.tapped(backbone)
         augment, choice = params.augment, FlipChoice(params.augment.flip)
         views = Views(images, backbone.spec, params.seed, augment.model_copy(update={"flip": "none"}))
-        identity = files.digest([backbone.fingerprint, "whole", *whole.blocks])
+        identity = artifacts.digest([backbone.fingerprint, "whole", *whole.blocks])
         prefix = Prefix(views, whole.module, identity=identity, compute=params.compute)
         train_rows, val_rows = images.rows("train"), images.rows("val")
         facts = {
@@ -37,18 +37,18 @@ def main() -> None:
             "preprocessing": preprocessing,
             "lineage": lineage,
         }
-        with files.new_folder(Path(OUTS[0])) as folder:
+        with artifacts.new_folder(Path(OUTS[0])) as folder:
             train, val, facts["earlier_layers"] = whole.plain(prefix, images, params.seed, folder)
             if augment.flip == "auto":
                 mirrored = extract.compute_mirrored(prefix, augment, val_rows, folder)
                 choice = choose_flip(train, val, *mirrored, num_classes=len(images.classes), seed=params.seed)
                 print(choice)
             augment = augment.model_copy(update={"flip": choice.flip})
-            facts["augment"] = choice.describe() | {"average": augment.average}
+            facts["augment"] = choice.describe() | {"tta": augment.tta}
             extract.add_views(folder, "train", prefix.seen_as(augment), train_rows, params.features.views)
             extract.add_views(folder, "val", prefix.seen_as(still(augment)), val_rows, num_answers(augment))
             features.write(folder, train, val, val_rows, facts)
 
 
 if __name__ == "__main__":
-    run.main(main)
+    guard.main(main)

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from thaw import files, run
 from thaw.head import features
 from thaw.head.fit import fit_head
-from thaw.training import artifact
+from thaw.pipeline import artifacts, guard
+from thaw.training import phase_folder
 
 SECTIONS = ("seed", "head")
 INPUTS = ("data/features",)
@@ -14,7 +14,7 @@ OUTS = ("models/phases/head",)
 
 def main() -> None:
     """Write models/phases/head: the head's tensors, model.json and its answers on validation."""
-    with run.stage("head", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
+    with guard.stage("head", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
         data = features.read(Path("data/features"))
         fitted = fit_head(params.head, data, seed=params.seed)
         model = {
@@ -25,8 +25,8 @@ def main() -> None:
             "cut": len(data.facts["blocks"]),
             "head": fitted.facts,
         }
-        with files.new_folder(Path(OUTS[0])) as folder:
-            artifact.write(
+        with artifacts.new_folder(Path(OUTS[0])) as folder:
+            phase_folder.write(
                 folder,
                 tensors={f"head.{name}": value for name, value in fitted.head.state_dict().items()},
                 model=model,
@@ -38,4 +38,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run.main(main)
+    guard.main(main)

@@ -3,10 +3,10 @@
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from thaw import files, run
-from thaw.images import audit, catalog, listing, pack, split
-from thaw.images.ingest import ingest
-from thaw.params import load_params
+from thaw.config.reader import load_params
+from thaw.data import audit, catalog, listing, packed, split
+from thaw.data.ingest import ingest
+from thaw.pipeline import artifacts, guard
 from thaw.progress import progress
 
 SECTIONS = ("seed", "data", "prepare")
@@ -17,11 +17,11 @@ OUTS = ("data/prepared",)
 def main() -> None:
     """Write data/prepared: packed images, samples.csv, classes.json, rejected.csv and audit.json."""
     raw = str(listing.locate(load_params().data.raw))
-    with run.stage("prepare", sections=SECTIONS, inputs=(raw,), outs=OUTS) as params:
+    with guard.stage("prepare", sections=SECTIONS, inputs=(raw,), outs=OUTS) as params:
         listed = listing.read(Path(params.data.raw))
         settings, paths = params.prepare, listed.table["path"].tolist()
-        with files.new_folder(Path(OUTS[0])) as folder, TemporaryFile(dir=folder) as file:
-            spool = pack.Spool(file, settings.size_px)
+        with artifacts.new_folder(Path(OUTS[0])) as folder, TemporaryFile(dir=folder) as file:
+            spool = packed.Spool(file, settings.size_px)
             found = ingest(listed.root, paths, settings, workers=params.compute.workers)
             items = progress(found, total=len(paths), label="prepare: images read")
             cataloged = catalog.collect(
@@ -34,8 +34,8 @@ def main() -> None:
                 test_fraction=settings.test_fraction,
             )
             samples = catalog.number(cataloged.usable, splits)
-            channels, dtype = pack.write(folder, samples, listed.classes, spool, samples["number"].tolist())
-            pack.write_table(folder / "rejected.csv", cataloged.rejected)
+            channels, dtype = packed.write(folder, samples, listed.classes, spool, samples["number"].tolist())
+            packed.write_table(folder / "rejected.csv", cataloged.rejected)
             report = audit.summary(
                 samples,
                 rejected=cataloged.rejected,
@@ -45,13 +45,13 @@ def main() -> None:
                 dtype=dtype,
                 value_range=settings.value_range,
             )
-            files.write_json(folder / "audit.json", report)
-            files.write_json(
-                folder / "settings.json", pack.preprocessing(settings.model_dump(exclude_none=True), dtype)
+            artifacts.write_json(folder / "audit.json", report)
+            artifacts.write_json(
+                folder / "settings.json", packed.preprocessing(settings.model_dump(exclude_none=True), dtype)
             )
             if warning := report.get("value_range", {}).get("warning"):
                 print(f"prepare: {warning}")
 
 
 if __name__ == "__main__":
-    run.main(main)
+    guard.main(main)

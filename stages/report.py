@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from thaw import files, model, run
-from thaw.network.engine import use_threads
+from thaw.activations.engine import use_threads
+from thaw.pipeline import artifacts, guard
 from thaw.report import page, sources
+from thaw.training import model
 
 # All of params.yaml but `compute`: the page shows it. It costs nothing, since whatever changes there reruns a stage
 # before this one.
@@ -27,7 +28,7 @@ OUTS = ("reports/index.html",)
 
 def main() -> None:
     """Write reports/index.html."""
-    with run.stage("report", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
+    with guard.stage("report", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
         use_threads(params.compute)
         found = sources.read(Path(INPUTS[0]), Path(INPUTS[1]), Path(INPUTS[2]), Path("reports"))
         sections = (
@@ -39,9 +40,9 @@ def main() -> None:
         }
         data = params.data
         text = page.render(found, model.load(INPUTS[1]), raw=data.raw, licence=data.license, settings=settings)
-        files.write_text(Path(OUTS[0]), text)
+        artifacts.write_text(Path(OUTS[0]), text)
         print(f"{OUTS[0]} ({len(text.encode()) / 2**20:.1f} MB): open it in a browser")
 
 
 if __name__ == "__main__":
-    run.main(main)
+    guard.main(main)

@@ -1,7 +1,7 @@
 """Lay out the elpv-dataset package as a data set. Run by `dvc repro`, or `python -m stages.sample`."""
 
-from thaw import run
-from thaw.images import sample
+from thaw.data import sample
+from thaw.pipeline import guard
 
 SECTIONS = ()
 INPUTS = ()
@@ -10,9 +10,9 @@ OUTS = ("data/sample/images", "data/sample/manifest.csv", "data/sample/LICENSE.t
 
 def main() -> None:
     """Write 2,624 images of solar cells, a folder a class, a manifest with soft labels, and their licence."""
-    with run.stage("sample", sections=SECTIONS, inputs=INPUTS, outs=OUTS):
+    with guard.stage("sample", sections=SECTIONS, inputs=INPUTS, outs=OUTS):
         sample.lay_out(*OUTS)
 
 
 if __name__ == "__main__":
-    run.main(main)
+    guard.main(main)

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from thaw import files, run
-from thaw.evidence import selection, summary
-from thaw.evidence.compare import choose
+from thaw.evaluation import selection, summary
+from thaw.evaluation.comparison import choose
+from thaw.pipeline import artifacts, guard
 
 # `unfreeze` whole, although only names and starts are read: DVC cannot name one key of every phase. It costs nothing,
 # since whatever else changes there reruns its phase, and so this stage.
@@ -15,29 +15,29 @@ OUTS = ("models/final", "reports/selection.json")
 
 def main() -> None:
     """Write models/final and reports/selection.json."""
-    with run.stage("select", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
-        files.verify(Path("data/prepared"), only=("samples.csv",))
-        confidence, draws = params.select.confidence, params.select.draws
+    with guard.stage("select", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
+        artifacts.verify(Path("data/prepared"), only=("samples.csv",))
+        min_win_rate, draws = params.select.min_win_rate, params.select.draws
         starts = {name: phase.start for name, phase in params.unfreeze.phases.items()}
         phases = selection.read_phases(Path("models/phases"), starts)
         candidates = [phase.candidate for phase in phases]
         verdicts = choose(
             candidates,
             phases[0].labels,
-            confidence=confidence,
+            min_win_rate=min_win_rate,
             draws=draws,
             seed=params.seed,
             groups=selection.read_groups(Path("data/prepared/samples.csv"), phases[0].rows),
         )
-        report = selection.selection_report(phases, verdicts, confidence=confidence, draws=draws)
+        report = selection.selection_report(phases, verdicts, min_win_rate=min_win_rate, draws=draws)
         chosen = next(phase for phase in phases if phase.name == report["chosen"])
         names = [phase.name for phase in phases]
         selection.write_final(
             Path("models/final"), Path("models/backbone"), chosen, selection.chosen_verdict(verdicts), names
         )
-        files.write_json(Path("reports/selection.json"), report)
+        artifacts.write_json(Path("reports/selection.json"), report)
         summary.print_selection(report)
 
 
 if __name__ == "__main__":
-    run.main(main)
+    guard.main(main)

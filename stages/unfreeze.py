@@ -5,12 +5,12 @@ from pathlib import Path
 
 from dvclive.live import Live
 
-from thaw import files, run
+from thaw.config.reader import load_params
+from thaw.data.packed import PackedImages
 from thaw.errors import ParamsError
-from thaw.images.pack import PackedImages
-from thaw.network.backbone import load_backbone
-from thaw.params import load_params
-from thaw.training import artifact
+from thaw.networks.backbone import load_backbone
+from thaw.pipeline import artifacts, guard, scratch
+from thaw.training import phase_folder
 from thaw.training.phase import Start, run_phase
 
 SECTIONS = ("seed", "augment", "unfreeze.phases.${key}")
@@ -26,30 +26,30 @@ def main() -> None:
         raise ParamsError(f"{name!r} is no phase of params.yaml; name one of {', '.join(phases)}")
     before, out = f"models/phases/{phases[name].start}", f"models/phases/{name}"
     sections, inputs = (*SECTIONS[:2], f"unfreeze.phases.{name}"), (*INPUTS[:2], before)
-    with run.stage(f"unfreeze@{name}", sections=sections, inputs=inputs, outs=(out,)) as params:
+    with guard.stage(f"unfreeze@{name}", sections=sections, inputs=inputs, outs=(out,)) as params:
         images = PackedImages.open(Path(INPUTS[0]))
-        live = Live(str(run.scratch() / "live" / name), dvcyaml=None, save_dvc_exp=False)
+        live = Live(str(scratch.folder() / "live" / name), dvcyaml=None, save_dvc_exp=False)
 
         def on_epoch(row: dict[str, float]) -> None:
             for key, value in row.items():
                 live.log_metric(key.replace(":", "/"), value)
             live.next_step()  # type: ignore[no-untyped-call]  # dvclive leaves it untyped
 
-        with files.new_folder(Path(out)) as folder, live:
+        with artifacts.new_folder(Path(out)) as folder, live:
             trained = run_phase(
                 name,
                 params.unfreeze.phases[name],
                 images=images,
                 backbone=load_backbone(Path(INPUTS[1]), in_channels=images.channels),
-                start=Start(*artifact.read(Path(before))),
+                start=Start(*phase_folder.read(Path(before))),
                 augment=params.augment,
                 seed=params.seed,
                 compute=params.compute,
                 on_epoch=on_epoch,
             )
             trained.write(folder)
-        files.remove(trained.checkpoint)
+        artifacts.remove(trained.checkpoint)
 
 
 if __name__ == "__main__":
-    run.main(main)
+    guard.main(main)

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from thaw.network.backbone import Backbone
-from thaw.network.uncut import UncutPrefix
+from thaw.networks.backbone import Backbone
+from thaw.networks.cut import UncutPrefix
 
 
 def trains_above_the_cut_only(backbone: Backbone, depths: Sequence[int]) -> None:

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.unit.test_model import write_final
-from thaw import files, model
-from thaw.delivery import write
-from thaw.delivery.graph import Whole
+from tests.unit.test_training_model import write_final
+from thaw.export import files
+from thaw.export.graph import ExportableClassifier
+from thaw.pipeline import artifacts
+from thaw.training import model
 
-AUGMENT = {"flip": "horizontal", "average": True, "accuracy": {}}
+AUGMENT = {"flip": "horizontal", "tta": True, "accuracy": {}}
 
 
 class Twins(NamedTuple):
@@ -27,9 +28,9 @@ class Twins(NamedTuple):
     exported: Path
 
 
-def whole_of(classifier: model.Model) -> Whole:
+def whole_of(classifier: model.Model) -> ExportableClassifier:
     """Return a classifier as one network."""
-    return Whole(
+    return ExportableClassifier(
         classifier.backbone,
         classifier.head,
         size_px=classifier.facts["preprocessing"]["size_px"],
@@ -43,11 +44,11 @@ def write_export(folder: Path, final: Path) -> Path:
     """Write a folder as `export` does from models/final, but for the card."""
     classifier = model.load(final)
     whole = whole_of(classifier)
-    facts = write.describe(
+    facts = files.describe(
         classifier.facts, classifier.backbone.spec, whole, fingerprint=classifier.fingerprint, license_="other"
     )
-    with files.new_folder(folder) as partial:
-        write.write(partial, whole, facts)
+    with artifacts.new_folder(folder) as partial:
+        files.write(partial, whole, facts)
     return folder
 
 

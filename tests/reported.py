@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import save_file
 
 from tests import tiny
-from thaw import files, model
-from thaw.evidence import testset
-from thaw.evidence.plots import write_plots
+from thaw.data.packed import PackedImages, write_table
+from thaw.evaluation import test_set
+from thaw.evaluation.plots import write_plots
 from thaw.head.layers import build_head
-from thaw.images.pack import PackedImages, write_table
+from thaw.pipeline import artifacts
 from thaw.report import page, sources
-from thaw.training import artifact
+from thaw.training import model, phase_folder
 
 HOSTILE = "<script>alert(1)</script>"
 LONG = f"functional {'x' * 120}"
@@ -76,16 +76,16 @@ def render(root: Path, *, licence: str | None = None, **settings: Any) -> str:
 def selection(**changes: Any) -> dict[str, Any]:
     """Return selection.json for a head and the phase `top`."""
     duel = {
-        "reference": "head", "difference": -0.072, "low": -0.116, "high": -0.029, "win_fraction": 0.99,
+        "reference": "head", "difference": -0.072, "low": -0.116, "high": -0.029, "win_rate": 0.99,
         "mcnemar_p": 0.0004,
     }  # fmt: skip
-    usual = {"took_over": True, "temperature": 1.0, "log_loss": 0.3}
+    usual = {"replaced_best": True, "temperature": 1.0, "log_loss": 0.3}
     head = usual | {"chosen": False, "accuracy": 0.875, "calibrated_log_loss": 0.3}
     top = usual | {
         "chosen": True, "start": "head", "accuracy": 0.908, "calibrated_log_loss": 0.228, "against_head": duel,
         "against_start": duel, "against_best": duel, "best_epoch": 2, "train_validation_gap": 0.1,
     }  # fmt: skip
-    shared = {"chosen": "top", "verdict": VERDICT, "images": 22, "confidence": 0.6, "draws": 100}
+    shared = {"chosen": "top", "verdict": VERDICT, "images": 22, "min_win_rate": 0.6, "draws": 100}
     return shared | {"candidates": {"head": head, "top": top}} | changes
 
 
@@ -110,12 +110,12 @@ def _prepared(
         "exact_duplicates": {"count": 0, "first": []},
         "near_duplicates": {"count": 1, "first": [group], "groups_across_splits": 1},
     }
-    with files.new_folder(folder) as partial:
+    with artifacts.new_folder(folder) as partial:
         np.save(partial / "images-00000.npy", tiny.pixels(len(samples), channels=channels, size_px=size_px))
         write_table(partial / "samples.csv", samples)
         write_table(partial / "rejected.csv", pd.DataFrame(rejected, columns=["path", "reason"], dtype=object))
-        files.write_json(partial / "classes.json", {"classes": list(classes)})
-        files.write_json(partial / "audit.json", audit)
+        artifacts.write_json(partial / "classes.json", {"classes": list(classes)})
+        artifacts.write_json(partial / "audit.json", audit)
 
 
 def _final(folder: Path, classes: Sequence[str], channels: int) -> dict[str, Any]:
@@ -125,9 +125,9 @@ def _final(folder: Path, classes: Sequence[str], channels: int) -> dict[str, Any
     tensors = {f"backbone.{name}": value for name, value in network.module.state_dict().items()}
     tensors |= {f"head.{name}": value for name, value in head.state_dict().items()}
     facts = tiny.start(network).model | {"classes": list(classes), "phase": "top", "temperature": 1.25}
-    with files.new_folder(folder) as partial:
+    with artifacts.new_folder(folder) as partial:
         save_file({name: value.contiguous() for name, value in tensors.items()}, partial / "weights.safetensors")
-        files.write_json(partial / "model.json", facts)
+        artifacts.write_json(partial / "model.json", facts)
     return facts
 
 
@@ -139,8 +139,8 @@ def _phase(folder: Path, name: str, images: PackedImages, facts: dict[str, Any])
         "start": None if name == "head" else "head",
         "depth_blocks": int(name != "head"),
     }
-    with files.new_folder(folder) as partial:
-        artifact.write(
+    with artifacts.new_folder(folder) as partial:
+        phase_folder.write(
             partial,
             tensors={"head.weight": torch.zeros(1)},
             model=model_json,
@@ -158,7 +158,7 @@ def _reports(folder: Path, images: PackedImages) -> None:
     scores = random.normal(size=(len(rows), num_classes)) + 0.9 * np.eye(num_classes)[labels]
     chances = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
     answers = {"head": np.full_like(chances, 1 / num_classes), "top": chances}
-    metrics, known = testset.test_metrics(
+    metrics, known = test_set.test_metrics(
         labels,
         answers,
         "top",
@@ -169,10 +169,10 @@ def _reports(folder: Path, images: PackedImages) -> None:
         seed=0,
     )
     folder.mkdir()
-    files.write_json(folder / "metrics.json", metrics)
-    files.write_json(folder / "classes.json", known)
-    files.write_json(folder / "selection.json", selection())
-    table = testset.predictions(images.samples.iloc[rows], labels, chances, images.classes)
+    artifacts.write_json(folder / "metrics.json", metrics)
+    artifacts.write_json(folder / "classes.json", known)
+    artifacts.write_json(folder / "selection.json", selection())
+    table = test_set.predictions(images.samples.iloc[rows], labels, chances, images.classes)
     write_table(folder / "predictions.csv", table)
-    with files.new_folder(folder / "plots") as plots:
+    with artifacts.new_folder(folder / "plots") as plots:
         write_plots(plots, labels, chances, images.classes, {"top": CURVES})

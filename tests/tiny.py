@@ -9,12 +9,12 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from thaw import files
+from thaw.config.schema import AugmentParams, ComputeParams, PhaseParams
+from thaw.data.packed import COLUMNS, PackedImages, write_table
 from thaw.head.layers import build_head
-from thaw.images.pack import COLUMNS, PackedImages, write_table
-from thaw.network.backbone import Backbone, assemble
-from thaw.params import AugmentParams, ComputeParams, PhaseParams
-from thaw.pretrained.source import describe
+from thaw.networks.backbone import Backbone, assemble
+from thaw.networks.sources.opening import describe
+from thaw.pipeline import artifacts
 from thaw.training.phase import Start
 
 CLASSES = ["bright", "dark", "striped"]
@@ -26,7 +26,7 @@ AUTO = TORCH.model_copy(update={"frozen_engine": "auto"})
 def augment(**changes: Any) -> AugmentParams:
     """Return an augmentation that changes nothing, but for what is given."""
     numbers = ("rotate_deg", "shift", "brightness", "contrast", "saturation", "hue")
-    still = {"flip": "none", "average": False, "crop_scale": 1.0} | dict.fromkeys(numbers, 0.0)
+    still = {"flip": "none", "tta": False, "crop_scale": 1.0} | dict.fromkeys(numbers, 0.0)
     return AugmentParams.model_validate(still | changes)
 
 
@@ -34,7 +34,8 @@ def phase(**changes: Any) -> PhaseParams:
     """Return a short phase."""
     usual = {
         "start": "head", "depth": 2, "lr": 0.002, "lr_scale": 1.0, "epochs": 3, "views": 2, "batch_size": 4,
-        "weight_decay": 0.01, "warmup": 0.2, "label_smoothing": 0.0, "norm": "train", "patience": 10, "refit": False,
+        "weight_decay": 0.01, "warmup": 0.2, "label_smoothing": 0.0, "norm": "train", "patience": 10,
+        "warm_start": False,
     }  # fmt: skip
     return PhaseParams.model_validate(usual | changes)
 
@@ -81,17 +82,17 @@ def samples(num_images: int, classes: int = 3) -> pd.DataFrame:
 
 def prepared(folder: Path, images: PackedImages) -> PackedImages:
     """Write a data set as `prepare` does and open it."""
-    with files.new_folder(folder) as partial:
+    with artifacts.new_folder(folder) as partial:
         np.save(partial / "images-00000.npy", images.shards[0])
         write_table(partial / "samples.csv", images.samples)
-        files.write_json(partial / "classes.json", {"classes": images.classes})
+        artifacts.write_json(partial / "classes.json", {"classes": images.classes})
     return PackedImages.open(folder)
 
 
 def backbone(name: str = "test_resnet", *, in_channels: int = 3, input_px: int = 32, seed: int = 0) -> Backbone:
     """Return a tiny network of timm with random weights: the same ones for the same seed."""
     torch.manual_seed(seed)
-    spec = describe(f"timm:{name}").taking(in_channels)
+    spec = describe(f"timm:{name}").with_channels(in_channels)
     return replace(assemble(spec.model_copy(update={"input_px": input_px}), None), fingerprint="weights")
 
 
@@ -117,7 +118,7 @@ def start(
         "backbone": network.spec.model_dump(mode="json"),
         "blocks": network.blocks,
         "preprocessing": preprocessing(),
-        "augment": {"flip": "none", "average": False, "accuracy": {}},
+        "augment": {"flip": "none", "tta": False, "accuracy": {}},
         "phase": "head",
         "start": None,
         "depth_blocks": depth_blocks,

@@ -11,9 +11,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from thaw.network.cut import cut
-from thaw.network.uncut import UncutPrefix
-from thaw.pretrained.source import open_backbone
+from thaw.networks.cut import UncutPrefix, cut
+from thaw.networks.sources.opening import open_backbone
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "backbones.md"
 
@@ -69,7 +68,7 @@ def nasnet_mobile() -> nn.Module:
 
 _HEAD = """# The zoo
 
-Every architecture below is cut, trained and frozen by a test (`tests/unit/test_pretrained_zoo.py`) with random weights.
+Every architecture below is cut, trained and frozen by a test (`tests/unit/test_networks_zoo.py`) with random weights.
 This page is written by `make zoo`, and the test compares all columns but the time, which was taken on one thread,
 beside other work on the machine.
 

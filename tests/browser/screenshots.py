@@ -10,8 +10,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.browser.chrome import chromium, look
-from thaw.delivery.exported import Exported
-from thaw.delivery.serve import Limits, listener, server, url_of
+from thaw.serving.exported import Exported
+from thaw.serving.serve import Limits, listener, server, url_of
 
 ROOT = Path(__file__).resolve().parents[2]
 REPORT = ROOT / "reports" / "index.html"

@@ -18,7 +18,7 @@ from tests import tiny
 from tests.browser.chrome import CONTRAST, OVERFLOWS, complaints, look
 from tests.conftest import ROOT
 from tests.exports import Twins
-from thaw.delivery.exported import Exported
+from thaw.serving.exported import Exported
 
 _PATIENCE_S = 30
 

@@ -7,7 +7,7 @@ from selenium.webdriver import Chrome
 
 from tests import tiny
 from tests.browser.chrome import complaints, look
-from thaw.evidence.sheet import write_worst
+from thaw.evaluation.worst_images import write_worst
 
 _CELLS = """
 return [...document.querySelectorAll("svg > svg")].map((cell) => [getComputedStyle(cell).overflow,

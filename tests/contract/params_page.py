@@ -1,19 +1,19 @@
-"""docs/guide/params.md, made from thaw/params.py and params.yaml. Run as `python -m tests.contract.params_page`."""
+"""docs/guide/params.md, made from the schema and params.yaml. Run as `python -m tests.contract.params_page`."""
 
 import ast
 from pathlib import Path
 from typing import Any
 
-from thaw.mistakes import FORM_WORDS
-from thaw.params import Params, read_tree
+from thaw.config.messages import FORM_WORDS
+from thaw.config.reader import read_tree
+from thaw.config.schema import Params
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "guide" / "params.md"
 
 _HEAD = """# Every key of params.yaml
 
-This page is made from `thaw/params.py`, `thaw/phase_params.py` and the shipped `params.yaml` by `make docs`; a test
-compares them.
+This page is made from `thaw/config/schema.py` and the shipped `params.yaml` by `make docs`; a test compares them.
 
 A key that is shown as optional may be left out, and then has the value that stands there; all others are required, and
 no others are accepted. `python -m thaw check` reads the file and reports every mistake at
@@ -100,8 +100,8 @@ def _shipped(value: Any) -> str:
 def _docstrings() -> dict[str, dict[str | None, str]]:
     """The docstring of each section (under None) and of each of its fields, as the source has them."""
     found = {}
-    sources = ((ROOT / "thaw" / name).read_text(encoding="utf-8") for name in ("params.py", "phase_params.py"))
-    for node in (node for source in sources for node in ast.parse(source).body):
+    source = (ROOT / "thaw" / "config" / "schema.py").read_text(encoding="utf-8")
+    for node in ast.parse(source).body:
         if isinstance(node, ast.ClassDef):
             docs: dict[str | None, str] = {None: ast.get_docstring(node) or ""}
             for field, text in zip(node.body, node.body[1:], strict=False):

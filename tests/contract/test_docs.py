@@ -47,7 +47,7 @@ def test_every_python_command_in_the_documents_exists() -> None:
 
 
 def test_every_subcommand_and_option_of_thaw_in_the_documents_exists() -> None:
-    from thaw.__main__ import app
+    from thaw.cli import app
 
     group: Any = typer.main.get_command(app)
     for page, command in _commands():

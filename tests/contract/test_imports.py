@@ -1,4 +1,4 @@
-"""What a stage imports is what its deps list, and the wings stand in their order."""
+"""What a stage imports is what its deps list, and packages import only from those below them."""
 
 import json
 import subprocess
@@ -9,12 +9,13 @@ import pytest
 from tests.contract import house
 
 STAGES = sorted(house.dvc_stages())
-WINGS = ("images", "network", "pretrained", "head", "training", "evidence", "delivery")
-GROUND = {
-    "thaw.averages", "thaw.draws", "thaw.errors", "thaw.files", "thaw.idle", "thaw.mapped", "thaw.mistakes",
-    "thaw.params", "thaw.phase_params", "thaw.progress", "thaw.run", "thaw.section", "thaw.timing", "thaw.yaml_tree",
-}  # fmt: skip
-ROOF = {"thaw.candidates", "thaw.model", "thaw.plan", "thaw.report", "thaw.__main__"}
+# The packages of thaw/, each above all that stand before it.
+LAYERS = (
+    "config", "pipeline", "data", "augment", "networks", "activations", "head", "training", "evaluation", "serving",
+    "export", "report",
+)  # fmt: skip
+CORE = {"thaw.errors", "thaw.memory", "thaw.progress"}
+TOP = {"thaw.cli", "thaw.__main__"}
 
 # Import every stage in a child of its own, and report what of ours was loaded. The slow libraries are loaded once.
 _LOADED = """
@@ -70,10 +71,10 @@ def test_every_stage_file_is_a_stage_of_some_dvc_yaml() -> None:
     assert files == set(STAGES)
 
 
-@pytest.mark.parametrize("wing", WINGS)
-def test_a_wing_imports_only_from_wings_to_its_left_and_from_the_ground_floor(wing: str) -> None:
-    allowed = {"thaw", *GROUND, *(f"thaw.{left}" for left in WINGS[: WINGS.index(wing) + 1])}
-    for module in [name for name in house.sources() if name.split(".")[:2] == ["thaw", wing]]:
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_package_imports_only_from_the_core_and_from_packages_below_it(layer: str) -> None:
+    allowed = {"thaw", *CORE, *(f"thaw.{lower}" for lower in LAYERS[: LAYERS.index(layer) + 1])}
+    for module in [name for name in house.sources() if name.split(".")[:2] == ["thaw", layer]]:
         foreign = {
             other
             for other in house.imports(module, typing_only=True)
@@ -82,14 +83,14 @@ def test_a_wing_imports_only_from_wings_to_its_left_and_from_the_ground_floor(wi
         assert not foreign, f"{module} may not import {sorted(foreign)}"
 
 
-def test_the_ground_floor_imports_nothing_above_itself() -> None:
-    for module in GROUND & house.sources().keys():
+def test_the_core_imports_nothing_above_itself() -> None:
+    for module in CORE & house.sources().keys():
         ours = {name for name in house.imports(module, typing_only=True) if name.split(".")[0] in house.OURS}
-        assert ours <= GROUND | {"thaw"}, f"{module} imports {sorted(ours - GROUND)}"
+        assert ours <= CORE | {"thaw"}, f"{module} imports {sorted(ours - CORE)}"
 
 
-def test_every_module_has_a_place_in_the_house() -> None:
-    placed = GROUND | ROOF | {"thaw"} | {f"thaw.{wing}" for wing in WINGS}
+def test_every_module_has_a_place_in_the_layers() -> None:
+    placed = CORE | TOP | {"thaw"} | {f"thaw.{layer}" for layer in LAYERS}
     homeless = [name for name in house.sources() if name.startswith("thaw") and _floor(name) not in placed]
     assert not homeless, f"say in tests/contract/test_imports.py and docs/design.md where these belong: {homeless}"
 
@@ -100,10 +101,10 @@ def test_the_library_knows_nothing_of_stages_dvc_or_the_tests() -> None:
         assert not roots & {"stages", "dvc", "dvclive", "tests", "bench"}, module
 
 
-def test_the_init_file_of_a_wing_imports_nothing() -> None:
-    for wing in WINGS:
-        ours = house.imports(f"thaw.{wing}") & house.sources().keys()
-        assert not ours, f"thaw/{wing}/__init__.py imports {sorted(ours)}; every stage would depend on them"
+def test_the_init_file_of_a_package_imports_nothing() -> None:
+    for layer in LAYERS:
+        ours = house.imports(f"thaw.{layer}") & house.sources().keys()
+        assert not ours, f"thaw/{layer}/__init__.py imports {sorted(ours)}; every stage would depend on them"
 
 
 def _floor(name: str) -> str:

@@ -1,7 +1,6 @@
 """What a stage declares in its file is what dvc.yaml says of it, and what its code uses."""
 
 import ast
-from pathlib import Path
 
 import pytest
 import yaml
@@ -61,13 +60,6 @@ def test_a_stage_file_says_what_it_does_and_is_at_most_60_lines(name: str) -> No
     assert text.count("\n") <= 60
     assert ast.get_docstring(ast.parse(text))
     assert f"stages.{name}" in text, "the docstring names the command"
-
-
-@pytest.mark.parametrize(
-    "path", sorted(house.sources().values()), ids=lambda path: path.relative_to(house.ROOT).as_posix()
-)
-def test_a_source_file_is_a_room_of_at_most_260_lines(path: Path) -> None:
-    assert path.read_text(encoding="utf-8").count("\n") <= 260
 
 
 def test_outs_never_overlap() -> None:

@@ -15,7 +15,7 @@ HEAVY = ("torch", "torchvision", "timm", "onnx", "onnxscript", "sklearn", "panda
 
 _REPORT = """
 import sys
-from thaw.__main__ import app
+from thaw.cli import app
 try:
     app(sys.argv[1:])
 finally:
@@ -37,7 +37,7 @@ def test_predict_loads_no_torch_and_nothing_else_that_is_for_training(twins: Twi
 
 
 def test_the_exported_classifier_and_its_commands_can_reach_no_torch() -> None:
-    for module in ("thaw.delivery.exported", "thaw.delivery.predict", "thaw.delivery.serve"):
+    for module in ("thaw.serving.exported", "thaw.serving.predict", "thaw.serving.serve"):
         reached = house.closure(module)
         names = [name for name, path in house.sources().items() if path.relative_to(house.ROOT).as_posix() in reached]
         assert module in names

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from tests import tiny
-from thaw import files
+from thaw.activations.cache import view_folder
+from thaw.activations.prefix import Prefix, Views
+from thaw.activations.sources import Cached
 from thaw.errors import TrainingError
-from thaw.network.boundary import Prefix, Views
-from thaw.training.bank import Cached, view_folder
+from thaw.pipeline import artifacts
 
 pytestmark = pytest.mark.usefixtures("scratch")
 
@@ -62,7 +63,7 @@ def delete(path: Path) -> None:
 
 
 def delete_manifest(path: Path) -> None:
-    (path.parent / files.MANIFEST).unlink()
+    (path.parent / artifacts.MANIFEST).unlink()
 
 
 def add_a_file(path: Path) -> None:
@@ -77,7 +78,7 @@ def test_a_damaged_view_is_built_again(damage: Callable[[Path], None]) -> None:
     folder = view_folder(prefix(), ROWS, 0)
     damage(folder / "000.npy")
     assert torch.equal(batch(), expected)
-    files.verify(folder)
+    artifacts.verify(folder)
 
 
 def test_a_view_under_a_stale_key_is_not_read(scratch: Path) -> None:
@@ -142,7 +143,7 @@ def test_a_disk_that_fills_up_meanwhile_leaves_no_view(scratch: Path, monkeypatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(files, "write_json", full)
+        patched.setattr(artifacts, "write_json", full)
         with pytest.raises(OSError, match="No space left"):
             batch()
     assert not list((scratch / "cache").glob("*/"))

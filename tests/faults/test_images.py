@@ -15,9 +15,9 @@ import yaml
 from PIL import Image
 
 from stages import prepare as stage
-from thaw import files
+from thaw.data.packed import PackedImages
 from thaw.errors import ThawError
-from thaw.images.pack import PackedImages
+from thaw.pipeline import artifacts
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -128,7 +128,7 @@ def test_images_of_other_channels_than_most_are_rejected_with_the_reason(workspa
     }
     images = PackedImages.open(workspace / "data" / "prepared")
     assert (images.channels, images.dtype.name) == (1, "uint8")
-    assert "dtype" not in files.read_json(workspace / "data" / "prepared" / "settings.json")
+    assert "dtype" not in artifacts.read_json(workspace / "data" / "prepared" / "settings.json")
 
 
 def test_data_that_use_a_small_part_of_16_bits_are_told_the_range_to_set(
@@ -138,16 +138,16 @@ def test_data_that_use_a_small_part_of_16_bits_are_told_the_range_to_set(
         pixels = np.random.default_rng(seed).integers(0, 4000, (20, 24)).astype(np.uint16)
         Image.fromarray(pixels).save(path)
     assert prepare(workspace)[0] == 0
-    audit = files.read_json(workspace / "data" / "prepared" / "audit.json")
+    audit = artifacts.read_json(workspace / "data" / "prepared" / "audit.json")
     assert audit["dtype"] == "uint16"
     assert audit["value_range"]["warning"].endswith("set prepare.value_range: [0, 4095]")
     assert audit["value_range"]["warning"] in capsys.readouterr().out
-    assert files.read_json(workspace / "data" / "prepared" / "settings.json")["dtype"] == "uint16"
+    assert artifacts.read_json(workspace / "data" / "prepared" / "settings.json")["dtype"] == "uint16"
     before = PackedImages.open(workspace / "data" / "prepared").read(np.array([0]))
     change(workspace, "prepare", value_range=[0, 4095])
     assert prepare(workspace)[0] == 0
     after = PackedImages.open(workspace / "data" / "prepared").read(np.array([0]))
-    assert "warning" not in files.read_json(workspace / "data" / "prepared" / "audit.json")["value_range"]
+    assert "warning" not in artifacts.read_json(workspace / "data" / "prepared" / "audit.json")["value_range"]
     np.testing.assert_allclose(after, np.minimum(before * (65535 / 4095), 65535), atol=20)
 
 
@@ -168,7 +168,7 @@ def test_under_one_value_range_8_and_16_bits_do_not_mix_but_without_one_they_do(
 
 
 def test_the_exit_code_is_1_and_the_error_one_line(workspace: Path) -> None:
-    files.remove(workspace / "raw" / "dog")
+    artifacts.remove(workspace / "raw" / "dog")
     code, line = prepare(workspace, LANG="C")
     assert (code, line) == (1, "raw has one class only (cat); a classifier needs at least two")
 
@@ -269,7 +269,7 @@ def test_copies_share_a_split_and_contradicted_images_are_rejected(workspace: Pa
     assert copies["split"].nunique() == 1
     assert copies["id"].str[16:].tolist() == ["", "-1", "-2", "-3"]
     assert sorted(rejected(workspace)) == ["cat/01.png", "dog/contradiction.png"]
-    report = files.read_json(workspace / "data" / "prepared" / "audit.json")
+    report = artifacts.read_json(workspace / "data" / "prepared" / "audit.json")
     assert report["exact_duplicates"]["count"] == 1
     assert report["label_conflicts"]["first"][0]["labels"] == ["cat", "dog"]
     assert report["near_duplicates"]["first"][0]["paths"] == ["dog/05.png", "dog/mirrored.png"]
@@ -297,7 +297,7 @@ def test_workers_listing_order_and_hash_seed_change_no_byte(workspace: Path) -> 
     for workers, hash_seed in ((0, "1"), (2, "2"), (3, "3")):
         change(workspace, "compute", workers=workers)
         assert prepare(workspace, PYTHONHASHSEED=hash_seed)[0] == 0
-        prints.append(files.verify(workspace / "data" / "prepared"))
+        prints.append(artifacts.verify(workspace / "data" / "prepared"))
         for path in sorted(
             (workspace / "raw" / "cat").iterdir(), reverse=True
         ):  # new directory entries, in another order

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from thaw.config.reader import load_params
 from thaw.errors import ParamsError
-from thaw.params import load_params
 
 
 def _mistakes(folder: Path, text: str | bytes) -> list[str]:

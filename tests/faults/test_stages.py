@@ -15,14 +15,14 @@ from PIL import Image
 
 from tests.pipeline.clone import Clone, stages_run, wait_for
 from tests.pipeline.fixtures import Run
-from thaw import files
+from thaw.pipeline import artifacts
 
 Start = Callable[..., subprocess.Popen[str]]
 PARTIAL = Path("data", ".prepared.partial")
 
 
 def _one_class(clone: Clone) -> None:
-    files.remove(clone.root / "data" / "tiny" / "defective")
+    artifacts.remove(clone.root / "data" / "tiny" / "defective")
 
 
 def _empty_class(clone: Clone) -> None:
@@ -95,14 +95,14 @@ def test_a_flipped_bit_in_the_cache_of_dvc_is_named_and_what_the_message_says_me
     listing = _cached(copy, copy.lock()["prepare"]["outs"][0]["md5"])
     entries = yaml.safe_load(listing.read_text(encoding="utf-8"))
     _flip_a_bit(_cached(copy, next(entry["md5"] for entry in entries if entry["relpath"].startswith("images"))))
-    files.remove(copy.root / "data" / "prepared")
+    artifacts.remove(copy.root / "data" / "prepared")
     copy.succeed("dvc", "checkout", "dvc.yaml")
     code, output = copy.run("python", "-m", "stages.features")
     assert (code, output.count("\n")) == (1, 1), output
     assert output.startswith("data/prepared/images-00000.npy is not what its manifest says")
     first, last = re.findall("`([^`]+)`", output)
     copy.succeed(*first.split())
-    files.remove(copy.root / re.findall(r"delete (\S+),", output)[0])
+    artifacts.remove(copy.root / re.findall(r"delete (\S+),", output)[0])
     assert stages_run(copy.succeed(*last.split())) == ["prepare"]
     assert copy.hashes() == finished.clone.hashes()
 
@@ -111,7 +111,7 @@ def test_a_phase_that_is_killed_goes_on_from_its_checkpoint_to_the_same_lock(
     finished: Run, copy: Clone, start: Start
 ) -> None:
     copy.forget("unfreeze@mid")
-    files.remove(copy.root / ".thaw" / "checkpoints")
+    artifacts.remove(copy.root / ".thaw" / "checkpoints")
     repro = start(copy, "dvc", "repro", "--force", "--single-item", "unfreeze@mid")
     stage = _stage_of(repro)
     wait_for(lambda: any(copy.root.glob(".thaw/checkpoints/*/state.json")), "the first checkpoint")
@@ -120,7 +120,7 @@ def test_a_phase_that_is_killed_goes_on_from_its_checkpoint_to_the_same_lock(
     assert repro.returncode != 0
     assert not (copy.root / "models" / "phases" / "mid").exists()
     (state,) = copy.root.glob(".thaw/checkpoints/*/state.json")
-    assert files.read_json(state)["epoch"] < 4, "it was killed in mid-run"
+    assert artifacts.read_json(state)["epoch"] < 4, "it was killed in mid-run"
     assert stages_run(copy.succeed("dvc", "repro")) == ["unfreeze@mid"]
     assert copy.hashes() == finished.clone.hashes()
     assert copy.lock() == finished.clone.lock()
@@ -182,7 +182,7 @@ def test_of_two_repros_at_once_the_second_fails_and_the_first_ends_well(slow: Cl
     assert stages_run(output) == []
     output, _ = first.communicate()
     assert first.returncode == 0, output
-    assert files.verify(slow.root / "data" / "prepared")
+    assert artifacts.verify(slow.root / "data" / "prepared")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from thaw.errors import BackboneError
-from thaw.pretrained.weights import read_tensors
+from thaw.networks.sources.weights import read_tensors
 
 
 class Canary:

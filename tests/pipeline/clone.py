@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from thaw.images import sample
+from thaw.data import sample
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES_A_CLASS = 40

@@ -13,9 +13,10 @@ import yaml
 from numpy.typing import NDArray
 
 from stages import backbone, evaluate, features, head, prepare, select, unfreeze
-from thaw import files, model
+from thaw.data.packed import PackedImages
 from thaw.errors import ArtifactError, BackboneError, DataError, ParamsError
-from thaw.images.pack import PackedImages
+from thaw.pipeline import artifacts
+from thaw.training import model
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES_A_CLASS = 30
@@ -77,14 +78,14 @@ def test_what_is_packed_are_sixteen_bits_of_four_bands_in_the_range_asked_for(fi
     row = int(np.flatnonzero(images.samples["path"] == "wet/01.tif")[0])
     mean = images.read(np.array([row]))[0].mean(axis=(0, 1)) / 65535
     np.testing.assert_allclose(mean, field(1, wet=True).mean(axis=(0, 1)) / 4095, atol=0.01)
-    audit = files.read_json(finished / "data" / "prepared" / "audit.json")
+    audit = artifacts.read_json(finished / "data" / "prepared" / "audit.json")
     assert (audit["channels"], audit["dtype"]) == (4, "uint16")
     assert audit["value_range"]["clipped_fraction"] == 0
     assert "warning" not in audit["value_range"]
 
 
 def test_the_head_on_the_frozen_network_learns_what_only_the_fourth_band_shows(finished: Path) -> None:
-    metrics = files.read_json(finished / "reports" / "metrics.json")
+    metrics = artifacts.read_json(finished / "reports" / "metrics.json")
     assert metrics["head"]["accuracy"] > 0.9
     assert metrics["majority"]["accuracy"] < 0.7
 
@@ -128,8 +129,8 @@ def test_saturation_of_bands_is_an_error(finished: Path, monkeypatch: pytest.Mon
 def test_the_plan_refuses_other_channels_than_the_data_have_and_an_altered_table(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from thaw.params import load_params
-    from thaw.plan import plan_tables
+    from thaw.config.reader import load_params
+    from thaw.training.plan import plan_tables
 
     monkeypatch.chdir(finished)
     params = load_params()

@@ -4,7 +4,7 @@ import pandas as pd
 
 from tests.pipeline.clone import STAGES, Clone, stages_run
 from tests.pipeline.fixtures import Run
-from thaw import files
+from thaw.pipeline import artifacts
 
 
 def test_a_change_of_the_head_reruns_the_head_and_what_follows(finished: Run, variants: dict[str, Run]) -> None:
@@ -12,7 +12,7 @@ def test_a_change_of_the_head_reruns_the_head_and_what_follows(finished: Run, va
     # `backbone` reads head.pool, takes two seconds, and leaves what it had left: `features` does not run.
     assert sorted(stages_run(run.output)[:2]) == ["backbone", "head"]
     assert stages_run(run.output)[2:] == ["unfreeze@top", "unfreeze@mid", "select", "evaluate"]
-    model = files.read_json(run.clone.root / "models" / "phases" / "mid" / "model.json")
+    model = artifacts.read_json(run.clone.root / "models" / "phases" / "mid" / "model.json")
     assert model["head"]["hidden"] == [8]
     assert run.clone.lock()["backbone"]["outs"] == finished.clone.lock()["backbone"]["outs"]
     same = [name for name in STAGES[:3] if run.clone.lock()[name] == finished.clone.lock()[name]]
@@ -25,7 +25,7 @@ def test_the_rate_of_one_phase_reruns_that_phase_and_a_new_phase_adds_a_stage(va
     assert sorted(phases) == ["unfreeze@mid", "unfreeze@side"]
     assert last == "select", "it must wait for a phase that stands after it in the graph's file, too"
     assert stages_run(rest) == ["evaluate"]
-    report = files.read_json(variants["other_phases"].clone.root / "reports" / "selection.json")
+    report = artifacts.read_json(variants["other_phases"].clone.root / "reports" / "selection.json")
     assert set(report["candidates"]) == {"head", "top", "mid", "side"}
 
 
@@ -49,4 +49,4 @@ def test_a_manifest_with_groups_and_confidences_serves_as_data(variants: dict[st
     assert len(samples) == 80
     assert (samples.groupby("group")["split"].nunique() == 1).all()
     assert set(samples["confidence"].round(2)) == {0.67, 1.0}
-    assert files.verify(run.clone.root / "models" / "phases" / "head")
+    assert artifacts.verify(run.clone.root / "models" / "phases" / "head")

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.pipeline.clone import OUTS, STAGES, Clone, stages_run
 from tests.pipeline.fixtures import Run
-from thaw import files
+from thaw.pipeline import artifacts
 
 _WITH_INTERVAL = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "ece")
 
@@ -21,7 +21,7 @@ def test_a_fresh_repro_runs_every_stage_once_and_select_after_all_phases(finishe
 def test_every_folder_that_a_repro_leaves_has_a_true_manifest(finished: Run) -> None:
     for out in OUTS:
         path = finished.clone.root / out
-        assert path.is_file() or files.verify(path)
+        assert path.is_file() or artifacts.verify(path)
     assert not list(finished.clone.root.glob("*/**/.*.partial"))
 
 
@@ -51,7 +51,7 @@ def test_a_forced_repro_in_a_clone_elsewhere_ends_in_the_same_lock_and_the_same_
 
 def test_outs_that_were_deleted_come_back_from_dvc_checkout_bit_for_bit(finished: Run, copy: Clone) -> None:
     for out in OUTS:
-        files.remove(copy.root / out)
+        artifacts.remove(copy.root / out)
     assert copy.hashes() == {}
     copy.succeed("dvc", "checkout", "dvc.yaml")
     assert copy.hashes() == finished.clone.hashes()
@@ -60,7 +60,7 @@ def test_outs_that_were_deleted_come_back_from_dvc_checkout_bit_for_bit(finished
 
 def test_a_clone_without_outs_and_lock_takes_every_stage_from_the_run_cache(finished: Run, copy: Clone) -> None:
     for path in (*OUTS, "dvc.lock"):
-        files.remove(copy.root / path)
+        artifacts.remove(copy.root / path)
     output = copy.succeed("dvc", "repro")
     assert stages_run(output) == []
     assert output.count("is cached - skipping run") == len(STAGES)

@@ -14,10 +14,10 @@ from torch import nn
 from torch.nn import Parameter
 
 from tests import tiny
+from thaw.config.schema import PhaseParams
 from thaw.errors import TrainingError
 from thaw.head.layers import build_head
-from thaw.network.backbone import Backbone
-from thaw.params import PhaseParams
+from thaw.networks.backbone import Backbone
 from thaw.training.groups import Rule, param_groups, rules_of
 from thaw.training.loop import Classifier
 

@@ -17,13 +17,13 @@ from bench._loop import ImageFiles, Loop, loader
 from bench._photos import CLASSES, photo, write_photos
 from bench._workspace import Workspace, even_part
 from tests import tiny
-from thaw import run
+from thaw.activations.prefix import Views
+from thaw.config.reader import load_params
+from thaw.data import listing
+from thaw.data.packed import PackedImages
 from thaw.errors import ArtifactError, ParamsError
-from thaw.images import listing
-from thaw.images.pack import PackedImages
-from thaw.network.backbone import Backbone
-from thaw.network.boundary import Views
-from thaw.params import load_params
+from thaw.networks.backbone import Backbone
+from thaw.pipeline import scratch
 
 pytestmark = pytest.mark.usefixtures("scratch")
 
@@ -40,11 +40,11 @@ def tiny_workspace(tmp_path: Path, root: Path) -> Workspace:
     for path, pixels in zip(images.samples["path"], images.shards[0], strict=True):
         Image.fromarray(pixels).save(tmp_path / path)
     params = load_params(root / "params.yaml")
-    top = tiny.phase(epochs=2, views=2, refit=True)
+    top = tiny.phase(epochs=2, views=2, warm_start=True)
     params = params.model_copy(
         update={
             "compute": tiny.TORCH,
-            "augment": tiny.augment(flip="auto", average=True),
+            "augment": tiny.augment(flip="auto", tta=True),
             "unfreeze": params.unfreeze.model_copy(update={"phases": {"top": top, "mid": tiny.phase(start="top")}}),
         }
     )
@@ -103,7 +103,7 @@ def test_rounds_of_an_interrupted_run_are_read_back_and_those_of_a_finished_one_
     assert measured == [0, 1, -1, 2]
     _tools.rounds("sample", {"size": 1}, 1, measure)
     assert measured == [0, 1, -1, 2, 0]
-    assert not list((run.scratch() / "bench").iterdir())
+    assert not list((scratch.folder() / "bench").iterdir())
 
 
 def test_sides_take_turns_at_being_first() -> None:
@@ -115,11 +115,11 @@ def test_sides_take_turns_at_being_first() -> None:
 
 
 def test_an_empty_scratch_folder_is_there_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = run.scratch()
+    before = scratch.folder()
     with _tools.empty_scratch() as folder:
-        assert run.scratch() == folder != before
+        assert scratch.folder() == folder != before
         assert list(folder.iterdir()) == []
-    assert run.scratch() == before
+    assert scratch.folder() == before
     assert not folder.exists()
     monkeypatch.delenv("THAW_SCRATCH")
     monkeypatch.chdir(before)
@@ -252,7 +252,7 @@ def test_the_phase_bench_measures_three_sides_of_a_tiny_phase(tiny_workspace: Wo
     for entry in facts["each_round"]:
         parts = {name: spent for name, spent in entry["thaw"].items() if name != "total"}
         assert sum(parts.values()) == pytest.approx(entry["thaw"]["total"], abs=0.05)
-    assert not list(run.scratch().glob("bench-*")), "the phase ran in a folder of its own, which is gone"
+    assert not list(scratch.folder().glob("bench-*")), "the phase ran in a folder of its own, which is gone"
 
 
 def test_the_floor_of_a_tiny_phase_is_below_its_real_time(tiny_workspace: Workspace) -> None:

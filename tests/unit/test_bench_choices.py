@@ -11,10 +11,11 @@ import pytest
 from bench import _cells, chain, grow
 from bench import scratch as from_scratch
 from tests import tiny
-from thaw import files, model
-from thaw.images import listing
-from thaw.params import Params, read_tree
-from thaw.training import artifact
+from thaw.config.reader import read_tree
+from thaw.config.schema import Params
+from thaw.data import listing
+from thaw.pipeline import artifacts
+from thaw.training import model, phase_folder
 
 
 def table() -> pd.DataFrame:
@@ -78,7 +79,7 @@ def test_the_params_of_every_run_are_valid_and_differ_in_what_is_compared(root: 
     assert params["chain"].backbone.source == "model:parent" != params["imagenet"].backbone.source
     assert params["chain"].data != params["few"].data
     assert params["grown"].head.grow_from == params["grown"].backbone.source
-    assert not params["grown"].unfreeze.phases["top"].refit
+    assert not params["grown"].unfreeze.phases["top"].warm_start
     assert params["anew"].head.grow_from is None
     long, short = (params[name].unfreeze.phases["top"] for name in ("scratch", "fine_tuned"))
     assert (long.depth, long.epochs, long.patience) == ("all", 63, 63)
@@ -146,8 +147,8 @@ def test_recalls_of_a_finished_run_are_those_of_its_models(tmp_path: Path, scrat
     facts = begin.model | {"lineage": {"data": images.fingerprint, "backbone": "", "parent": None}}
     tensors = begin.tensors | {f"backbone.{name}": value for name, value in network.module.state_dict().items()}
     val = images.rows("val")
-    with files.new_folder(tmp_path / "models" / "final") as folder:
-        artifact.write(
+    with artifacts.new_folder(tmp_path / "models" / "final") as folder:
+        phase_folder.write(
             folder, tensors=tensors, model=facts, logits=np.zeros((len(val), 3), np.float32),
             labels=images.labels(val), rows=val, curves=[],
         )  # fmt: skip

@@ -8,9 +8,9 @@ from PIL import Image
 from bench import predict
 from tests import tiny
 from tests.exports import Twins
-from thaw import model
-from thaw.delivery.exported import Exported
 from thaw.errors import DataError
+from thaw.serving.exported import Exported
+from thaw.training import model
 
 
 def test_both_sides_answer_alike_and_the_ratio_is_that_of_their_rates(twins: Twins, tmp_path: Path) -> None:

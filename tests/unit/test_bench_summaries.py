@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from bench import head, noop, phase, scale, views
-from thaw.params import Params, load_params, read_tree
+from thaw.config.reader import load_params, read_tree
+from thaw.config.schema import Params
 
 
 def test_the_loop_of_the_head_bench_is_scaled_to_all_its_epochs() -> None:

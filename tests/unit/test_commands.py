@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from tests import tiny
-from thaw.__main__ import app, run_command
+from thaw.cli import app, run_command
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 from torch.nn import functional
 
+from thaw.config.schema import HeadParams
 from thaw.errors import TrainingError
 from thaw.head.examples import FeatureSet, cross_entropy, soft_targets
 from thaw.head.layers import CosineHead, build_head, logits_of
 from thaw.head.linear import fit_linear, linear_module
-from thaw.head.train import train_head
-from thaw.params import HeadParams
+from thaw.head.trained import train_head
 
 
 def blobs(

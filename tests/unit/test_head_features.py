@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from tests import tiny
-from thaw import files
+from thaw.activations.prefix import Prefix, Views
 from thaw.errors import ArtifactError
 from thaw.head import extract, features
-from thaw.network.boundary import Prefix, Views
+from thaw.pipeline import artifacts
 
 pytestmark = pytest.mark.usefixtures("scratch")
 
@@ -22,7 +22,7 @@ def written(folder: Path) -> None:
     network = tiny.backbone()
     prefix = Prefix(Views(IMAGES, network.spec, 0, FLIPS), network.split(0)[0], identity="whole", compute=tiny.TORCH)
     rows = {split: IMAGES.rows(split) for split in ("train", "val")}
-    with files.new_folder(folder) as partial:
+    with artifacts.new_folder(folder) as partial:
         plain = {
             split: extract.examples(
                 IMAGES,

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from tests import tiny
 from tests.unit.test_head import blobs
+from thaw.activations.engine import Engine
+from thaw.config.schema import HeadParams
 from thaw.head.features import Features
 from thaw.head.fit import fit_head
 from thaw.head.layers import CosineHead, build_head, logits_of
-from thaw.network.engine import Engine
-from thaw.params import HeadParams
-from thaw.training import artifact
+from thaw.training import phase_folder
 from thaw.training.phase import Trained, run_phase
 
 
@@ -70,7 +70,7 @@ def test_a_cosine_head_is_trained_by_a_phase_and_put_together_again() -> None:
     start = tiny.start(network, kind="cosine")
     for name in ("head.weight", "head.log_scale"):
         assert not torch.equal(result.result.tensors[name], start.tensors[name]), name
-    head = artifact.assemble(network, result.result.tensors, result.model)
+    head = phase_folder.assemble(network, result.result.tensors, result.model)
     assert isinstance(head, CosineHead)
     assert torch.equal(head.log_scale, result.result.tensors["head.log_scale"])
 

@@ -13,15 +13,17 @@ from torch.nn import functional
 
 from tests import tiny
 from tests.unit.test_training_loop import RULES, Points, labelled, nothing, phase
-from thaw import files
-from thaw.network.backbone import Backbone
-from thaw.network.boundary import Fresh, Prefix, Views
-from thaw.params import PhaseParams
+from thaw.activations.prefix import Prefix, Views
+from thaw.activations.sources import Fresh
+from thaw.config.schema import PhaseParams
+from thaw.networks.backbone import Backbone
+from thaw.pipeline import artifacts
+from thaw.training.batches import Task
 from thaw.training.groups import Rule, lowest_block, param_groups, rules_of
-from thaw.training.loop import Classifier, Phase, Task
+from thaw.training.loop import Classifier, Phase
+from thaw.training.optimizer import Stepper
 from thaw.training.phase import run_phase
 from thaw.training.schedule import rate_factor
-from thaw.training.stepper import Stepper
 
 
 class Noisy(nn.Module):
@@ -132,12 +134,12 @@ def test_what_is_tried_before_a_phase_changes_no_tensor_and_draws_no_random_numb
 
 def test_a_phase_never_looks_at_a_test_image(scratch: Path) -> None:
     def trained(noise: int) -> Any:
-        files.remove(scratch)  # or the second run would take up the checkpoint of the first
+        artifacts.remove(scratch)  # or the second run would take up the checkpoint of the first
         images = tiny.packed(30, split=(["train"] * 6 + ["val"] * 3 + ["test"] * 6) * 2)
         images.shards[0][images.rows("test")] = noise
         network = tiny.backbone()
         return run_phase(
-            "top", tiny.phase(depth=1, epochs=2, refit=True), images=images, backbone=network,
+            "top", tiny.phase(depth=1, epochs=2, warm_start=True), images=images, backbone=network,
             start=tiny.start(network), augment=tiny.augment(), seed=0, compute=tiny.TORCH, on_epoch=lambda _: None,
         )  # fmt: skip
 
@@ -172,10 +174,10 @@ def test_the_average_of_the_weights_holds_buffers_starts_anew_and_leaves_what_is
     for step in range(3):
         run.take(model.train()(torch.randn(8, 2) + step).square().sum(), complete=True)
         means.append(model.get_buffer("1.running_mean").clone())
-    judged = run.judged
+    judged = run.eval_model
     torch.testing.assert_close(judged.get_buffer("1.running_mean"), (means[0] + means[1]) / 4 + means[2] / 2)
     assert all(torch.equal(value, judged.get_submodule("0").state_dict()[name]) for name, value in frozen.items())
-    assert Stepper(model, rules, params, {}).judged is model
+    assert Stepper(model, rules, params, {}).eval_model is model
 
 
 def test_each_phase_cuts_the_network_anew_and_trains_all_that_its_rules_name() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tests import tiny
 from thaw.head.layers import build_head
-from thaw.network.backbone import Backbone
+from thaw.networks.backbone import Backbone
 from thaw.report.gradcam import grad_cam
 
 
@@ -45,7 +45,7 @@ def test_with_a_linear_head_on_pooled_features_it_is_the_class_activation_map() 
 
 def test_another_pooling_is_asked_about_and_not_the_network_s_own() -> None:
     plain = tiny.backbone(input_px=64)
-    network = replace(plain, spec=plain.spec.cut_to(None, [], "max"))
+    network = replace(plain, spec=plain.spec.truncated(None, [], "max"))
     head, seen, classes = head_for(network), images(3, side=64), [0, 1, 2]
     ours = grad_cam(network, head, seen, classes)
     forward_features: Any = plain.module.eval().forward_features
@@ -124,7 +124,7 @@ def test_the_tokens_of_a_transformer_are_laid_back_on_their_grid_without_the_cla
 
 def test_features_tapped_from_inside_have_a_map_too() -> None:
     network = tiny.backbone(input_px=64)
-    tapped = replace(network, spec=network.spec.cut_to(None, ("all",)))
+    tapped = replace(network, spec=network.spec.truncated(None, ("all",)))
     found = grad_cam(tapped, head_for(tapped), images(2, side=64), [0, 1])
     assert found is not None
     assert found.shape == (2, 2, 2)

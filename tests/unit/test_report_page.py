@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests import reported
-from thaw import files, model
+from thaw.data.packed import write_table
 from thaw.errors import ArtifactError
-from thaw.images.pack import write_table
-from thaw.report import charts, confusion, figures, gallery, pictures, story
+from thaw.pipeline import artifacts
+from thaw.report import charts, confusion, figures, gallery, pictures, text
 from thaw.report.sources import Answers
+from thaw.training import model
 
 BYTES = 8 * 2**20
 
@@ -69,8 +70,8 @@ def viewer_of(page: str) -> dict[str, Any]:
 
 
 def test_the_verdict_is_that_of_selection_and_the_result_that_of_metrics(root: Path, page: str) -> None:
-    text, test = Text(page).text, files.read_json(root / "reports" / "metrics.json")["test"]
-    alone = files.read_json(root / "reports" / "metrics.json")["head"]["accuracy"]
+    text, test = Text(page).text, artifacts.read_json(root / "reports" / "metrics.json")["test"]
+    alone = artifacts.read_json(root / "reports" / "metrics.json")["head"]["accuracy"]
     assert reported.VERDICT in text
     assert (
         f"On {test['n']} test images that no choice has seen, top answers {test['accuracy']:.3f} correctly "
@@ -85,23 +86,23 @@ def test_the_verdict_is_that_of_selection_and_the_result_that_of_metrics(root: P
 def test_a_verdict_without_a_short_beginning_is_shown_whole(root: Path, verdict: str) -> None:
     sources = reported.read(root)
     sources.selection["verdict"] = verdict
-    told = story.verdict(sources)
+    told = text.verdict(sources)
     assert told["headline"] + told["colon"] + told["rest"] == verdict
 
 
 def test_reports_of_two_runs_are_refused(tmp_path: Path) -> None:
     root = reported.build(tmp_path)
-    files.write_json(root / "reports" / "selection.json", reported.selection(chosen="head"))
+    artifacts.write_json(root / "reports" / "selection.json", reported.selection(chosen="head"))
     with pytest.raises(
         ArtifactError, match=r"selection.json chose head, reports/metrics.json tested top .* run `dvc re"
     ):
         reported.read(root)
-    files.write_json(root / "reports" / "selection.json", reported.selection())
-    metrics = files.read_json(root / "reports" / "metrics.json")
-    files.write_json(root / "reports" / "metrics.json", metrics | {"final": {"phase": "head"}})
+    artifacts.write_json(root / "reports" / "selection.json", reported.selection())
+    metrics = artifacts.read_json(root / "reports" / "metrics.json")
+    artifacts.write_json(root / "reports" / "metrics.json", metrics | {"final": {"phase": "head"}})
     with pytest.raises(ArtifactError, match=r"metrics.json tested head and models/final holds top"):
         reported.read(root)
-    files.write_json(root / "reports" / "selection.json", {"chosen": "top"})
+    artifacts.write_json(root / "reports" / "selection.json", {"chosen": "top"})
     with pytest.raises(ArtifactError, match="has no 'candidates'; run `dvc repro`"):
         reported.read(root)
 
@@ -198,7 +199,7 @@ def test_a_single_class_in_the_test_set_leaves_no_gap(tmp_path: Path) -> None:
 
 def test_without_curves_and_plots_the_page_says_so(tmp_path: Path) -> None:
     root = reported.build(tmp_path)
-    with files.new_folder(root / "reports" / "plots"):
+    with artifacts.new_folder(root / "reports" / "plots"):
         pass
     text = Text(reported.render(root)).text
     assert "No phase recorded a curve" in text
@@ -208,7 +209,7 @@ def test_without_curves_and_plots_the_page_says_so(tmp_path: Path) -> None:
 
 def test_a_model_that_left_no_validation_answers_is_judged_by_the_test_images(tmp_path: Path) -> None:
     root = reported.build(tmp_path)
-    files.remove(root / "models" / "phases" / "top")
+    artifacts.remove(root / "models" / "phases" / "top")
     sources = reported.read(root)
     assert sources.validation is None
     assert {entry["split"] for entry in gallery.doubtful(sources)[0]} <= {"test"}
@@ -225,9 +226,9 @@ def test_what_the_metrics_say_of_a_class_and_the_signs_of_selection_are_shown(tm
         "recall": 0.5,
         "f1": 0.6,
     }
-    files.write_json(root / "reports" / "classes.json", {"defective": own})
-    sign = {"sign": "overfits", "where": "top", "evidence": "the gap is wide", "advice": "unfreeze less"}
-    files.write_json(root / "reports" / "selection.json", reported.selection(signs=[sign]))
+    artifacts.write_json(root / "reports" / "classes.json", {"defective": own})
+    finding = {"kind": "overfits", "where": "top", "evidence": "the gap is wide", "advice": "unfreeze less"}
+    artifacts.write_json(root / "reports" / "selection.json", reported.selection(findings=[finding]))
     text = Text(reported.render(root)).text
     assert "0.712 0.601 to 0.802" in text
     assert "top overfits the gap is wide. What to try: unfreeze less." in text
@@ -238,8 +239,8 @@ def test_of_a_grown_head_the_page_says_what_became_of_each_known_class(tmp_path:
     assert "What became of" not in Text(page).text
     root = reported.build(tmp_path)
     path, kept = root / "models" / "phases" / "head" / "model.json", {"images": 9, "before": 0.8768, "after": 0.6543}
-    facts = files.read_json(path)
-    files.write_json(path, facts | {"head": facts["head"] | {"grown_from": {"recalls": {reported.HOSTILE: kept}}}})
+    facts = artifacts.read_json(path)
+    artifacts.write_json(path, facts | {"head": facts["head"] | {"grown_from": {"recalls": {reported.HOSTILE: kept}}}})
     answers = reported.read(root).validation
     assert answers is not None
     now = (answers.predicted[answers.labels == 1] == 1).mean()
@@ -314,7 +315,7 @@ def test_ticks_are_round_few_and_inside(low_high: tuple[float, float]) -> None:
 
 
 def test_settings_are_dotted_keys_in_the_words_of_yaml() -> None:
-    assert story.flat({"a": {"b": None, "c": {"d": True}}, "e": [1, 2]}) == [
+    assert text.flat({"a": {"b": None, "c": {"d": True}}, "e": [1, 2]}) == [
         ("a.b", "null"), ("a.c.d", "true"), ("e", "[1, 2]"),
     ]  # fmt: skip
 

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from tests import tiny
 from tests.unit.test_training_loop import Points, labelled, nothing, phase
-from thaw.draws import balanced_order, generator
+from thaw.augment.draws import balanced_order, generator
 from thaw.errors import ParamsError
 from thaw.training import checkpoint
-from thaw.training.balance import class_weights, cutmix, map_axes, mix, mixup, require_maps
 from thaw.training.groups import Rule, rules_of
 from thaw.training.loop import Classifier
+from thaw.training.loss import class_weights, cutmix, map_axes, mix, mixup, require_maps
+from thaw.training.optimizer import Stepper
 from thaw.training.schedule import rate_factor
-from thaw.training.stepper import Stepper
 
 
 def trained(folder: Path, **changes: Any) -> dict[str, Tensor]:
@@ -27,7 +27,7 @@ def trained(folder: Path, **changes: Any) -> dict[str, Tensor]:
     phase(folder, **settings).run((Points(), labelled()), (Points(), labelled(flipped=True)), nothing)
     run = phase(folder, **settings)  # from the checkpoint, since the phase itself went back to its best epoch
     assert checkpoint.restore(run.folder, run.model, run.stepper.optimizer, run.stepper.average) is not None
-    return checkpoint.trained_tensors(run.stepper.judged)
+    return checkpoint.trained_tensors(run.stepper.eval_model)
 
 
 def distance(tensors: dict[str, Tensor], others: dict[str, Tensor]) -> float:
@@ -108,7 +108,7 @@ def test_l2_sp_pulls_towards_the_pretrained_weights() -> None:
 def test_the_average_follows_the_weights_at_its_decay() -> None:
     model = nn.Linear(1, 1, bias=False)
     averaged = stepper(model, ema=0.75, optimizer="sgd")
-    assert averaged.judged is model
+    assert averaged.eval_model is model
     seen = []
     for _ in range(3):
         averaged.take(model(torch.ones(1, 1)).sum(), complete=True)
@@ -116,7 +116,7 @@ def test_the_average_follows_the_weights_at_its_decay() -> None:
     expected = seen[0]
     for value in seen[1:]:
         expected = 0.75 * expected + 0.25 * value
-    judged = averaged.judged
+    judged = averaged.eval_model
     assert isinstance(judged, nn.Linear)
     assert float(judged.weight.detach()) == pytest.approx(expected, rel=1e-5)
 

@@ -7,7 +7,7 @@ from torch.nn import Parameter
 from tests import tiny
 from thaw.errors import TrainingError
 from thaw.head.layers import build_head
-from thaw.network.backbone import Backbone
+from thaw.networks.backbone import Backbone
 from thaw.training.groups import Rule, param_groups, rules_of
 from thaw.training.loop import Classifier
 

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tests import tiny
-from thaw import files
+from thaw.config.schema import PhaseParams
+from thaw.data.packed import LabelledRows, Rows
 from thaw.errors import TrainingError
-from thaw.params import PhaseParams
+from thaw.pipeline import artifacts
+from thaw.training.batches import Task
 from thaw.training.groups import Rule
-from thaw.training.loop import Classifier, LabelledRows, Phase, Rows, Task
+from thaw.training.loop import Classifier, Phase
 from thaw.training.schedule import rate_factor
 
 RULES = [Rule("head", r"head\..+", 0.01), Rule("block", r"backbone\..+", 0.001)]
@@ -117,8 +119,8 @@ def test_a_loss_that_is_not_finite_stops_at_its_step_and_leaves_the_checkpoint_b
     ):
         run.run((Points(spoil), labelled()), (Points(), labelled()), rows.append)
     assert [row["epoch"] for row in rows] == [0, 1]
-    files.verify(tmp_path / "checkpoint")
-    assert files.read_json(tmp_path / "checkpoint" / "state.json")["epoch"] == 1
+    artifacts.verify(tmp_path / "checkpoint")
+    assert artifacts.read_json(tmp_path / "checkpoint" / "state.json")["epoch"] == 1
     whole = phase(tmp_path / "other", epochs=4).run((Points(), labelled()), (Points(), labelled()), nothing)
     resumed = phase(tmp_path, epochs=4).run((Points(), labelled()), (Points(), labelled()), nothing)
     assert resumed.curves == whole.curves

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from tests import tiny
-from tests.unit.test_network_cut import Branching
-from thaw import files
+from tests.unit.test_networks_cut import Branching
+from thaw.activations import costs, prefix
+from thaw.activations import sources as activation_sources
+from thaw.config.schema import ComputeParams, PhaseParams
 from thaw.errors import ArtifactError, ParamsError, TrainingError
-from thaw.network import boundary
-from thaw.network.backbone import Backbone
-from thaw.params import ComputeParams, PhaseParams
-from thaw.training import artifact, costs
+from thaw.networks.backbone import Backbone
+from thaw.pipeline import artifacts
+from thaw.training import phase_folder
 from thaw.training.phase import Start, Trained, run_phase
 
 pytestmark = pytest.mark.usefixtures("scratch")
@@ -72,7 +73,7 @@ def assert_same(left: Trained, right: Trained) -> None:
 
 
 def forget(scratch: Path, part: str) -> None:
-    files.remove(scratch / part)
+    artifacts.remove(scratch / part)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ def forget(scratch: Path, part: str) -> None:
         ("test_resnet", {"norm": "frozen", "depth": "all"}),
         ("test_efficientnet", {"norm": "stats", "depth": 3}),
         ("test_vit", {"lr": 0.001, "views": 3, "norm": "frozen"}),
-        ("test_resnet", {"refit": True}),
+        ("test_resnet", {"warm_start": True}),
     ],
 )
 def test_a_cached_phase_is_bit_for_bit_the_same_phase_without_a_cache(
@@ -125,10 +126,10 @@ def test_cutmix_changes_a_phase_with_maps_at_the_cut_and_is_refused_before_anyth
 def test_a_phase_that_finds_its_rate_says_so_and_leaves_the_curve(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trained = train(tiny.phase(lr="auto", lr_scale=0.5, epochs=1, refit=True))
+    trained = train(tiny.phase(lr="auto", lr_scale=0.5, epochs=1, warm_start=True))
     lr = trained.model["lr"]
     assert f"top: lr is {lr:g}, found by trying " in capsys.readouterr().out
-    with files.new_folder(tmp_path / "top") as folder:
+    with artifacts.new_folder(tmp_path / "top") as folder:
         trained.write(folder)
     table = pd.read_csv(tmp_path / "top" / "range_test.csv")
     assert list(table.columns) == ["rate", "loss", "change", "smoothed", "chosen"]
@@ -137,8 +138,8 @@ def test_a_phase_that_finds_its_rate_says_so_and_leaves_the_curve(
     last = trained.result.curves[-1]
     network = tiny.backbone()
     assert last[f"lr:{network.blocks[-2]}"] / last["lr:head"] == pytest.approx(0.25)
-    assert artifact.frozen_digest(network, 4) == trained.model["frozen_sha256"]
-    given = train(tiny.phase(lr=lr, lr_scale=0.5, epochs=1, refit=True))
+    assert phase_folder.frozen_digest(network, 4) == trained.model["frozen_sha256"]
+    given = train(tiny.phase(lr=lr, lr_scale=0.5, epochs=1, warm_start=True))
     assert_same(trained, given)
     assert given.model["lr"] == lr
 
@@ -172,24 +173,24 @@ def test_a_start_of_another_backbone_or_other_images_is_refused(what: str) -> No
 
 def test_a_frozen_tensor_that_moves_is_found_out() -> None:
     network = tiny.backbone()
-    before = artifact.frozen_digest(network, 3)
-    artifact.check_frozen(before, artifact.frozen_digest(network, 3), "top")
+    before = phase_folder.frozen_digest(network, 3)
+    phase_folder.check_frozen(before, phase_folder.frozen_digest(network, 3), "top")
     network.module.get_buffer("layer1.0.bn1.running_mean").add_(1e-6)
-    after = artifact.frozen_digest(network, 3)
+    after = phase_folder.frozen_digest(network, 3)
     with pytest.raises(TrainingError, match="top: a tensor has moved although it is frozen"):
-        artifact.check_frozen(before, after, "top")
+        phase_folder.check_frozen(before, after, "top")
     network.module.get_parameter("layer4.0.conv1.weight").data.add_(1)
-    assert artifact.frozen_digest(network, 3) == after
+    assert phase_folder.frozen_digest(network, 3) == after
 
 
 @cache
 def uninterrupted(norm: str) -> Trained:
-    return train(tiny.phase(norm=norm, refit=norm == "train"))
+    return train(tiny.phase(norm=norm, warm_start=norm == "train"))
 
 
 @pytest.mark.parametrize(("epoch", "norm"), [(0, "train"), (1, "train"), (2, "train"), (3, "train"), (2, "stats")])
 def test_a_phase_that_is_interrupted_ends_as_one_that_was_not(scratch: Path, epoch: int, norm: str) -> None:
-    params = tiny.phase(norm=norm, refit=norm == "train")
+    params = tiny.phase(norm=norm, warm_start=norm == "train")
     whole = uninterrupted(norm)
     forget(scratch, "checkpoints")
     with pytest.raises(InterruptedRunError):
@@ -203,7 +204,7 @@ def test_a_phase_resumes_in_mid_way_and_not_from_the_start(scratch: Path) -> Non
     forget(scratch, "cache")
     seen: list[float] = []
     state = next((scratch / "checkpoints").glob("[!.]*"))
-    assert files.read_json(state / "state.json")["epoch"] == 2
+    assert artifacts.read_json(state / "state.json")["epoch"] == 2
     network = tiny.backbone()
     begin = tiny.start(network)
     begin = Start(begin.tensors, begin.model | {"augment": {"flip": "both", "accuracy": {}}})
@@ -282,12 +283,12 @@ def test_rules_train_the_norms_alone(norm: str) -> None:
     assert {name for name in moved(trained) if name in names} == {name for name in names if "bn" in name}
 
 
-@pytest.mark.parametrize("refit", [False, True])
-def test_rules_train_one_block_and_nothing_of_those_above_it_moves_buffers_included(refit: bool) -> None:
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_rules_train_one_block_and_nothing_of_those_above_it_moves_buffers_included(warm_start: bool) -> None:
     network = tiny.backbone(input_px=32)
     lowest = network.blocks[0]
     params = tiny.phase(
-        depth=rules(("*bias", None), (f"{lowest}.*", 0.01)), norm="train", epochs=1, lr=1e-3, refit=refit
+        depth=rules(("*bias", None), (f"{lowest}.*", 0.01)), norm="train", epochs=1, lr=1e-3, warm_start=warm_start
     )
     trained = train(params)
     changed = moved(trained)
@@ -304,7 +305,7 @@ def test_a_network_that_cannot_be_traced_trains_uncached_and_says_so(capsys: pyt
     network = Backbone(Branching().eval(), spec, "weights")
     before = {name: value.clone() for name, value in network.module.state_dict().items()}
     trained = run_phase(
-        "top", tiny.phase(depth=1, epochs=1, norm="train", refit=True), images=tiny.packed(), backbone=network,
+        "top", tiny.phase(depth=1, epochs=1, norm="train", warm_start=True), images=tiny.packed(), backbone=network,
         start=tiny.start(network), augment=tiny.augment(), seed=3, compute=tiny.AUTO, on_epoch=lambda _: None,
     )  # fmt: skip
     assert "top: this network cannot be traced and cut, so every epoch runs all of it" in capsys.readouterr().out
@@ -335,13 +336,13 @@ def test_views_0_augments_afresh_in_every_epoch_and_caches_validation_only(
     scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[set[int]] = []
-    batch = boundary.Fresh.batch
+    batch = activation_sources.Fresh.batch
 
-    def spy(self: boundary.Fresh, rows: np.ndarray[Any, Any], views: np.ndarray[Any, Any]) -> list[Tensor]:
+    def spy(self: activation_sources.Fresh, rows: np.ndarray[Any, Any], views: np.ndarray[Any, Any]) -> list[Tensor]:
         seen.append(set(views.tolist()))
         return batch(self, rows, views)
 
-    monkeypatch.setattr(boundary.Fresh, "batch", spy)
+    monkeypatch.setattr(activation_sources.Fresh, "batch", spy)
     train(tiny.phase(views=0))
     assert [views for index, views in enumerate(seen) if index % 4 == 0] == [{1}, {2}, {3}]
     assert all(len(views) == 1 and views != {0} for views in seen)
@@ -357,14 +358,14 @@ def test_a_phase_that_is_unfrozen_to_the_input_trains_every_tensor() -> None:
 
 def test_what_a_phase_leaves_gives_its_validation_logits_again(tmp_path: Path) -> None:
     trained = train(tiny.phase())
-    with files.new_folder(tmp_path / "top") as folder:
+    with artifacts.new_folder(tmp_path / "top") as folder:
         trained.write(folder)
-    tensors, model = artifact.read(tmp_path / "top")
-    assert model["lineage"]["parent"] == files.verify(tmp_path / "top")
+    tensors, model = phase_folder.read(tmp_path / "top")
+    assert model["lineage"]["parent"] == artifacts.verify(tmp_path / "top")
     network = tiny.backbone(seed=0)
-    head = artifact.assemble(network, tensors, model)
+    head = phase_folder.assemble(network, tensors, model)
     images, rows = tiny.packed(), trained.val.rows
-    seen = boundary.Views(images, network.spec, 3, FLIPS).plain(rows)
+    seen = prefix.Views(images, network.spec, 3, FLIPS).plain(rows)
     with torch.inference_mode():
         logits = head(network.module.eval()(seen)).numpy()
     np.testing.assert_allclose(logits, trained.result.val_logits, atol=0.02)

@@ -4,12 +4,12 @@ import threading
 
 import pytest
 
-from thaw.training.prefetch import ahead
+from thaw.training.batches import prefetch
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7])
 def test_items_come_in_order(count: int) -> None:
-    assert list(ahead(lambda number: number * 10, count)) == [number * 10 for number in range(count)]
+    assert list(prefetch(lambda number: number * 10, count)) == [number * 10 for number in range(count)]
 
 
 def test_the_next_item_is_made_in_another_thread_while_one_is_used() -> None:
@@ -21,7 +21,7 @@ def test_the_next_item_is_made_in_another_thread_while_one_is_used() -> None:
         made[number].set()
         return number
 
-    items = ahead(make, 3)
+    items = prefetch(make, 3)
     assert next(items) == 0
     assert made[1].wait(timeout=10)  # without anyone asking for it
     assert not made[2].is_set()
@@ -37,7 +37,7 @@ def test_an_error_comes_out_where_its_item_would_have() -> None:
             raise ValueError("the second")
         return number
 
-    items = ahead(make, 3)
+    items = prefetch(make, 3)
     assert next(items) == 0
     with pytest.raises(ValueError, match="the second"):
         next(items)

@@ -15,8 +15,8 @@ from thaw.training import loop
 from thaw.training.batches import Batches, Task
 from thaw.training.groups import Rule
 from thaw.training.loop import Classifier, Phase, Result
+from thaw.training.optimizer import Stepper
 from thaw.training.range_test import RangeTest, choose, find_rate
-from thaw.training.stepper import Stepper
 
 
 def phase(folder: Path, **changes: Any) -> Phase:

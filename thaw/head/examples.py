@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from thaw.draws import representatives
+from thaw.augment.draws import representatives
 from thaw.errors import TrainingError
 
 Features = NDArray[np.float32]
@@ -34,7 +34,7 @@ def check_every_class(labels: Labels, num_classes: int) -> None:
         )
 
 
-def enough(labels: Labels, num_classes: int, *, seed: int, purpose: str) -> NDArray[np.int64]:
+def subsample(labels: Labels, num_classes: int, *, seed: int, purpose: str) -> NDArray[np.int64]:
     """Return the positions of as many examples as a head needs that only decides or starts something.
 
     That is all of them up to 5,000, or 20 a class; the head that answers is fitted on all of them in any case.

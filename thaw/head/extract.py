@@ -7,13 +7,13 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from thaw import mapped
+from thaw import memory
+from thaw.activations.prefix import Prefix
+from thaw.augment.views import num_distinct, still
+from thaw.config.schema import AugmentParams
+from thaw.data.packed import PackedImages
 from thaw.head.examples import FeatureSet
 from thaw.head.features import file_of
-from thaw.images.pack import PackedImages
-from thaw.images.views import num_distinct, still
-from thaw.network.boundary import Prefix
-from thaw.params import AugmentParams
 from thaw.progress import progress
 
 _BATCH = 32
@@ -38,9 +38,9 @@ def compute_all(
             parts.append([value[kept] for value in others])
             if file is None:
                 shape = (len(rows), features.shape[1])
-                file = stack.enter_context(mapped.new_array(path, shape, np.dtype(np.float32)))
+                file = stack.enter_context(memory.new_array(path, shape, np.dtype(np.float32)))
             file.write(np.ascontiguousarray(features).data)
-    return [mapped.open_array(path), *(np.concatenate(values) for values in zip(*parts, strict=True))]
+    return [memory.open_array(path), *(np.concatenate(values) for values in zip(*parts, strict=True))]
 
 
 def compute(prefix: Prefix, rows: NDArray[np.int64], view: int, *, label: str, path: Path) -> NDArray[np.float32]:

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
-from thaw import files, mapped, timing
+from thaw import memory
 from thaw.head.examples import FeatureSet, Labels
 from thaw.head.layers import logits_of
+from thaw.pipeline import artifacts, timings
 
 _LABELS = "labels.safetensors"
 
@@ -46,7 +47,7 @@ def file_of(folder: Path, split: str, view: int) -> Path:
     return folder / f"{split}-{view:02d}.npy"
 
 
-@timing.counted("write")
+@timings.counted("write")
 def write(folder: Path, train: FeatureSet, val: FeatureSet, val_rows: NDArray[np.int64], facts: dict[str, Any]) -> None:
     """Write labels.safetensors and features.json beside the features, which are in the folder already."""
     tensors = {
@@ -55,26 +56,26 @@ def write(folder: Path, train: FeatureSet, val: FeatureSet, val_rows: NDArray[np
         for name, value in (("labels", part.labels), ("confidence", part.confidence))
     }
     save_file({**tensors, "val.rows": val_rows}, folder / _LABELS)
-    files.write_json(folder / "features.json", facts)
+    artifacts.write_json(folder / "features.json", facts)
 
 
 def read(folder: Path) -> Features:
     """Return what is in a folder. Raises: ArtifactError if it is not whole."""
-    fingerprint = files.verify(folder)
+    fingerprint = artifacts.verify(folder)
     known = load_file(folder / _LABELS)
     train, val = (
         _all_views(folder, split, known[f"{split}.labels"], known[f"{split}.confidence"]) for split in ("train", "val")
     )
-    facts = files.read_json(folder / "features.json")
+    facts = artifacts.read_json(folder / "features.json")
     facts["lineage"]["features"] = fingerprint
     return Features(train, val, known["val.rows"], facts)
 
 
 def _all_views(folder: Path, split: str, labels: Labels, confidence: NDArray[np.float64]) -> FeatureSet:
     num_views = len(list(folder.glob(f"{split}-*.npy")))
-    parts = [mapped.open_array(file_of(folder, split, view)) for view in range(num_views)]
+    parts = [memory.open_array(file_of(folder, split, view)) for view in range(num_views)]
     features = np.empty((num_views * len(labels), parts[0].shape[1]), np.float32)
     for place, part in zip(np.split(features, num_views), parts, strict=True):
         place[:] = part
-        mapped.let_go([part])
+        memory.drop_pages([part])
     return FeatureSet(features, np.tile(labels, num_views), np.tile(confidence, num_views))

@@ -5,11 +5,11 @@ from typing import Any
 
 from torch import nn
 
+from thaw.config.schema import HeadParams
 from thaw.head.features import Features
-from thaw.head.grow import grow
+from thaw.head.growing import grow
 from thaw.head.linear import fit_linear, linear_module
-from thaw.head.train import train_head
-from thaw.params import HeadParams
+from thaw.head.trained import train_head
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from thaw import timing
 from thaw.head.examples import Features, FeatureSet, Labels, check_every_class, cross_entropy
+from thaw.pipeline import timings
 
 # Inverse regularisation strengths tried from strong to weak, each fit starting from the one before; on features of
 # unit variance the best lay between 0.01 and 0.1 for every data set that we looked at.
@@ -37,7 +37,7 @@ class LinearFit:
         return float(np.abs(self.weight).max())
 
 
-@timing.counted("train")
+@timings.counted("train")
 def fit_linear(
     train: FeatureSet,
     val: FeatureSet,

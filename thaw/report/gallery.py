@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from thaw.model import Model
 from thaw.report.confusion import in_turn
 from thaw.report.gradcam import grad_cam
 from thaw.report.label_errors import label_errors
 from thaw.report.pictures import LARGE_PX, THUMB_PX, Budget, heat, thumbnail
 from thaw.report.sources import Answers, Sources
+from thaw.training.model import Model
 
 VIEWER_CHARACTERS = 4_500_000
 """Of data URIs behind the confusion matrix; with all the rest a page stays below 8 MB."""

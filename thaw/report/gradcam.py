@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from thaw.network.backbone import Backbone
-from thaw.network.taps import is_nhwc
+from thaw.networks.backbone import Backbone
+from thaw.networks.taps import is_nhwc
 
 _BATCH = 8
 

@@ -9,9 +9,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from thaw.model import Model
-from thaw.report import confusion, figures, gallery, story
+from thaw.report import confusion, figures, gallery, text
 from thaw.report.sources import Sources
+from thaw.training.model import Model
 
 TEMPLATES = Path(__file__).with_name("templates")
 _MOST_REJECTED = 200
@@ -31,16 +31,16 @@ def render(sources: Sources, model: Model, *, raw: str, settings: Mapping[str, A
     doubtful, num_doubtful = gallery.doubtful(sources)
     rejected = list(sources.rejected[["path", "reason"]].itertuples(index=False, name=None))
     context = {
-        "verdict": story.verdict(sources),
-        "bars": story.bars(sources),
-        "tiles": story.tiles(sources),
-        "signs": story.signs(sources),
-        "phases": story.phase_rows(sources),
+        "verdict": text.verdict(sources),
+        "bars": text.bars(sources),
+        "tiles": text.tiles(sources),
+        "findings": text.findings(sources),
+        "phases": text.phase_rows(sources),
         "training": figures.training_charts(sources),
         "schedule": figures.schedule(sources),
         "matrix": table,
         "class_rows": confusion.class_rows(counts, classes, sources.classes),
-        "known_classes": story.known_classes(sources),
+        "known_classes": text.known_classes(sources),
         "answers": figures.answer_charts(sources),
         "worst": worst,
         "has_heat": has_heat,
@@ -50,8 +50,8 @@ def render(sources: Sources, model: Model, *, raw: str, settings: Mapping[str, A
         "rejected": rejected[:_MOST_REJECTED],
         "num_rejected": len(rejected),
         "lookalikes": gallery.lookalikes(sources),
-        "lineage": story.lineage(sources, raw, licence),
-        "settings": story.flat(settings),
+        "lineage": text.lineage(sources, raw, licence),
+        "settings": text.flat(settings),
         "chosen": sources.selection["chosen"],
         "num_validation": sources.selection["images"],
         "viewer": gallery.viewer(sources),

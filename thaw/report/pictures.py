@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from thaw.images.levels import Pixels, as_shown
+from thaw.data.pixel_values import Pixels, as_shown
 
 THUMB_PX = 160
 LARGE_PX = 224

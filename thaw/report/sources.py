@@ -10,11 +10,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from thaw import files
-from thaw.averages import folder_of
+from thaw.data.packed import PackedImages, read_table
 from thaw.errors import ArtifactError
-from thaw.evidence.calibration import probabilities
-from thaw.images.pack import PackedImages, read_table
+from thaw.evaluation.calibration import probabilities
+from thaw.pipeline import artifacts
+from thaw.pipeline.candidates import folder_of
 
 _TEXT = dict.fromkeys(("series", "phase", "block", "actual", "predicted"), str)
 _COLUMNS = {"id", "path", "label", "predicted", "probability", "label_probability"}
@@ -65,22 +65,22 @@ def read(prepared: Path, final: Path, phases: Path, reports: Path) -> Sources:
     """Return the inputs. Raises: ArtifactError if one is missing, altered, or not of the same run as the others."""
     images = PackedImages.open(prepared)
     for folder in (final, reports / "plots"):
-        files.verify(folder)
-    metrics, selection = files.read_json(reports / "metrics.json"), files.read_json(reports / "selection.json")
-    facts = files.read_json(final / "model.json")
+        artifacts.verify(folder)
+    metrics, selection = artifacts.read_json(reports / "metrics.json"), artifacts.read_json(reports / "selection.json")
+    facts = artifacts.read_json(final / "model.json")
     _check_choice(metrics, selection, facts)
     if facts["classes"] != images.classes:
         raise ArtifactError(f"{final} knows other classes than {prepared}; run `dvc repro`")
     known = [name for name in selection["candidates"] if folder_of(phases, name).is_dir()]
     return Sources(
         images=images,
-        audit=files.read_json(prepared / "audit.json"),
+        audit=artifacts.read_json(prepared / "audit.json"),
         rejected=pd.read_csv(prepared / "rejected.csv", dtype=str, keep_default_na=False),
         metrics=metrics,
-        classes=files.read_json(reports / "classes.json"),
+        classes=artifacts.read_json(reports / "classes.json"),
         selection=selection,
         final=facts,
-        phases={name: files.read_json(folder_of(phases, name) / "model.json") for name in known},
+        phases={name: artifacts.read_json(folder_of(phases, name) / "model.json") for name in known},
         plots={
             path.stem: pd.read_csv(path, dtype=_TEXT, keep_default_na=False, na_values={}, encoding="utf-8")
             for path in sorted((reports / "plots").glob("*.csv"))
@@ -127,7 +127,7 @@ def _test_answers(path: Path, images: PackedImages) -> Answers:
 def _validation_answers(phase: Path, facts: Mapping[str, Any]) -> Answers | None:
     if not (phase / "validation.safetensors").is_file():
         return None
-    files.verify(phase)
+    artifacts.verify(phase)
     stored = load_file(phase / "validation.safetensors")
     chances, labels = probabilities(stored["logits"], facts.get("temperature", 1.0)), stored["labels"]
     own = chances[np.arange(len(labels)), labels]

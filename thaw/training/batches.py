@@ -1,42 +1,26 @@
 """The batches of a phase: what each epoch sees in which order, and the loss of a model on one of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from thaw.draws import balanced_order, epoch_order, epoch_views, generator
+from thaw.activations.sources import Source
+from thaw.augment.draws import balanced_order, epoch_order, epoch_views, generator
+from thaw.config.schema import PhaseParams
+from thaw.data.packed import LabelledRows, Rows
 from thaw.errors import TrainingError
 from thaw.head.examples import soft_targets
-from thaw.params import PhaseParams
-from thaw.training.balance import mix
-from thaw.training.prefetch import ahead
+from thaw.pipeline import timings
+from thaw.training.loss import mix
 from thaw.training.schedule import steps_per_epoch
 
-Rows = NDArray[np.int64]
 Batch = tuple[list[Tensor], Tensor]
 """Boundary tensors on the device, and target probabilities [images, classes]."""
-
-
-class Source(Protocol):
-    """Boundary activations of (row, view) pairs, cached or fresh."""
-
-    def batch(self, rows: Rows, views: Rows) -> list[Tensor]:
-        """Return the boundary tensors of each pair, float32."""
-
-
-@dataclass(frozen=True)
-class LabelledRows:
-    """The rows of one split with their class indices and how sure each label is."""
-
-    rows: Rows
-    labels: NDArray[np.int64]
-    confidence: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -72,7 +56,7 @@ class Batches:
         views = epoch_views(len(rows), params.views, seed=self.seed, phase=self.name, epoch=epoch)
         targets = soft_targets(examples.labels, examples.confidence, self.task.num_classes, params.label_smoothing)
         chosen = [order[step * params.batch_size : (step + 1) * params.batch_size] for step in range(self.num_steps)]
-        made = ahead(lambda step: self._source.batch(rows[chosen[step]], views[chosen[step]]), self.num_steps)
+        made = prefetch(lambda step: self._source.batch(rows[chosen[step]], views[chosen[step]]), self.num_steps)
         for positions, boundary in zip(chosen, made, strict=True):
             yield [value.to(self.device) for value in boundary], targets[positions]
 
@@ -101,3 +85,20 @@ class Batches:
                 f"raise batch_size (now {self.params.batch_size}), or set norm to frozen"
             ) from None
         return logits
+
+
+Item = TypeVar("Item")
+
+
+def prefetch(make: Callable[[int], Item], count: int) -> Generator[Item]:
+    """Yield make(0) to make(count - 1), each made while the one before is in use; at most two are held at a time."""
+    if count == 0:
+        return
+    with ThreadPoolExecutor(1, "thaw-prefetch") as pool:
+        pending = pool.submit(make, 0)
+        for number in range(1, count + 1):
+            with timings.part("read"):
+                item = pending.result()
+            if number < count:
+                pending = pool.submit(make, number)
+            yield item

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from thaw import files
 from thaw.errors import ArtifactError
+from thaw.pipeline import artifacts
 
 
 def save(
@@ -31,12 +31,12 @@ def save(
     tensors |= {f"best/{name}": value for name, value in best.items()}
     for index, entry in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{name}": torch.as_tensor(value) for name, value in entry.items()}
-    with files.new_folder(folder) as partial:
+    with artifacts.new_folder(folder) as partial:
         save_file(
             {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
             partial / "tensors.safetensors",
         )
-        files.write_text(partial / "state.json", json.dumps(state))
+        artifacts.write_text(partial / "state.json", json.dumps(state))
 
 
 def restore(
@@ -44,7 +44,7 @@ def restore(
 ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Put a checkpoint back and return (best tensors, counters), or None if there is no whole one."""
     try:
-        files.verify(folder)
+        artifacts.verify(folder)
     except ArtifactError:
         return None
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "best": {}, "optimizer": {}}
@@ -60,7 +60,7 @@ def restore(
         state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     _lay_out_as_parameters(optimizer)
-    return parts["best"], files.read_json(folder / "state.json")
+    return parts["best"], artifacts.read_json(folder / "state.json")
 
 
 def _lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from thaw.config.schema import PhaseParams
 from thaw.errors import TrainingError
-from thaw.network.backbone import Backbone
-from thaw.params import PhaseParams
+from thaw.networks.backbone import Backbone
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from thaw import timing
-from thaw.draws import epoch_order, epoch_views, generator
+from thaw.activations.sources import Source
+from thaw.augment.draws import epoch_order, epoch_views, generator
+from thaw.config.schema import PhaseParams
+from thaw.data.packed import LabelledRows, Rows
 from thaw.errors import TrainingError
-from thaw.head.examples import FeatureSet, enough
-from thaw.params import PhaseParams
+from thaw.head.examples import FeatureSet, subsample
+from thaw.memory import trim_heap
+from thaw.pipeline import timings
 from thaw.training import checkpoint
-from thaw.training.batches import Batches, LabelledRows, Rows, Source, Task
+from thaw.training.batches import Batches, Task, prefetch
 from thaw.training.groups import Rule
-from thaw.training.heap import give_back
 from thaw.training.norms import follow_statistics, train_with_norms
-from thaw.training.prefetch import ahead
+from thaw.training.optimizer import Stepper
 from thaw.training.range_test import RangeTest, find_rate
-from thaw.training.refit import estimate_statistics, pooled, solve_head
-from thaw.training.stepper import Stepper
+from thaw.training.warm_start import estimate_statistics, pooled, solve_head
 
 __all__ = ["Classifier", "LabelledRows", "Phase", "Result", "Rows", "Source", "Task"]
 
@@ -84,7 +85,7 @@ class Phase:
         self._rules, self._pretrained = rules, pretrained or {}
         self.stepper = Stepper(self.model, rules, params, self._pretrained)
 
-    @timing.counted("train")
+    @timings.counted("train")
     def run(
         self,
         train: tuple[Source, LabelledRows],
@@ -116,10 +117,10 @@ class Phase:
             state["epoch"] = epoch
             if row["val_loss"] < state["best_loss"]:
                 state |= {"best_epoch": epoch, "best_loss": row["val_loss"]}
-                best = checkpoint.trained_tensors(self.stepper.judged)
+                best = checkpoint.trained_tensors(self.stepper.eval_model)
             checkpoint.save(self.folder, self.model, self.stepper.optimizer, best, state, self.stepper.average)
             on_epoch(row)
-        for module in (self.model, self.stepper.judged):
+        for module in (self.model, self.stepper.eval_model):
             module.load_state_dict(best)
         logits = self.evaluate(*val, self.task.num_answers)[2]
         return Result(best, logits, state["curves"], state["best_epoch"], found)
@@ -136,10 +137,10 @@ class Phase:
         best = checkpoint.trained_tensors(self.model)
         start = {"epoch": 0, "val_loss": loss, "val_accuracy": accuracy} | self.stepper.rates(0.0, 0)
         state: dict[str, Any] = {"epoch": 0, "best_epoch": 0, "best_loss": loss, "curves": [start]}
-        if self.params.refit:
-            self._refit(*train)
+        if self.params.warm_start:
+            self._warm_start(*train)
         if self.params.lr == "auto":
-            give_back()
+            trim_heap()
             found = find_rate(
                 self.model, lambda model: Stepper(model, self._rules, self.params, self._pretrained), batches
             )
@@ -152,8 +153,8 @@ class Phase:
         self, source: Source, examples: LabelledRows, num_views: int = 1
     ) -> tuple[float, float, NDArray[np.float32]]:
         """Return log loss, accuracy and logits [images, classes] in eval mode, averaged over the first views."""
-        give_back()
-        model = self.stepper.judged.eval()
+        trim_heap()
+        model = self.stepper.eval_model.eval()
         answers = []
         for view in range(num_views):
             batches = self._batches(source, examples.rows, np.full(len(examples.rows), view))
@@ -163,7 +164,7 @@ class Phase:
         loss = float(functional.cross_entropy(logits.double(), labels))
         return loss, float((logits.argmax(dim=1) == labels).double().mean()), logits.numpy()
 
-    def _refit(self, source: Source, examples: LabelledRows) -> None:
+    def _warm_start(self, source: Source, examples: LabelledRows) -> None:
         """Bring norm statistics and a linear head in line with the training images (see refit.py)."""
         suffix, num_train = self.model.backbone, len(examples.rows)
         if self.params.norm != "frozen" and num_train > 1:
@@ -173,7 +174,7 @@ class Phase:
             views = epoch_views(num_train, self.params.views, seed=self.seed, phase=self.name, epoch=0)
             estimate_statistics(suffix, self._batches(source, examples.rows[order], views[order]))
         if isinstance(self.model.head, nn.Linear):
-            chosen = enough(examples.labels, self.model.head.out_features, seed=self.seed, purpose=self.name)
+            chosen = subsample(examples.labels, self.model.head.out_features, seed=self.seed, purpose=self.name)
             few = LabelledRows(examples.rows[chosen], examples.labels[chosen], examples.confidence[chosen])
             plain = self._batches(source, few.rows, np.zeros(len(few.rows), np.int64))
             solve_head(self.model.head, FeatureSet(pooled(suffix, plain), few.labels, few.confidence))
@@ -183,12 +184,12 @@ class Phase:
             chosen = slice(number * _EVAL_BATCH, (number + 1) * _EVAL_BATCH)
             return source.batch(rows[chosen], views[chosen])
 
-        for batch in ahead(make, math.ceil(len(rows) / _EVAL_BATCH)):
+        for batch in prefetch(make, math.ceil(len(rows) / _EVAL_BATCH)):
             yield [value.to(self.device) for value in batch]
 
     def _epoch(self, epoch: int, batches: Batches) -> dict[str, float]:
         """Train one epoch and return its mean loss and its mean rates."""
-        give_back()
+        trim_heap()
         params, num_steps = self.params, batches.num_steps
         torch.manual_seed(int(generator(self.seed, self.name, "dropout", epoch).integers(2**31)))
         train_with_norms(self.model, params.norm)

@@ -1,30 +1,32 @@
 """Set up and run one phase of unfreezing: cut, bank of views, rules, training, proof of the freeze."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from thaw import files, run
+from thaw.activations.engine import device_of, use_threads
+from thaw.activations.prefix import Prefix, Views
+from thaw.activations.sources import Source, sources_of
+from thaw.augment.views import num_answers
+from thaw.config.checks import check_effects
+from thaw.config.schema import AugmentParams, ComputeParams, PhaseParams
+from thaw.data.packed import LabelledRows, PackedImages
 from thaw.errors import ArtifactError, ParamsError
-from thaw.images.pack import PackedImages
-from thaw.images.views import num_answers
-from thaw.network.backbone import Backbone
-from thaw.network.boundary import Prefix, Views
-from thaw.network.engine import device_of, use_threads
-from thaw.network.uncut import UncutSuffix
-from thaw.params import AugmentParams, ComputeParams, PhaseParams
-from thaw.training import artifact
-from thaw.training.average import Average, average_of
-from thaw.training.balance import class_weights, require_maps
+from thaw.memory import keep_freed_memory
+from thaw.networks.backbone import Backbone
+from thaw.networks.cut import UncutSuffix
+from thaw.pipeline import artifacts, guard, scratch
+from thaw.training import phase_folder
+from thaw.training.averaging import Average, average_of
+from thaw.training.batches import Task
 from thaw.training.checkpoint import trained_tensors
-from thaw.training.effects import check_effects
-from thaw.training.groups import frozen_tensors, lowest_block, rules_of
-from thaw.training.heap import keep_freed_memory
-from thaw.training.loop import Classifier, LabelledRows, Phase, Result, Source, Task
-from thaw.training.sources import sources_of
+from thaw.training.groups import Rule, frozen_tensors, lowest_block, rules_of
+from thaw.training.loop import Classifier, Phase, Result
+from thaw.training.loss import class_weights, require_maps
+from thaw.training.norms import running_norms
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Trained:
 
     def write(self, folder: Path) -> None:
         """Fill the phase's folder."""
-        artifact.write(
+        phase_folder.write(
             folder,
             tensors=self.result.tensors,
             model=self.model,
@@ -86,7 +88,7 @@ def run_phase(
     _check_lineage(name, params, start, backbone, images)
     model = _facts(name, params, start, backbone, index)
     pretrained = _pretrained(backbone) if params.l2_sp > 0 else {}
-    head = artifact.assemble(backbone, start.tensors, start.model)
+    head = phase_folder.assemble(backbone, start.tensors, start.model)
     augment = augment.model_copy(update={"flip": start.model["augment"]["flip"]})
     classifier, prefix = _cut(backbone, index, head, Views(images, backbone.spec, seed, augment), compute)
     if params.cutmix > 0:
@@ -103,11 +105,11 @@ def run_phase(
         folder=_checkpoint(model, augment.model_dump(), seed, prefix.engine.name),
         pretrained=pretrained,
     )
-    check_effects(name, params, phase.stepper.rules, classifier.backbone, head)
+    check_phase(name, params, phase.stepper.rules, classifier)
     train, val = sources_of(name, params, prefix, images, compute)
     keep_freed_memory()
     result, average = _train(phase, train, val, on_epoch)
-    artifact.check_frozen(model["frozen_sha256"], artifact.frozen_digest(backbone, index), name)
+    phase_folder.check_frozen(model["frozen_sha256"], phase_folder.frozen_digest(backbone, index), name)
     lr = result.range_test.lr if result.range_test else params.lr
     return Trained(result, {**model, "lr": lr, "best_epoch": result.best_epoch}, val[1], phase.folder, average)
 
@@ -120,13 +122,13 @@ def _train(
 ) -> tuple[Result, Average | None]:
     """Train, prove that what rules freeze above the cut did not move, and say what came of it."""
     name, params, classifier = phase.name, phase.params, phase.model
-    with files.one_at_a_time(phase.folder):  # two trials of the same phase would share their checkpoint
-        above = artifact.digest_of(frozen_tensors(classifier))
+    with artifacts.one_at_a_time(phase.folder):  # two trials of the same phase would share their checkpoint
+        above = phase_folder.digest_of(frozen_tensors(classifier))
         before = trained_tensors(classifier) if params.average else {}
         result = phase.run(train, val, _printing(name, on_epoch))
         gained = result.best_epoch > 0
         average = average_of(phase, before, result.tensors, val) if params.average and gained else None
-    artifact.check_frozen(above, artifact.digest_of(frozen_tensors(classifier)), name)
+    phase_folder.check_frozen(above, phase_folder.digest_of(frozen_tensors(classifier)), name)
     if not gained:
         print(f"{name}: no epoch was better on validation than the start; its weights are those of {params.start}")
     elif average is not None:
@@ -140,7 +142,7 @@ def _cut(
     """Return what trains, and the frozen part below it in its engine."""
     module, suffix = backbone.split(len(backbone.units) - index)
     classifier = Classifier(suffix, head)
-    identity = files.digest([backbone.fingerprint, backbone.blocks[:index]])
+    identity = artifacts.digest([backbone.fingerprint, backbone.blocks[:index]])
     return classifier, Prefix(views, module, identity=identity, compute=compute, suffix=classifier)
 
 
@@ -163,14 +165,14 @@ def _facts(name: str, params: PhaseParams, start: Start, backbone: Backbone, ind
         "depth_blocks": len(backbone.units) - index,
         "cut": index,
         # What is offered beside the phase does not change it.
-        "lineage": {**start.model["lineage"], "params": files.digest(params.model_dump(exclude={"average"}))},
-        "frozen_sha256": artifact.frozen_digest(backbone, index),
+        "lineage": {**start.model["lineage"], "params": artifacts.digest(params.model_dump(exclude={"average"}))},
+        "frozen_sha256": phase_folder.frozen_digest(backbone, index),
     }
 
 
 def _checkpoint(*settings: object) -> Path:
     """Return the folder of the checkpoint, under a fingerprint of everything that the phase depends on."""
-    return run.scratch() / "checkpoints" / files.digest([*settings, run.code_digest()])
+    return scratch.folder() / "checkpoints" / artifacts.digest([*settings, guard.code_digest()])
 
 
 def _say_what_trains(
@@ -218,3 +220,14 @@ def _check_lineage(name: str, params: PhaseParams, start: Start, backbone: Backb
                 f"{name}: {params.start}, which it starts from, was made with another {what} than is here now; "
                 "run `dvc repro`, which makes it anew"
             )
+
+
+def check_phase(name: str, params: PhaseParams, rules: Sequence[Rule], model: Classifier) -> None:
+    """Raises: ParamsError naming a key that would do nothing in a phase whose rules are laid over its model."""
+    check_effects(
+        name,
+        params,
+        has_running_norms=next(running_norms(model.backbone), None) is not None,
+        linear_head=isinstance(model.head, nn.Linear),
+        first_epochs=[rule.since for rule in rules if rule.lr is not None],
+    )

@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from thaw.draws import generator
+from thaw.augment.draws import generator
 from thaw.errors import TrainingError
 from thaw.training.batches import Batch, Batches
 from thaw.training.norms import follow_statistics, train_with_norms
-from thaw.training.stepper import Stepper
+from thaw.training.optimizer import Stepper
 
 _STEPS_A_DECADE = 10
 _DECADES = {"adamw": (-6, 0), "sgd": (-5, 1)}

@@ -1,0 +1,208 @@
+"""The activation cache: what it holds, what its key depends on, and what makes room for it."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests import tiny
+from thaw.activations.cache import make_room, view_folder
+from thaw.activations.engine import Engine
+from thaw.activations.prefix import Prefix, Views
+from thaw.activations.sources import Cached, Fresh
+from thaw.errors import ParamsError, TrainingError
+from thaw.pipeline import artifacts
+
+pytestmark = pytest.mark.usefixtures("scratch")
+
+ROWS = np.array([5, 2, 9, 11, 0])
+NETWORK = tiny.backbone()
+BELOW = NETWORK.split(2)[0]
+
+
+def prefix(*, module: torch.nn.Module = BELOW, identity: str = "weights", **changes: Any) -> Prefix:
+    views = Views(tiny.packed(12), NETWORK.spec, 3, tiny.augment(flip="both", brightness=0.2))
+    return Prefix(replace(views, **changes), module, identity=identity, compute=tiny.TORCH)
+
+
+def test_a_cached_batch_is_the_fresh_one_in_any_order_and_mix_of_views() -> None:
+    cached, fresh = Cached(prefix(), ROWS, 3, label="train"), Fresh(prefix())
+    rows, views = np.array([9, 9, 0, 5]), np.array([2, 0, 1, 1])
+    for ours, reference in zip(cached.batch(rows, views), fresh.batch(rows, views), strict=True):
+        assert torch.equal(ours, reference)
+        assert ours.dtype == torch.float32
+        assert ours.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_activations_are_those_of_the_network_on_the_view_but_for_float16() -> None:
+    ours = Fresh(prefix()).batch(ROWS, np.zeros(5, np.int64))[0]
+    with torch.inference_mode():
+        reference = BELOW(prefix().views.plain(ROWS))[0]
+    torch.testing.assert_close(ours, reference, rtol=1e-3, atol=1e-3)
+    assert prefix().trial.storage == np.float16
+
+
+def test_activations_that_float16_cannot_hold_are_kept_in_float32() -> None:
+    class Large(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return (images * 1e4 + 1e5,)
+
+    large = prefix(module=Large())
+    assert large.trial.storage == np.float32
+    assert Cached(large, ROWS, 1, label="x").batch(ROWS, np.zeros(5, np.int64))[0].max() > 65504
+
+
+def test_a_bank_takes_the_bytes_that_it_was_said_to_take(scratch: Path) -> None:
+    Cached(prefix(), ROWS, 2, label="train")
+    stored = sum(np.load(path).nbytes for path in (scratch / "cache").rglob("*.npy"))
+    assert prefix().trial.bytes_an_image * len(ROWS) * 2 == stored
+
+
+def test_more_than_ten_boundary_tensors_keep_their_order() -> None:
+    class Many(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return tuple(images[:, :1, :1, :1] * 0 + number for number in range(12))
+
+    many = Cached(prefix(module=Many()), ROWS, 1, label="x").batch(ROWS, np.zeros(5, np.int64))
+    assert [int(value[0, 0, 0, 0]) for value in many] == list(range(12))
+
+
+def test_a_view_is_found_under_everything_that_it_depends_on() -> None:
+    images = tiny.packed(12)
+    spec = NETWORK.spec.model_copy(update={"mean": (0.1, 0.2, 0.3)})
+    usual = prefix()
+    others = [
+        prefix(identity="other"),
+        prefix(images=replace(images, fingerprint="other")),
+        prefix(spec=spec),
+        prefix(seed=4),
+        prefix(augment=tiny.augment(flip="both", brightness=0.3)),
+    ]
+    folders = {view_folder(other, ROWS, 1) for other in [usual, *others]}
+    folders |= {view_folder(usual, ROWS[::-1], 1), view_folder(usual, ROWS, 2)}
+    assert len(folders) == 8
+    assert view_folder(prefix(), ROWS, 1) in folders
+    # The plain view is not drawn: the same under every seed and augmentation.
+    assert view_folder(usual, ROWS, 0) == view_folder(others[3], ROWS, 0) == view_folder(others[4], ROWS, 0)
+
+
+def test_views_that_repeat_are_stored_once(scratch: Path) -> None:
+    mirrored = prefix(augment=tiny.augment(flip="horizontal"))
+    rows = np.array([9, 2])
+    views = [Cached(mirrored, ROWS, 4, label="x").batch(rows, np.full(2, view))[0] for view in range(4)]
+    assert len(list((scratch / "cache").glob("[0-9a-f]*"))) == 2
+    for view in (0, 1):
+        assert torch.equal(views[view], views[view + 2])
+        assert torch.equal(views[view], Fresh(mirrored).batch(rows, np.full(2, view + 2))[0])
+    assert not torch.equal(views[0], views[1])
+
+
+def test_a_view_is_computed_anew_when_what_makes_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = view_folder(prefix(), ROWS, 0)
+    monkeypatch.setattr(Engine, "made_by", ["another version"])
+    assert view_folder(prefix(), ROWS, 0) != before
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 31])
+def test_an_activation_does_not_depend_on_its_company(size: int) -> None:
+    rows = np.resize(ROWS, 33)
+    together = prefix()(rows, np.zeros(33, np.int64))[0]
+    for start in range(0, 33, size):
+        few = rows[start : start + size]
+        np.testing.assert_array_equal(prefix()(few, np.zeros(len(few), np.int64))[0], together[start : start + size])
+
+
+def test_activations_that_rounding_would_distort_are_kept_in_float32() -> None:
+    class Picky(torch.nn.Module):
+        """Sees nothing but the last digits of what it is given."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, boundary: torch.Tensor) -> torch.Tensor:
+            return (boundary * 4096 % 1) * self.weight
+
+    assert prefix().trial.storage == np.float16
+    views = prefix().views
+    picky = Prefix(views, BELOW, identity="weights", compute=tiny.TORCH, suffix=Picky())
+    assert picky.trial.storage == np.float32
+
+
+def test_an_engine_has_views_of_its_own() -> None:
+    other = prefix()
+    other.engine.name = "another"
+    assert view_folder(prefix(), ROWS, 0) != view_folder(other, ROWS, 0)
+
+
+def test_a_row_outside_the_bank_is_never_answered_with_another() -> None:
+    with pytest.raises(AssertionError, match="a row that is not in this bank"):
+        Cached(prefix(), ROWS, 1, label="x").batch(np.array([3]), np.array([0]))
+
+
+def test_images_smaller_than_the_input_are_refused_with_what_to_do() -> None:
+    with pytest.raises(ParamsError, match=r"prepare.size_px is 24, but the network sees 32 px; raise it to at least"):
+        prefix(images=tiny.packed(12, size_px=24))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_an_activation_that_is_no_number_is_refused_and_nothing_is_kept(scratch: Path, value: float) -> None:
+    class Broken(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            dark = images.mean((1, 2, 3), keepdim=True) < 0  # the first image, on which the type is chosen, is bright
+            return (torch.where(dark, torch.tensor(value), images),)
+
+    bright, dark = np.array([0, 3]), np.array([0, 1])
+    views = tiny.packed(2)
+    broken = prefix(module=Broken())
+    broken._rows = broken._rows[:1]
+    with pytest.raises(TrainingError, match="an activation at the cut is NaN, infinite or beyond float16; choose"):
+        Cached(broken, dark, 1, label="x")
+    assert not list((scratch / "cache").glob("*/"))
+    with pytest.raises(TrainingError, match="an activation at the cut"):
+        Fresh(broken).batch(dark, np.zeros(2, np.int64))
+    Fresh(broken).batch(bright, np.zeros(2, np.int64))
+    assert len(views) == 2
+
+
+def fill(scratch: Path, name: str, age_s: int, size: int = 1000) -> Path:
+    folder = scratch / "cache" / name
+    folder.mkdir(parents=True)
+    (folder / "000.npy").write_bytes(b"0" * size)
+    os.utime(folder, (1e9 - age_s, 1e9 - age_s))
+    return folder
+
+
+def test_room_is_made_by_deleting_what_was_used_longest_ago(scratch: Path) -> None:
+    old, older, recent = fill(scratch, "b", 20), fill(scratch, "a", 30), fill(scratch, "c", 10)
+    make_room(2500)
+    assert (recent.exists(), old.exists(), older.exists()) == (True, True, False)
+    make_room(0)
+    assert not recent.exists()
+
+
+def test_room_is_never_made_at_the_cost_of_the_views_that_are_needed_next(scratch: Path) -> None:
+    needed, other = fill(scratch, "needed", 30), fill(scratch, "other", 10)
+    make_room(500, keep=[needed])
+    assert (needed.exists(), other.exists()) == (True, False)
+
+
+def test_what_a_killed_run_left_half_written_is_cleared_away(scratch: Path) -> None:
+    partial = fill(scratch, ".abc.partial", 5)
+    with artifacts.one_at_a_time(scratch / "cache" / "abc"):  # someone is writing it
+        make_room(10**9)
+        assert partial.exists()
+    make_room(10**9)
+    assert not partial.exists()
+
+
+def test_a_view_that_is_used_counts_as_recent() -> None:
+    Cached(prefix(), ROWS, 1, label="x")
+    folder = view_folder(prefix(), ROWS, 0)
+    os.utime(folder, (1e9, 1e9))
+    Cached(prefix(), ROWS, 1, label="x")
+    assert folder.stat().st_mtime > 1.5e9

@@ -1,0 +1,184 @@
+"""When a deeper phase may replace a shallower one."""
+
+import re
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from thaw.errors import DataError
+from thaw.evaluation.calibration import fit_temperature, probabilities, sample_losses
+from thaw.evaluation.comparison import Candidate, Verdict, choose, mcnemar_p, paired_bootstrap
+from thaw.evaluation.selection import chosen_verdict, verdict_sentence
+
+
+def labels_of(images: int, classes: int = 2) -> NDArray[np.int64]:
+    return np.arange(images, dtype=np.int64) % classes
+
+
+def logits_of(labels: NDArray[np.int64], accuracy: float, *, seed: int = 0, scale: float = 2.0) -> NDArray[np.float64]:
+    """Return answers of about this accuracy; `scale` is how loudly they are given, right or wrong."""
+    random = np.random.default_rng(seed)
+    wrong = np.zeros(len(labels), dtype=np.bool_)
+    wrong[random.permutation(len(labels))[: round(len(labels) * (1 - accuracy))]] = True
+    said = np.where(wrong, (labels + 1) % 2, labels)
+    return np.eye(2)[said] * scale * random.uniform(0.5, 1.5, size=(len(labels), 1))
+
+
+def decide(labels: NDArray[np.int64], *candidates: Candidate, min_win_rate: float = 0.8) -> list[Verdict]:
+    return choose(candidates, labels, min_win_rate=min_win_rate, draws=500, seed=0)
+
+
+def test_a_clearly_better_phase_wins() -> None:
+    labels = labels_of(200)
+    verdicts = decide(
+        labels,
+        Candidate("head", None, logits_of(labels, 0.8)),
+        Candidate("top", "head", logits_of(labels, 0.95, seed=1)),
+    )
+    assert chosen_verdict(verdicts).name == "top"
+    duel = verdicts[1].against_best
+    assert duel is not None
+    assert duel.low < duel.difference < duel.high < 0
+    assert duel.win_rate == 1
+    assert duel.mcnemar_p < 0.01
+
+
+def test_a_worse_phase_never_wins_even_at_the_lowest_confidence() -> None:
+    labels = labels_of(200)
+    head, worse = logits_of(labels, 0.95), logits_of(labels, 0.85, seed=1)
+    verdicts = decide(labels, Candidate("head", None, head), Candidate("top", "head", worse), min_win_rate=0.5)
+    assert chosen_verdict(verdicts).name == "head"
+
+
+def test_an_overconfident_phase_with_the_better_accuracy_wins_although_its_raw_loss_is_larger() -> None:
+    labels = labels_of(300)
+    head, loud = logits_of(labels, 0.88), logits_of(labels, 0.98, seed=1, scale=60.0)
+    verdicts = decide(labels, Candidate("head", None, head), Candidate("top", "head", loud))
+    assert verdicts[1].log_loss > 2 * verdicts[0].log_loss
+    assert verdicts[1].temperature > 5
+    assert chosen_verdict(verdicts).name == "top"
+
+
+def test_being_louder_or_softer_by_a_factor_is_not_being_better() -> None:
+    labels = labels_of(300)
+    head = logits_of(labels, 0.9, scale=8.0)
+    for factor in (0.3, 3.0):
+        verdicts = decide(
+            labels, Candidate("head", None, head), Candidate("top", "head", head * factor), min_win_rate=0.95
+        )
+        assert abs(verdicts[1].calibrated_log_loss - verdicts[0].calibrated_log_loss) < 2e-3
+
+
+def test_a_phase_after_a_rejected_one_can_still_win() -> None:
+    labels = labels_of(200)
+    verdicts = decide(
+        labels,
+        Candidate("head", None, logits_of(labels, 0.85)),
+        Candidate("top", "head", logits_of(labels, 0.75, seed=1)),
+        Candidate("mid", "top", logits_of(labels, 0.97, seed=2)),
+    )
+    assert [verdict.replaced_best for verdict in verdicts] == [True, False, True]
+    against_best, against_start = verdicts[2].against_best, verdicts[2].against_start
+    assert against_best is not None
+    assert against_start is not None
+    assert (against_best.reference, against_start.reference) == ("head", "top")
+
+
+def test_one_more_right_answer_among_ten_is_not_enough_at_a_high_confidence() -> None:
+    labels = labels_of(10)
+    head = np.eye(2)[labels] * 2
+    head[0] = head[0, ::-1]
+    better = np.eye(2)[labels] * 2
+    better[1] = better[1, ::-1] * 0.5
+    verdicts = decide(labels, Candidate("head", None, head), Candidate("top", "head", better), min_win_rate=0.95)
+    assert chosen_verdict(verdicts).name == "head"
+
+
+@pytest.mark.parametrize("images", [1, 2, 3])
+def test_a_handful_of_images_gives_a_finite_verdict(images: int) -> None:
+    labels = labels_of(images)
+    head, top = logits_of(labels, 1.0), logits_of(labels, 1.0, seed=1)
+    for verdict in decide(labels, Candidate("head", None, head), Candidate("top", "head", top)):
+        assert np.isfinite(verdict.calibrated_log_loss)
+        assert 0.05 <= verdict.temperature <= 20
+
+
+def test_copies_within_groups_count_as_one_piece_of_evidence() -> None:
+    labels = np.repeat(labels_of(12), 30)
+    head, top = (np.repeat(logits_of(labels[::30], accuracy, seed=3), 30, axis=0) for accuracy in (0.75, 0.85))
+    phases = [Candidate("head", None, head), Candidate("top", "head", top)]
+    groups = [f"video {i // 30}" for i in range(len(labels))]
+    alone = choose(phases, labels, min_win_rate=0.8, draws=500, seed=0)[1].against_best
+    together = choose(phases, labels, min_win_rate=0.8, draws=500, seed=0, groups=groups)[1].against_best
+    assert alone is not None
+    assert together is not None
+    assert together.difference == alone.difference
+    assert together.high - together.low > 3 * (alone.high - alone.low)
+
+
+def test_noise_rarely_takes_over() -> None:
+    labels, taken = labels_of(150), 0
+    for seed in range(40):
+        head, twin = logits_of(labels, 0.85, seed=2 * seed), logits_of(labels, 0.85, seed=2 * seed + 1)
+        taken += decide(labels, Candidate("head", None, head), Candidate("top", "head", twin))[1].replaced_best
+    assert taken <= 16  # 20 % of 40 are 8, standard deviation 2.5; always or never taking over would be a defect
+
+
+def test_answers_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(DataError, match="diverged"):
+        decide(labels_of(2), Candidate("head", None, np.array([[0.0, np.nan], [0.0, 1.0]])))
+
+
+def test_no_validation_images_are_refused() -> None:
+    with pytest.raises(DataError, match="no images"):
+        decide(labels_of(0), Candidate("head", None, np.zeros((0, 2))))
+
+
+def test_mcnemar_agrees_with_the_exact_binomial_test() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        one, other = random.random(60) < 0.8, random.random(60) < 0.7
+        gained, lost = int((one & ~other).sum()), int((~one & other).sum())
+        assert mcnemar_p(one, other) == pytest.approx(binomtest(gained, gained + lost, 0.5).pvalue, abs=1e-12)
+    assert mcnemar_p(np.ones(4, dtype=np.bool_), np.ones(4, dtype=np.bool_)) == 1
+
+
+def test_the_paired_interval_is_that_of_the_normal_theory_on_many_images() -> None:
+    random = np.random.default_rng(1)
+    paired = random.normal(0.1, 1.0, size=2000)
+    mean, low, high, wins = paired_bootstrap(paired, np.zeros(2000), units=np.arange(2000), draws=2000, seed=0)
+    half = 1.96 * paired.std() / np.sqrt(2000)
+    assert mean == pytest.approx(paired.mean())
+    assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.15 * half)
+    assert 0 <= wins < 0.01
+
+
+def test_the_fitted_temperature_undoes_a_known_one() -> None:
+    random = np.random.default_rng(2)
+    logits = random.normal(size=(4000, 3)) * 2
+    chances = probabilities(logits)
+    labels = (random.random((4000, 1)) > chances.cumsum(axis=1)).sum(axis=1).clip(max=2)
+    assert fit_temperature(logits * 4, labels) == pytest.approx(4, rel=0.1)
+    fitted = fit_temperature(logits * 4, labels)
+    around = [sample_losses(logits * 4, labels, fitted * factor).mean() for factor in (0.97, 1.0, 1.03)]
+    assert around[1] < min(around[0], around[2])
+
+
+def test_the_sentence_says_whether_unfreezing_helped_and_by_how_much() -> None:
+    labels = labels_of(200)
+    head = Candidate("head", None, logits_of(labels, 0.8))
+    good = Candidate("top", "head", logits_of(labels, 0.95, seed=1))
+    bad = Candidate("top", "head", logits_of(labels, 0.7, seed=1))
+    sentences = [
+        verdict_sentence(decide(labels, *candidates), min_win_rate=0.8, draws=500, images=200)
+        for candidates in ([head, good], [head, bad], [head], [head, Candidate("top", "head", head.logits)])
+    ]
+    assert sentences[0].startswith("Unfreezing helped: top lowers the calibrated validation log loss by ")
+    assert re.search(r"by (0\.\d+) \(95 % interval 0\.\d+ to 0\.\d+\) from that of the head", sentences[0])
+    assert "wins in 100.0 % of 500 bootstrap draws, with an accuracy of 0.950 against 0.800" in sentences[0]
+    assert sentences[1].startswith("Unfreezing did not help: the best phase, top, raises")
+    assert sentences[1].endswith("the head is kept.")
+    assert sentences[2].startswith("No phase was trained")
+    assert "has the same validation log loss as" in sentences[3]

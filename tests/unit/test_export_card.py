@@ -1,0 +1,109 @@
+"""The model card says what was measured, in a form that the hub reads."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from thaw.evaluation.metrics import class_metrics
+from thaw.export import card
+
+FACTS: dict[str, Any] = {
+    "classes": ["a|b", "ok"], "preprocessing": {"size_px": 40, "fit": "crop", "channels": 3}, "input": {"input_px": 32},
+    "views": 2, "explanation": "occlusion", "license": "other", "phase": "top", "fingerprint": "f" * 64,
+    "backbone": {"library": "timm", "name": "test_resnet", "license": "", "url": ""},
+    "lineage": {"data": "d" * 64, "backbone": "b" * 64, "parent": None},
+}  # fmt: skip
+
+
+def figures(predictions: pd.DataFrame) -> dict[str, Any]:
+    """Return classes.json for these answers."""
+    names = sorted(set(predictions["label"]) | set(predictions["predicted"]))
+    index = {name: number for number, name in enumerate(names)}
+    labels, answers = (predictions[column].map(index).to_numpy(np.int64) for column in ("label", "predicted"))
+    return dict(zip(names, class_metrics(labels, np.eye(len(names))[answers]), strict=True))
+
+
+def evidence(source: str = "photos", **audit: Any) -> card.Evidence:
+    labels = ["a|b"] * 4 + ["ok"] * 6
+    predictions = pd.DataFrame({"label": labels, "predicted": ["a|b", "ok", "ok", "ok", *["ok"] * 5, "a|b"]})
+    usual: dict[str, Any] = {
+        "images": 30, "rejected": 2,
+        "classes": {"a|b": {"train": 8, "test": 4}, "ok": {"train": 10, "val": 2, "test": 6}},
+        "near_duplicates": {"count": 0}, "label_conflicts": {"count": 0},
+    }  # fmt: skip
+    test = {"n": 10, "accuracy": 0.6, "accuracy_low": 0.3, "accuracy_high": 0.9, "ece": 0.125}
+    metrics = {"test": test, "majority": {"accuracy": 0.6}, "head": {"accuracy": 0.5}}
+    selection = {"verdict": "Unfreezing did not help."}
+    return card.Evidence(source, usual | audit, metrics, figures(predictions), selection, predictions)
+
+
+def test_the_front_matter_is_yaml_with_the_licence_the_task_and_the_metrics() -> None:
+    text = card.render(FACTS, evidence())
+    front = yaml.safe_load(text.split("---\n")[1])
+    assert (front["license"], front["pipeline_tag"]) == ("other", "image-classification")
+    (result,) = front["model-index"][0]["results"]
+    assert result["dataset"]["name"] == "photos"
+    assert {entry["type"]: entry["value"] for entry in result["metrics"]} == {"accuracy": 0.6, "ece": 0.125}
+
+
+def test_counts_figures_with_intervals_and_weak_classes_are_those_of_the_evidence() -> None:
+    text = card.render(FACTS, evidence())
+    for words in (
+        "30 images, 2 files rejected",
+        "| a\\|b | 8 | 0 | 4 |",
+        "| Accuracy | 0.600 | 0.300 to 0.900 |",
+        "| Expected calibration error, 15 bins | 0.125 |  |",
+        "| a\\|b | 4 | 0.250 | 0.500 | ok |",
+        "Weakest class: `a|b`, of which 25.0 % of 4 are found.",
+        "Unfreezing did not help.",
+        "averaged over 2 mirror images",
+        "find it out before you pass this model on",
+        f"| data | `{'d' * 64}` |",
+    ):
+        assert words in text, words
+    assert "parent" not in text
+    assert "look almost alike" not in text
+    assert "look almost alike" in card.render(FACTS, evidence(near_duplicates={"count": 3}))
+
+
+def test_recall_and_precision_are_those_of_scikit_learn() -> None:
+    from sklearn.metrics import precision_recall_fscore_support
+
+    predictions = evidence().predictions
+    precision, recall, _, support = precision_recall_fscore_support(predictions["label"], predictions["predicted"])
+    table = card.per_class(figures(predictions), predictions).sort_values("class")
+    assert table["precision"].tolist() == pytest.approx(precision)
+    assert table["recall"].tolist() == pytest.approx(recall)
+    assert table["images"].tolist() == support.tolist()
+
+
+@pytest.mark.parametrize(
+    ("source", "stated", "expected"),
+    [
+        ("photos", None, "other"),
+        ("photos", "mit", "mit"),
+        (card.SAMPLE, None, "cc-by-nc-sa-4.0"),
+        (card.SAMPLE, "x", "x"),
+    ],
+)
+def test_the_licence_is_the_one_stated_or_the_sample_s(source: str, stated: str | None, expected: str) -> None:
+    assert card.license_of(source, stated) == expected
+
+
+def test_images_of_any_channels_are_named() -> None:
+    for channels, words in ((1, "To sort grey images"), (3, "To sort colour images"), (4, "To sort 4-channel images")):
+        settings = FACTS["preprocessing"] | {"channels": channels}
+        assert words in card.render(FACTS | {"preprocessing": settings}, evidence())
+
+
+def test_a_card_of_a_thousand_classes_stays_readable() -> None:
+    names = [f"class {number}" for number in range(1000)]
+    predictions = pd.DataFrame({"label": names, "predicted": names})
+    many = evidence(classes={name: {"train": 1} for name in names})
+    changed = {"predictions": predictions, "classes": figures(predictions)}
+    text = card.render(FACTS | {"classes": names}, card.Evidence(**(vars(many) | changed)))
+    assert "The other 980 classes are left out here." in text
+    assert len(text.splitlines()) < 160

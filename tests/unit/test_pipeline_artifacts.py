@@ -1,0 +1,156 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from thaw.errors import ArtifactError
+from thaw.pipeline import artifacts
+
+
+def _folder(path: Path) -> Path:
+    with artifacts.new_folder(path) as folder:
+        (folder / "a.txt").write_text("alpha")
+        (folder / "sub").mkdir()
+        (folder / "sub" / "b.bin").write_bytes(bytes(range(256)))
+    return path
+
+
+def test_the_hash_of_a_file_is_what_sha256sum_says(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"thaw" * 1000)
+    said = subprocess.run(["sha256sum", str(path)], capture_output=True, text=True, check=True).stdout.split()[0]
+    assert artifacts.sha256_of(path) == said
+
+
+@given(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=6))
+def test_equal_mappings_have_equal_digests_in_whatever_order(value: dict[str, int | str]) -> None:
+    assert artifacts.digest(value) == artifacts.digest(dict(reversed(value.items())))
+
+
+def test_a_digest_of_nan_is_refused() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        artifacts.digest({"loss": float("nan")})
+
+
+def test_text_replaces_the_old_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "notes.txt"
+    artifacts.write_text(path, "old")
+    artifacts.write_text(path, "grüße\n")
+    assert path.read_text(encoding="utf-8") == "grüße\n"
+    assert [entry.name for entry in path.parent.iterdir()] == ["notes.txt"]
+
+
+def test_json_round_trips_and_never_holds_nan(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    artifacts.write_json(path, {"test": {"accuracy": 0.5, "name": "ä"}})
+    assert artifacts.read_json(path) == {"test": {"accuracy": 0.5, "name": "ä"}}
+    with pytest.raises(ValueError, match="JSON"):
+        artifacts.write_json(path, {"loss": float("inf")})
+    assert artifacts.read_json(path)["test"]["accuracy"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, "is missing"),
+        (b"{", "cannot be read as JSON"),
+        (b"[1]", "holds a list"),
+        (b"\xff", "cannot be read as JSON"),
+    ],
+)
+def test_a_file_that_holds_no_json_object_is_refused(tmp_path: Path, content: bytes | None, expected: str) -> None:
+    path = tmp_path / "model.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=expected):
+        artifacts.read_json(path)
+
+
+def test_a_new_folder_has_a_manifest_that_verifies(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "prepared")
+    assert artifacts.verify(folder) == artifacts.sha256_of(folder / artifacts.MANIFEST)
+    listed = artifacts.read_json(folder / artifacts.MANIFEST)["files"]
+    assert listed["sub/b.bin"] == {"bytes": 256, "sha256": artifacts.sha256_of(folder / "sub" / "b.bin")}
+    assert [*listed] == ["a.txt", "sub/b.bin"]
+
+
+def test_two_folders_with_the_same_content_have_the_same_fingerprint(tmp_path: Path) -> None:
+    assert artifacts.verify(_folder(tmp_path / "one")) == artifacts.verify(_folder(tmp_path / "two"))
+
+
+def test_an_empty_folder_verifies(tmp_path: Path) -> None:
+    with artifacts.new_folder(tmp_path / "empty"):
+        pass
+    assert artifacts.verify(tmp_path / "empty")
+
+
+def test_a_block_that_fails_leaves_the_old_folder_as_it_was(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "prepared")
+    before = artifacts.verify(folder)
+    with pytest.raises(RuntimeError), artifacts.new_folder(folder) as partial:  # noqa: PT012, the block is what fails
+        (partial / "half").write_text("half")
+        raise RuntimeError
+    assert artifacts.verify(folder) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["prepared"]
+
+
+def test_what_a_killed_run_left_behind_is_cleared_away(tmp_path: Path) -> None:
+    leftover = tmp_path / ".prepared.partial"
+    leftover.mkdir()
+    (leftover / "old").write_text("old")
+    folder = _folder(tmp_path / "prepared")
+    assert not (folder / "old").exists()
+    assert not leftover.exists()
+
+
+def test_a_folder_is_never_seen_half_written(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from thaw.pipeline import artifacts\n"
+        "with artifacts.new_folder(Path(sys.argv[1])) as folder:\n"
+        "    (folder / 'a').write_text('a')\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    target = tmp_path / "out"
+    done = subprocess.run([sys.executable, "-c", script, str(target)], check=False, cwd=Path(__file__).parents[2])
+    assert done.returncode == -9
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("damage", ["bit", "cut", "longer", "gone", "extra", "manifest", "listing", "entry"])
+def test_a_folder_that_was_altered_is_refused_with_the_name_of_the_file(tmp_path: Path, damage: str) -> None:
+    folder = _folder(tmp_path / "prepared")
+    path, manifest = folder / "sub" / "b.bin", folder / artifacts.MANIFEST
+    content = bytearray(path.read_bytes())
+    content[7] ^= 1
+    actions: dict[str, Callable[[], object]] = {
+        "bit": lambda: path.write_bytes(content),
+        "cut": lambda: path.write_bytes(content[:100]),
+        "longer": lambda: path.write_bytes(content + b"x"),
+        "gone": path.unlink,
+        "extra": lambda: (folder / "sub" / "c").write_text("c"),
+        "manifest": manifest.unlink,
+        "listing": lambda: manifest.write_text('{"files": 3}'),
+        "entry": lambda: manifest.write_text(json.dumps({"files": {"a.txt": 3, "sub/b.bin": {"bytes": 1}}})),
+    }
+    actions[damage]()
+    named = {"extra": "sub/c", "manifest": "manifest.json", "listing": "manifest.json", "entry": "a.txt"}
+    with pytest.raises(ArtifactError, match=named.get(damage, "sub/b.bin")):
+        artifacts.verify(folder)
+
+
+def test_remove_takes_folders_files_and_links_but_not_what_a_link_points_to(tmp_path: Path) -> None:
+    kept = _folder(tmp_path / "kept")
+    link = tmp_path / "link"
+    link.symlink_to(kept)
+    artifacts.remove(link)
+    assert artifacts.verify(kept)
+    assert not os.path.lexists(link)
+    artifacts.remove(kept)
+    artifacts.remove(kept)
+    assert not kept.exists()

@@ -1,0 +1,218 @@
+"""The guards around a stage, tried on real processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import ROOT
+from thaw.pipeline import guard, scratch
+
+# A suite that runs in the background hands on to its children that SIGINT is ignored; at a terminal it is not.
+_STAGE = """
+import signal, sys, time
+from pathlib import Path
+from thaw import errors
+from thaw.pipeline import artifacts, guard
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def main():
+    with guard.stage("prepare", sections=("seed", "data"), inputs=("in",), outs=("out",)) as params:
+        with artifacts.new_folder(Path("out")) as folder:
+            (folder / "seed").write_text(str(params.seed))
+            Path("started").write_text("")
+{body}
+        Path("finished").write_text("")
+
+guard.main(main)
+"""
+_WAIT = """
+            while not Path("go").exists():
+                time.sleep(0.01)
+"""
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(workspace: Path) -> Iterator[Start]:
+    """Start a small stage in a folder of its own; whatever still runs at the end is killed."""
+    (workspace / "in").mkdir()
+    (workspace / "in" / "a.txt").write_text("one")
+    (workspace / ".thaw").mkdir()
+    running = []
+
+    def begin(body: str = "            pass", *, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+        script = workspace / "stage.py"
+        script.write_text(_STAGE.format(body=body))
+        command = [*launcher, sys.executable, str(script)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        running.append(process)
+        return process
+
+    yield begin
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def _until(ready: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < deadline, f"{what} did not happen in {seconds} s"
+        time.sleep(0.01)
+
+
+def _finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    _, errors = process.communicate(timeout=60)
+    return process.returncode, errors
+
+
+def test_a_stage_that_succeeds_leaves_its_out_and_a_timing_outside_of_it(start: Start, workspace: Path) -> None:
+    code, errors = _finish(start())
+    assert code == 0, errors
+    assert (workspace / "out" / "seed").read_text() == "0"
+    timing = json.loads((workspace / ".thaw" / "timings" / "prepare.json").read_text())
+    assert timing["stage"] == "prepare"
+    assert 0 <= timing["seconds"] < 60
+
+
+def test_an_error_of_the_user_prints_one_line_and_exits_with_1(start: Start, workspace: Path) -> None:
+    code, errors = _finish(start("            raise errors.DataError('in/a.txt is no image; remove it')"))
+    assert (code, errors) == (1, "in/a.txt is no image; remove it\n")
+    assert not (workspace / "out").exists()
+    assert not (workspace / ".out.partial").exists()
+
+
+def test_a_defect_of_ours_keeps_its_traceback(start: Start) -> None:
+    code, errors = _finish(start("            raise ValueError('surprise')"))
+    assert code == 1
+    assert "Traceback" in errors
+    assert "surprise" in errors
+
+
+def test_a_full_disk_is_one_line_that_names_the_disk(start: Start, workspace: Path) -> None:
+    code, errors = _finish(start("            open('/dev/full', 'w', buffering=1).write('x' + chr(10))"))
+    assert code == 1
+    assert errors.count("\n") == 1
+    assert f"No space left on device; free space on the disk of {workspace}\n" in errors
+
+
+def test_params_with_mistakes_stop_a_stage_before_it_starts(start: Start, workspace: Path) -> None:
+    path = workspace / "params.yaml"
+    path.write_text(path.read_text().replace("seed: 0", "seed: -1\nsead: 1"))
+    code, errors = _finish(start())
+    assert code == 1
+    assert errors.splitlines() == [
+        "params.yaml: seed is -1; it must be at least 0",
+        "params.yaml: sead is not a known key; did you mean seed?",
+    ]
+    assert not (workspace / "started").exists()
+
+
+def test_a_missing_input_names_the_command_that_makes_it(start: Start, workspace: Path) -> None:
+    (workspace / "in").rename(workspace / "elsewhere")
+    assert _finish(start()) == (1, "in is missing; run `dvc repro`, which makes it before this stage\n")
+
+
+def test_a_second_process_is_refused_while_the_first_runs(start: Start, workspace: Path) -> None:
+    first = start(_WAIT)
+    _until((workspace / "started").exists, "the start")
+    code, errors = _finish(start(_WAIT))
+    assert code == 1
+    assert errors == f"prepare is already running here (process {first.pid}); wait for it, or stop it\n"
+    (workspace / "go").write_text("")
+    assert _finish(first)[0] == 0
+
+
+def test_the_lock_of_a_killed_process_is_free_again(start: Start, workspace: Path) -> None:
+    first = start(_WAIT)
+    _until((workspace / "started").exists, "the start")
+    first.kill()
+    first.wait()
+    assert (workspace / ".out.partial").exists()
+    assert _finish(start())[0] == 0
+    assert [path.name for path in workspace.glob("*out*")] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("Path('in/a.txt').write_text('two')", "in/a.txt"),
+        ("Path('in/b.txt').write_text('new')", "in"),
+        ("Path('in/a.txt').unlink()", "in"),
+        ("Path('params.yaml').write_text(Path('params.yaml').read_text().replace('seed: 0', 'seed: 1'))", "seed"),
+        ("Path('params.yaml').write_text('{')", "params.yaml"),
+        ("Path('params.yaml').unlink()", "params.yaml"),
+    ],
+)
+def test_inputs_that_change_meanwhile_end_in_an_error_and_no_out(
+    start: Start, workspace: Path, change: str, named: str
+) -> None:
+    code, errors = _finish(start(f"            {change}"))
+    assert code == 1
+    assert errors.count("\n") == 1
+    assert named in errors
+    assert "changed while prepare was running" in errors
+    assert (workspace / "finished").exists()
+    assert not (workspace / "out").exists()
+
+
+def test_a_section_that_the_stage_does_not_use_may_change_meanwhile(start: Start, workspace: Path) -> None:
+    text = "Path('params.yaml').read_text().replace('threads: null', 'threads: 1')"
+    code, errors = _finish(start(f"            Path('params.yaml').write_text({text})"))
+    assert code == 0, errors
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_stage_with_its_code_and_no_partial_folder(
+    start: Start, workspace: Path, number: signal.Signals, expected: int
+) -> None:
+    process = start(_WAIT)
+    _until((workspace / "started").exists, "the start")
+    process.send_signal(number)
+    code, errors = _finish(process)
+    assert (code, errors) == (expected, "")
+    assert [path.name for path in workspace.glob("*out*")] == []
+
+
+def test_an_orphan_leaves_soon_after_its_launcher_is_killed(start: Start, workspace: Path) -> None:
+    launcher = workspace / "bin" / "dvc"
+    launcher.parent.mkdir()
+    launcher.write_text(
+        "import shlex, subprocess, sys\nsubprocess.run(shlex.join(sys.argv[1:]) + '; true', shell=True)"
+    )
+    process = start(_WAIT, launcher=(sys.executable, str(launcher)))
+    _until((workspace / "started").exists, "the start")
+    (shell,) = psutil.Process(process.pid).children()
+    (stage,) = shell.children()
+    process.kill()
+    _until(lambda: not guard._is_alive(stage), "the orphan's end", seconds=20)
+    assert not (workspace / "finished").exists()
+    assert [path.name for path in workspace.glob("*out*")] == []
+
+
+def test_a_stage_without_dvc_above_it_runs_on_its_own(start: Start) -> None:
+    assert _finish(start(launcher=("nice",)))[0] == 0
+
+
+def test_the_scratch_folder_of_a_queued_trial_is_that_of_the_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = tmp_path / ".dvc" / "tmp" / "exps" / "tmpabc"
+    trial.mkdir(parents=True)
+    monkeypatch.chdir(trial)
+    assert scratch.folder() == tmp_path / ".thaw"
+    monkeypatch.chdir(tmp_path)
+    assert scratch.folder() == tmp_path / ".thaw"
+    monkeypatch.setenv("THAW_SCRATCH", str(tmp_path / "big"))
+    assert scratch.folder() == tmp_path / "big"

@@ -1,0 +1,190 @@
+"""The deliverable: loaded from its folder, it answers for paths and arrays as the network itself does."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import save_file
+
+from tests import tiny
+from thaw.augment.views import render
+from thaw.errors import ArtifactError, DataError
+from thaw.evaluation import test_answers
+from thaw.head.layers import build_head
+from thaw.pipeline import artifacts
+from thaw.training import model
+
+
+def write_final(
+    folder: Path, *, channels: int = 3, input_px: int = 32, temperature: float = 2.0, **changes: Any
+) -> Path:
+    """Write models/final as `select` does, with random weights."""
+    network = tiny.backbone(in_channels=channels, input_px=input_px)
+    torch.manual_seed(1)
+    head = build_head(network.num_features, 3, [], 0.0)
+    head.get_parameter("weight").data.mul_(20)
+    tensors = {f"backbone.{name}": value for name, value in network.module.state_dict().items()}
+    tensors |= {f"head.{name}": value for name, value in head.state_dict().items()}
+    facts = tiny.start(network).model | {"phase": "top", "temperature": temperature} | changes
+    with artifacts.new_folder(folder) as partial:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, partial / "weights.safetensors")
+        artifacts.write_json(partial / "model.json", facts)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def colour(tmp_path_factory: pytest.TempPathFactory) -> model.Model:
+    return model.load(write_final(tmp_path_factory.mktemp("models") / "final"))
+
+
+@pytest.fixture(scope="module")
+def grey(tmp_path_factory: pytest.TempPathFactory) -> model.Model:
+    return model.load(write_final(tmp_path_factory.mktemp("models") / "final", channels=1))
+
+
+def image(seed: int = 0, *, height: int = 40, width: int = 40, channels: int = 3) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+def test_probabilities_are_the_softmax_of_the_logits_over_the_temperature(colour: model.Model) -> None:
+    squares = np.stack([image(seed) for seed in range(3)])
+    spec = colour.backbone.spec
+    seen = render(
+        squares,
+        [""] * 3,
+        [0] * 3,
+        seed=0,
+        augment=tiny.augment(),
+        input_px=32,
+        channels=3,
+        mean=spec.mean,
+        std=spec.std,
+    )
+    with torch.inference_mode():
+        logits = colour.head(colour.backbone(seen)).double()
+    assert colour.facts["augment"]["flip"] == "none"
+    ours = colour.predict(list(squares))
+    np.testing.assert_allclose(ours, torch.softmax(logits / 2.0, dim=1).numpy(), atol=1e-6)
+    np.testing.assert_allclose(ours.sum(axis=1), 1)
+    assert ours.std() > 0.01
+    assert colour.classes == tiny.CLASSES
+
+
+def test_a_path_and_the_array_of_its_pixels_get_the_same_answer(colour: model.Model, tmp_path: Path) -> None:
+    pixels = image(height=50, width=61)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    answers = [colour.predict([one])[0] for one in (pixels, tmp_path / "a.png", str(tmp_path / "a.png"))]
+    np.testing.assert_array_equal(answers[0], answers[1])
+    np.testing.assert_array_equal(answers[0], answers[2])
+
+
+def test_an_image_is_answered_alike_alone_and_among_many(colour: model.Model) -> None:
+    many = [image(seed) for seed in range(40)]  # more than one batch
+    np.testing.assert_allclose(colour.predict(many)[35], colour.predict([many[35]])[0], atol=1e-6)
+
+
+def test_no_images_are_no_answers(colour: model.Model) -> None:
+    assert colour.predict([]).shape == (0, 3)
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (40, 40, 1)])
+def test_a_grey_image_is_its_own_colour_copy(colour: model.Model, shape: tuple[int, ...]) -> None:
+    single = image(channels=1)
+    expected = colour.predict([np.repeat(single, 3, axis=2)])
+    np.testing.assert_array_equal(colour.predict([single.reshape(shape)]), expected)
+
+
+def test_a_grey_model_takes_colour_as_its_luma(grey: model.Model) -> None:
+    single = image(channels=1)
+    np.testing.assert_array_equal(grey.predict([np.repeat(single, 3, axis=2)]), grey.predict([single]))
+    pure = np.zeros((40, 40, 3), np.uint8)
+    pure[..., 1] = 200
+    np.testing.assert_array_equal(grey.read(pure), np.full((40, 40, 1), 117))  # 0.587 of it
+
+
+def test_an_image_one_pixel_high_or_wide_is_answered(colour: model.Model) -> None:
+    for height, width, channels in ((1, 50, 3), (50, 1, 3), (1, 50, 1), (1, 1, 3)):
+        assert colour.predict([image(height=height, width=width, channels=channels)]).shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (
+            np.zeros((4, 4, 3), np.float32),
+            r"an image array must be uint8 or uint16 \[height, width, channels\], not float32 \[4, 4, 3\]",
+        ),
+        (np.zeros((4, 4, 4), np.uint8), "an array cannot be used: it has 4 channels, the model takes 3"),
+        (np.zeros((2, 4, 4, 3), np.uint8), r"not uint8 \[2, 4, 4, 3\]"),
+        (np.zeros((0, 4, 3), np.uint8), r"not uint8 \[0, 4, 3\]"),
+        ([[1, 2], [3, 4]], "an image must be a path, bytes, or an array of uint8 or uint16, not a list"),
+    ],
+)
+def test_an_array_that_is_no_image_is_refused_with_what_it_is(colour: model.Model, value: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        colour.predict([value])
+
+
+def test_one_path_instead_of_a_list_of_them_is_refused(colour: model.Model) -> None:
+    with pytest.raises(DataError, match=r"predict takes a list of images, not one; write predict\(\['cell.png'\]\)"):
+        colour.predict("cell.png")
+
+
+def test_files_that_cannot_be_used_are_named_with_the_reason(colour: model.Model, tmp_path: Path) -> None:
+    (tmp_path / "page.png").write_bytes(b"<html>")
+    with pytest.raises(DataError, match=r"page.png cannot be used: not an image of a format that is read"):
+        colour.predict([tmp_path / "page.png"])
+    with pytest.raises(DataError, match=r"missing.png cannot be read: No such file or directory"):
+        colour.predict([tmp_path / "missing.png"])
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "model.json", artifacts.MANIFEST])
+@pytest.mark.parametrize("place", [0.3, 0.9])
+def test_one_changed_byte_is_refused(tmp_path: Path, name: str, place: float) -> None:
+    path = write_final(tmp_path / "final") / name
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * place)] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ArtifactError, match="final"):
+        model.load(tmp_path / "final")
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "model.json", artifacts.MANIFEST])
+def test_a_missing_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    (write_final(tmp_path / "final") / name).unlink()
+    with pytest.raises(ArtifactError, match=f"{name} is missing"):
+        model.load(tmp_path / "final")
+
+
+def test_a_model_that_is_not_there_says_what_writes_it(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="is missing; `dvc repro` writes it"):
+        model.load(tmp_path / "final")
+
+
+def test_another_artifact_is_no_classifier(tmp_path: Path) -> None:
+    with artifacts.new_folder(tmp_path / "backbone") as folder:
+        artifacts.write_json(folder / "model.json", {"backbone": {}})
+    with pytest.raises(ArtifactError, match=r"model.json does not describe a classifier; run `dvc repro`"):
+        model.load(tmp_path / "backbone")
+
+
+def test_rows_of_a_data_set_are_answered_as_their_images_are(colour: model.Model, scratch: Path) -> None:
+    images = tiny.packed()
+    rows = images.rows("val")
+    ours = test_answers.answer({"top": colour}, images, rows, compute=tiny.TORCH, label="test")["top"]
+    np.testing.assert_allclose(ours, colour.predict(list(images.read(rows))), atol=1e-3)
+
+
+def test_an_answer_is_averaged_over_the_mirror_images_in_force(tmp_path: Path, colour: model.Model) -> None:
+    augment = {"flip": "horizontal", "tta": True, "accuracy": {}}
+    averaging = model.load(write_final(tmp_path / "final", augment=augment, temperature=1.0))
+    single = image()
+    mirrored = np.ascontiguousarray(single[:, ::-1])
+    np.testing.assert_allclose(averaging.predict([single]), averaging.predict([mirrored]), atol=1e-6)
+    both = np.log(colour.predict([single, mirrored])) * 2.0  # without the temperature, logits but for a constant
+    expected = np.exp(both.mean(axis=0))
+    np.testing.assert_allclose(averaging.predict([single])[0], expected / expected.sum(), atol=1e-6)

@@ -1,0 +1,1 @@
+"""The frozen prefix: the engines that run it, and the cache of what it gives."""

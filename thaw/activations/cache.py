@@ -1,0 +1,130 @@
+"""A bank of views on disk: the activations at the cut of every image and view, each computed once.
+
+A cached view is an artifact folder under a key made of everything that its numbers depend on: the images, the
+backbone, the cut, the engine with its version, the seed and the augmentation. Nothing else can be read by mistake,
+and a folder that is cut short or altered is built again.
+"""
+
+import shutil
+from collections.abc import Collection
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thaw import memory
+from thaw.activations import prefix
+from thaw.activations.prefix import BATCH, Prefix, narrow
+from thaw.augment import views
+from thaw.data.packed import Rows
+from thaw.errors import ArtifactError, TrainingError
+from thaw.pipeline import artifacts, scratch, timings
+from thaw.progress import progress
+
+# What the numbers in a cached view and their order depend on, beside the engine.
+_OUR_CODE = (Path(views.__file__), Path(prefix.__file__), Path(__file__))
+
+
+def open_view(prefix: Prefix, rows: Rows, view: int, label: str) -> list[NDArray[np.floating]]:
+    """Return the boundary tensors of one view, memory-mapped, computed first if they are missing or damaged."""
+    folder = view_folder(prefix, rows, view)
+    with artifacts.one_at_a_time(folder):
+        try:
+            with timings.part("cache"):
+                artifacts.verify(folder)
+        except ArtifactError:
+            _compute_view(prefix, rows, view, folder, label)
+        folder.touch()  # the time of last use decides what `make_room` deletes first
+        return [memory.open_array(path) for path in sorted(folder.glob("*.npy"))]
+
+
+def view_folder(prefix: Prefix, rows: Rows, view: int) -> Path:
+    """Return where the activations of one view of these rows are kept."""
+    return scratch.folder() / "cache" / _key(prefix, rows, view)
+
+
+def _key(prefix: Prefix, rows: Rows, view: int) -> str:
+    return artifacts.digest(
+        {
+            "images": prefix.views.images.fingerprint,
+            "prefix": prefix.identity,
+            "made by": [*prefix.engine.made_by, *(artifacts.sha256_of(path) for path in _OUR_CODE)],
+            "input": prefix.views.spec.model_dump(mode="json"),
+            "engine": prefix.engine.name,
+            "rows": rows.tolist(),
+            "view": view,
+            "seed": prefix.views.seed if view else None,
+            "augment": prefix.views.augment.model_dump(exclude={"tta"}) if view else None,
+            "dtype": prefix.trial.storage.name,
+        }
+    )
+
+
+def _compute_view(prefix: Prefix, rows: Rows, view: int, folder: Path, label: str) -> None:
+    """Write the activations batch by batch."""
+    starts = range(0, len(rows), BATCH)
+    storage = prefix.trial.storage
+    _require_space(folder, prefix.trial.bytes_an_image * len(rows))
+    with artifacts.new_folder(folder) as partial, ExitStack() as stack:
+        parts: list[BinaryIO] = []
+        for start in progress(starts, total=len(starts), label=f"{label}, view {view}"):
+            chosen = rows[start : start + BATCH]
+            values = prefix(chosen, np.full(len(chosen), view))
+            with timings.part("cache"):
+                stored = [narrow(value, storage) for value in values]
+                if not parts:
+                    shapes = [(len(rows), *value.shape[1:]) for value in stored]
+                    paths = (partial / f"{number:03d}.npy" for number in range(len(shapes)))
+                    parts = [
+                        stack.enter_context(memory.new_array(path, shape, storage))
+                        for path, shape in zip(paths, shapes, strict=True)
+                    ]
+                for file, value in zip(parts, stored, strict=True):
+                    file.write(value.data)
+
+
+class Space:
+    """The room that the cache may take, shared by the banks of a phase; older views make way."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.left_bytes = limit_bytes
+        self._kept: list[Path] = []
+
+    def take(self, bank: Collection[Path], size_bytes: int) -> None:
+        """Make room for a bank of this size."""
+        self._kept += bank
+        self.left_bytes -= size_bytes
+        make_room(self.left_bytes, keep=self._kept)
+
+
+def make_room(limit_bytes: int, *, keep: Collection[Path] = ()) -> None:
+    """Delete the views that were used longest ago until those not in `keep` take at most `limit_bytes`.
+
+    What a killed run left half-written goes as well.
+    """
+    folders = [path for path in (scratch.folder() / "cache").glob("*") if path.is_dir() and path not in keep]
+    kept = 0
+    for folder in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
+        if folder.name.startswith("."):
+            with suppress(BlockingIOError), artifacts.one_at_a_time(_whole(folder), wait=False):
+                artifacts.remove(folder)
+            continue
+        kept += sum(path.stat().st_size for path in folder.iterdir())
+        if kept > limit_bytes:
+            artifacts.remove(folder)
+
+
+def _whole(partial: Path) -> Path:
+    return partial.with_name(partial.name.removeprefix(".").removesuffix(".partial"))
+
+
+def _require_space(folder: Path, needed: int) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder.parent).free
+    if needed > free:
+        raise TrainingError(
+            f"a view of the activation cache needs {needed / 2**30:.1f} GiB, but the disk of {folder.parent} has "
+            f"{free / 2**30:.1f} GiB free; free some, lower compute.cache_gib or set views to 0"
+        )

@@ -1,0 +1,184 @@
+"""The activations at the cut, for any image and view: what goes in, what computes it, how it is stored."""
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from thaw.activations.engine import Engine
+from thaw.activations.session import Activations
+from thaw.augment.views import render
+from thaw.config.schema import AugmentParams, ComputeParams
+from thaw.data.packed import PackedImages, Rows
+from thaw.errors import ParamsError, TrainingError
+from thaw.networks.spec import Spec
+from thaw.pipeline import artifacts, timings
+
+# Activations are stored as float16 if the largest one seen on a first batch leaves this much room below the format's
+# largest number, 65504, and if what the suffix makes of the rounded ones is off by at most this share of its scale.
+# Computed afresh they are rounded the same way, so that both give the same training run.
+_HEADROOM = 8
+LARGEST_CHANGE = 0.01
+BATCH = 32
+_CHECKED = 8
+
+
+@dataclass(frozen=True)
+class Views:
+    """What the network sees: packed images under a seed and an augmentation."""
+
+    images: PackedImages
+    spec: Spec
+    seed: int
+    augment: AugmentParams
+
+    def __call__(self, rows: Rows, views: Rows) -> Tensor:
+        """Return the network's input for each (row, view) pair: [images, channels, input_px, input_px]."""
+        ids = self.images.samples["id"].to_numpy()[rows]
+        return render(
+            self.images.read(rows),
+            list(ids),
+            [int(view) for view in views],
+            seed=self.seed,
+            augment=self.augment,
+            input_px=self.spec.input_px,
+            channels=self.spec.in_channels,
+            mean=self.spec.input_mean,
+            std=self.spec.input_std,
+        )
+
+    def plain(self, rows: Rows) -> Tensor:
+        """Return view 0 of each row."""
+        return self(rows, np.zeros(len(rows), np.int64))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a first batch of plain views gave and cost."""
+
+    storage: np.dtype[np.floating]
+    """The type that activations are kept in."""
+    bytes_an_image: int
+    """Size of one view of one image in that type."""
+    seconds_an_image: float
+    """From packed pixels to activations."""
+    shapes: list[tuple[int, ...]]
+    """That of each boundary tensor for one image, maps with the axes that the suffix takes."""
+
+
+class Prefix:
+    """The frozen part of a network, with the engine that runs it and the views that go through it."""
+
+    def __init__(
+        self,
+        views: Views,
+        module: nn.Module,
+        *,
+        identity: str,
+        compute: ComputeParams,
+        suffix: nn.Module | None = None,
+    ) -> None:
+        """Choose an engine on a few real images. `identity` names the backbone's weights and the cut.
+
+        `suffix`, what will be trained on the activations, has a say in how precisely they are stored.
+        """
+        if views.spec.input_px > views.images.size_px:
+            raise ParamsError(
+                f"params.yaml: prepare.size_px is {views.images.size_px}, but the network sees "
+                f"{views.spec.input_px} px; raise it to at least that, or set backbone.input_px"
+            )
+        self.views, self.identity = views, identity
+        self._suffix = suffix
+        self._rows = views.images.rows("train")[:BATCH]
+        key = artifacts.digest([identity, views.spec.model_dump(mode="json")])
+        with timings.part("engine"):
+            self.engine = Engine(module, views.plain(self._rows), key=key, compute=compute)
+
+    def seen_as(self, augment: AugmentParams) -> "Prefix":
+        """Return the same prefix and engine under another augmentation."""
+        other = copy.copy(self)
+        other.views = replace(self.views, augment=augment)
+        return other
+
+    def __call__(self, rows: Rows, views: Rows) -> Activations:
+        """Return the activations of each (row, view) pair, one float32 array a boundary tensor.
+
+        Torch's kernels depend on the size of a batch in their last digits, ONNX Runtime's do not. So torch always
+        gets batches of one size, or a cached view would differ from the same view in another company.
+        """
+        slices = [slice(start, start + BATCH) for start in range(0, len(rows), BATCH)]
+        parts = [self._batch(rows[chosen], views[chosen]) for chosen in slices]
+        return [np.concatenate(values) for values in zip(*parts, strict=True)] if len(parts) > 1 else parts[0]
+
+    def _batch(self, rows: Rows, views: Rows) -> Activations:
+        missing = BATCH - len(rows) if self.engine.name != "onnxruntime" else 0
+        with timings.part("read"):
+            seen = self.views(np.pad(rows, (0, missing), "edge"), np.pad(views, (0, missing), "edge"))
+        with timings.part("prefix"):
+            return [value[: len(rows)] for value in self.engine(seen)]
+
+    @cached_property
+    def trial(self) -> Trial:
+        """What a first batch of plain views gives and costs, measured once."""
+        started = time.perf_counter()
+        values = self(self._rows, np.zeros(len(self._rows), np.int64))
+        seconds = time.perf_counter() - started
+        storage = self._storage(values)
+        numbers = sum(int(value[0].size) for value in values)
+        return Trial(
+            storage, numbers * storage.itemsize, seconds / len(self._rows), [value.shape[1:] for value in values]
+        )
+
+    def _storage(self, values: Activations) -> np.dtype[np.floating]:
+        half, single = np.dtype(np.float16), np.dtype(np.float32)
+        largest = max(float(np.abs(value).max()) for value in values)
+        if not largest * _HEADROOM < float(np.finfo(np.float16).max):
+            return single
+        few = [value[:_CHECKED] for value in values]
+        return half if self._suffix is None or _change(self._suffix, few, half) <= LARGEST_CHANGE else single
+
+
+@torch.inference_mode()
+def _change(suffix: nn.Module, values: Activations, storage: np.dtype[np.floating]) -> float:
+    """Return how far what a suffix gives moves if its input is rounded, as a share of the largest magnitude."""
+    device = next(suffix.parameters()).device
+    exact, rounded = (
+        suffix.eval()(*(widen(narrow(value, dtype)).to(device) for value in values))
+        for dtype in (np.dtype(np.float32), storage)
+    )
+    return float((rounded - exact).abs().max() / exact.abs().max().clamp_min(1e-12))
+
+
+def narrow(value: NDArray[np.float32], dtype: np.dtype[np.floating]) -> NDArray[np.floating]:
+    """Return activations in their storage type, contiguous, channels last if they are images of channels.
+
+    Raises: TrainingError if one is no number in that type.
+    """
+    shown = np.moveaxis(value, 1, -1) if value.ndim == 4 else value
+    narrowed = torch.from_numpy(shown).to(torch.float16 if dtype == np.float16 else torch.float32).contiguous()
+    if not bool(narrowed.isfinite().all()):
+        raise TrainingError(
+            "an activation at the cut is NaN, infinite or beyond float16; choose another depth, "
+            "or another backbone if it happens at each"
+        )
+    array: NDArray[np.floating] = narrowed.numpy()
+    return array
+
+
+def widen(stored: NDArray[np.floating] | Sequence[NDArray[np.floating]]) -> Tensor:
+    """Return one stored activation an image as the float32 batch, channels last, that a suffix takes.
+
+    Called in the background of training, so it leaves torch's threads alone: two teams of them on the same cores cost
+    the training step a tenth of its time.
+    """
+    batch = np.empty((len(stored), *stored[0].shape), np.float32)
+    for target, value in zip(batch, stored, strict=True):
+        target[...] = value
+    tensor = torch.from_numpy(batch)
+    return tensor.permute(0, 3, 1, 2) if tensor.ndim == 4 else tensor

@@ -1,0 +1,100 @@
+"""Where a phase takes its activations from: the bank of views, or the prefix anew, whichever is cheaper."""
+
+import time
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from thaw import memory
+from thaw.activations.cache import Space, open_view, view_folder
+from thaw.activations.costs import Work, decide, train_passes, val_passes
+from thaw.activations.prefix import Prefix, narrow, widen
+from thaw.augment.views import num_answers, num_distinct, still
+from thaw.config.schema import ComputeParams, PhaseParams
+from thaw.data.packed import LabelledRows, PackedImages, Rows, labelled
+from thaw.pipeline import timings
+
+_GIB = 2**30
+
+
+class Source(Protocol):
+    """Boundary activations of (row, view) pairs, cached or fresh."""
+
+    def batch(self, rows: Rows, views: Rows) -> list[Tensor]:
+        """Return the boundary tensors of each pair, float32."""
+
+
+class Cached:
+    """Boundary activations of a fixed set of rows and views, read from memory-mapped files."""
+
+    def __init__(self, prefix: Prefix, rows: Rows, num_views: int, *, label: str) -> None:
+        """Open the cached views, computing those that are missing or damaged."""
+        self._position = np.full(int(rows.max()) + 1, -1)
+        self._position[rows] = np.arange(len(rows))
+        distinct = num_distinct(num_views, prefix.views.augment)
+        opened = [open_view(prefix, rows, view, label) for view in range(distinct)]
+        self._views = [opened[view % distinct] for view in range(num_views)]
+        prefix.engine.release()  # what is cached need not be computed again
+
+    @timings.counted("read")
+    def batch(self, rows: Rows, views: Rows) -> list[Tensor]:
+        """Return the boundary tensors of each (row, view) pair, float32."""
+        positions = self._position[rows]
+        assert positions.min() >= 0, "a row that is not in this bank"
+        num_tensors = len(self._views[0])
+        tensors = [
+            widen([self._views[view][part][position] for position, view in zip(positions, views, strict=True)])
+            for part in range(num_tensors)
+        ]
+        memory.drop_pages(array for arrays in self._views for array in arrays)
+        return tensors
+
+
+class Fresh:
+    """Boundary activations computed on every call; for views that are used once, or too many to keep."""
+
+    def __init__(self, prefix: Prefix) -> None:
+        self._prefix = prefix
+
+    def batch(self, rows: Rows, views: Rows) -> list[Tensor]:
+        """Return the boundary tensors of each (row, view) pair, float32."""
+        return [widen(narrow(value, self._prefix.trial.storage)) for value in self._prefix(rows, views)]
+
+
+def sources_of(
+    name: str, params: PhaseParams, prefix: Prefix, images: PackedImages, compute: ComputeParams
+) -> tuple[tuple[Source, LabelledRows], tuple[Source, LabelledRows]]:
+    """Return the training and the validation images, each with the activations of their views."""
+    train, val = (labelled(images, split) for split in ("train", "val"))
+    mirrored = prefix.seen_as(still(prefix.views.augment))
+    answers = num_answers(prefix.views.augment)
+    space = Space(int(compute.cache_gib * _GIB))
+    return (
+        (_source(prefix, train, params.views, train_passes(params), space, f"{name}: train"), train),
+        (_source(mirrored, val, answers, val_passes(params, answers), space, f"{name}: val"), val),
+    )
+
+
+def _source(prefix: Prefix, examples: LabelledRows, num_views: int, passes: int, space: Space, label: str) -> Source:
+    """Return the activations of a split, cached or fresh, whichever is cheaper, and say which."""
+    rows, distinct = examples.rows, num_distinct(num_views, prefix.views.augment)
+    bank = [view_folder(prefix, rows, view) for view in range(distinct)]
+    work = Work(
+        num_images=len(rows),
+        num_views=distinct,
+        missing_views=sum(not folder.exists() for folder in bank),
+        passes=passes,
+        bytes_an_image=prefix.trial.bytes_an_image,
+        seconds_an_image=prefix.trial.seconds_an_image,
+    )
+    decision = decide(work, space.left_bytes)
+    print(f"{label}: {decision.reason}", flush=True)
+    if not decision.cached:
+        return Fresh(prefix)
+    space.take(bank, work.bank_bytes)
+    started = time.perf_counter()
+    source = Cached(prefix, rows, num_views, label=label)
+    seconds = time.perf_counter() - started
+    print(f"{label}: {work.missing_views} of {distinct} views computed and cached in {seconds:.1f} s", flush=True)
+    return source

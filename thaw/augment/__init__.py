@@ -1,0 +1,1 @@
+"""Views of images, and the seeded draws behind them."""

@@ -1,0 +1,107 @@
+"""The command line: `python -m thaw check | plan | blocks | predict | serve | summary`."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from thaw.config.reader import PARAMS_FILE, load_params
+from thaw.errors import ThawError
+from thaw.pipeline import artifacts
+from thaw.serving.tables import Format
+
+app = typer.Typer(
+    help="Fine-tune a pretrained image network in reproducible steps.", no_args_is_help=True, add_completion=False
+)
+
+
+@app.command()
+def check(path: Annotated[Path, typer.Argument(help="The params file.")] = PARAMS_FILE) -> None:
+    """Validate params.yaml: every mistake at once, without running a stage."""
+    params = load_params(path)
+    phases = ", ".join(params.unfreeze.phases) or "none"
+    print(f"{path} is valid: {params.backbone.source} on {params.data.raw}, phases {phases}")
+
+
+@app.command()
+def plan(path: Annotated[Path, typer.Argument(help="The params file.")] = PARAMS_FILE) -> None:
+    """Print the schedule before any time is spent: what each phase trains, how fast, and what it costs."""
+    from thaw.training.plan import plan_tables
+
+    console = Console()
+    for table in plan_tables(load_params(path)):
+        console.print(table)
+
+
+@app.command()
+def blocks(
+    source: Annotated[str | None, typer.Argument(help="A backbone source; without it, the one in params.yaml.")] = None,
+) -> None:
+    """List a backbone's blocks, input first: parameters, and the activation's size at the cut below each."""
+    from thaw.networks.sources.opening import describe, open_backbone
+    from thaw.training.plan import blocks_table
+
+    source = source or load_params().backbone.source
+    backbone = open_backbone(source, pretrained=False, in_channels=describe(source).in_channels)
+    Console().print(blocks_table(source, backbone))
+
+
+@app.command()
+def predict(
+    images: Annotated[list[str], typer.Argument(help="Files, folders, patterns in quotes, or - for a list on stdin.")],
+    form: Annotated[
+        Format | None, typer.Option("--format", help="Without it, what --output ends in, or csv.", show_default=False)
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; without it, standard output.")
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option("--top", min=1, help="Only this many classes, best first; without it, all.")
+    ] = None,
+    explain: Annotated[
+        Path | None, typer.Option("--explain", help="Folder for images that show what spoke for the answer.")
+    ] = None,
+    folder: Annotated[Path, typer.Option("--model", help="An exported model.")] = Path("models/export"),
+) -> None:
+    """Classify images: class and calibrated probabilities of each. What is no image is listed and passed over."""
+    from thaw.serving import predict as command
+
+    command.predict(images, form=form, output=output, top=top, explain=explain, folder=folder)
+
+
+@app.command()
+def serve(
+    folder: Annotated[Path, typer.Option("--model", help="An exported model.")] = Path("models/export"),
+    host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 is every one.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8000,
+    max_mb: Annotated[float, typer.Option(min=0.001, help="Largest image file that is accepted, in MB.")] = 20.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Longest wait for an image, and for its answer.")] = 30.0,
+) -> None:
+    """Answer in a browser and over HTTP: a page to drop images on, and POST /predict."""
+    from thaw.serving.exported import Exported
+    from thaw.serving.serve import Limits, serve
+
+    serve(Exported.open(folder), Limits(int(max_mb * 1e6), seconds), host, port)
+
+
+@app.command()
+def summary() -> None:
+    """Print the result of the last run: head against each phase against the majority class."""
+    from thaw.evaluation import summary as shown
+
+    selection = artifacts.read_json(Path("reports/selection.json"))
+    table = shown.summary_table(artifacts.read_json(Path("reports/metrics.json")), selection)
+    shown.print_evidence(selection)
+    Console().print(table)
+
+
+def run_command(command: Callable[[], object]) -> None:
+    """Call a command and leave with 1 and one line if it ends in a ThawError."""
+    try:
+        command()
+    except ThawError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)

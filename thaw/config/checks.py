@@ -1,0 +1,223 @@
+"""Keys of params that are set and would do nothing, or that say two things at once.
+
+A required key always has some value, and some stay idle in ordinary runs (head.lr beside a solved head); a mistake is
+what says something that the other keys rule out. What depends on the backbone is found out once it is there
+(training/effects.py, network/pooling.py).
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from thaw.config.messages import FORMS, KERAS, shown
+from thaw.config.schema import PhaseParams
+from thaw.errors import ParamsError
+
+
+def idle_keys(tree: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each key that is set to no effect, beside what other keys say."""
+    yield from _head(tree)
+    yield from _backbone(tree)
+    phases = value_at(tree, "unfreeze", "phases")
+    for name, phase in phases.items() if isinstance(phases, Mapping) else ():
+        yield from _phase(f"unfreeze.phases.{name}", phase)
+
+
+def _head(tree: Mapping[str, Any]) -> Iterator[str]:
+    kind, hidden, grow_from = (value_at(tree, "head", key) for key in ("kind", "hidden", "grow_from"))
+    dropout = number_at(tree, "head", "dropout")
+    if kind in ("linear", "cosine") and isinstance(hidden, list) and hidden:
+        yield f"head.kind is {kind}, which has no hidden layers, and head.hidden is {shown(hidden)}; set it to []"
+    if kind == "mlp" and hidden == []:
+        yield "head.kind is mlp, and head.hidden names no layer; write their widths, such as [512]"
+    if grow_from is not None and (kind == "mlp" or hidden):
+        yield "head.grow_from is set, and only a linear or a cosine head grows; set head.hidden to []"
+    solved = kind in (None, "linear") and hidden == []
+    if dropout and (solved or grow_from is not None) and value_at(tree, "unfreeze", "phases") == {}:
+        yield (
+            f"head.dropout is {dropout:g}, but this head is not trained by steps, and there are no phases that would; "
+            "set it to 0.0"
+        )
+
+
+def _backbone(tree: Mapping[str, Any]) -> Iterator[str]:
+    source, pretrained, taps = (value_at(tree, "backbone", key) for key in ("source", "pretrained", "taps"))
+    if pretrained is False and isinstance(source, str) and source.startswith(("file:", "model:")):
+        yield (
+            f"backbone.pretrained is false, and backbone.source {shown(source)} names weights that would not be used; "
+            "name the architecture alone, such as timm:NAME"
+        )
+    if isinstance(taps, list):
+        names = [name for name in taps if isinstance(name, str)]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield f"backbone.taps names {name} more than once; name each block once"
+        if "all" in names and len(set(names)) > 1:
+            yield "backbone.taps names all, which stands for every block, beside others; write [all]"
+
+
+def _phase(path: str, phase: object) -> Iterator[str]:
+    depth, scale, every = (value_at(phase, "depth"), number_at(phase, "lr_scale"), number_at(phase, "unfreeze_every"))
+    if isinstance(depth, list) and scale is not None and 0 < scale < 1:
+        yield f"{path}.lr_scale is {scale:g}, but depth is a list of rules, and each names its rate; set it to 1.0"
+    if isinstance(depth, list) and every:
+        yield f"{path}.unfreeze_every is {every:g}, but depth is a list of rules, which act at once; set it to 0"
+    if depth == 1 and every:
+        yield f"{path}.unfreeze_every is {every:g}, but only one block trains; set it to 0"
+    if value_at(phase, "class_weights") == "balanced" and value_at(phase, "balanced_sampler") is True:
+        yield f"{path} balances the classes twice, by class_weights and balanced_sampler; keep one of them"
+    for key in ("mixup", "cutmix"):
+        alpha, size = number_at(phase, key), number_at(phase, "batch_size")
+        if alpha and alpha > 0 and size == 1:
+            yield f"{path}.{key} is {alpha:g}, but a batch_size of 1 leaves nothing to mix with; raise batch_size"
+
+
+def between_fields(tree: Mapping[str, Any]) -> list[str]:
+    """Return a line for each set of values that are possible one by one but not together."""
+    return [
+        *_source_mistakes(tree),
+        *_split_mistakes(tree),
+        *_size_mistakes(tree),
+        *_channel_mistakes(tree),
+        *_phase_mistakes(tree),
+    ]
+
+
+def _source_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:
+    backbone = tree.get("backbone")
+    source = backbone.get("source") if isinstance(backbone, Mapping) else None
+    if isinstance(source, str) and source.startswith("keras:"):
+        yield f"backbone.source is {shown(source)}; {KERAS}"
+
+
+def _split_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:
+    test, val = (number_at(tree, "prepare", key) for key in ("test_fraction", "val_fraction"))
+    if test is not None and val is not None and 0 < test < 1 and 0 < val < 1 <= test + val:
+        yield (
+            f"prepare.test_fraction {test:g} and prepare.val_fraction {val:g} leave nothing to train on; together they "
+            "must stay below 1"
+        )
+
+
+def _size_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:
+    network, packed = number_at(tree, "backbone", "input_px"), number_at(tree, "prepare", "size_px")
+    if network is not None and packed is not None and 16 <= packed < network:
+        yield (
+            f"backbone.input_px is {network:g}, more than the {packed:g} px that prepare.size_px packs; raise "
+            "prepare.size_px or lower backbone.input_px"
+        )
+
+
+def _channel_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:
+    given = {key: value_at(tree, "backbone", key) for key in ("mean", "std")}
+    counts = {
+        f"backbone.{key}": len(value) for key, value in given.items() if isinstance(value, list) and len(value) > 1
+    }
+    channels = number_at(tree, "backbone", "in_channels")
+    if channels is not None:
+        counts = {"backbone.in_channels": int(channels), **counts}
+    if len(set(counts.values())) > 1:
+        (first, count), *others = counts.items()
+        name, other = next(pair for pair in others if pair[1] != count)
+        says = f"{first} is {count}" if channels is not None else f"{first} has {count} values"
+        yield f"{says}, but {name} has {other}; give one for each channel of the images, or one for all"
+
+
+def _phase_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:
+    phases = value_at(tree, "unfreeze", "phases")
+    if not isinstance(phases, Mapping):
+        return
+    starts = {
+        name: phase.get("start") for name, phase in phases.items() if isinstance(phase, Mapping) and name != "head"
+    }
+    for name, phase in phases.items():
+        yield from _late_blocks(f"unfreeze.phases.{name}", phase)
+    depths = {name: _blocks(phase.get("depth")) for name, phase in phases.items() if isinstance(phase, Mapping)}
+    if "head" in phases:
+        yield "unfreeze.phases.head: the name head is taken by the stage before all phases; choose another"
+    for name, start in starts.items():
+        path = f"unfreeze.phases.{name}"
+        if not isinstance(start, str) or start == "head" or not re.fullmatch(FORMS["phase"], start):
+            continue
+        if start not in phases:
+            close = difflib.get_close_matches(start, ["head", *map(str, phases)], n=1, cutoff=0.5)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            yield f"{path}.start is {shown(start)}; it must be head or the name of another phase{hint}"
+            continue
+        circle = _circle(name, starts)
+        if circle and name == min(circle):
+            yield f"{path}.start leads round in a circle: {' -> '.join([*circle, name])}; start one from head"
+        if circle:
+            continue
+        depth, before = depths.get(name), depths.get(start)
+        if depth is not None and before is not None and depth < before:
+            yield (
+                f"{path}.depth is {depth:g}, less than that of {start}, from which it starts "
+                f"({'all' if math.isinf(before) else f'{before:g}'}); unfreezing goes from the top down"
+            )
+
+
+def _late_blocks(path: str, phase: object) -> Iterator[str]:
+    depth, every, epochs = (number_at(phase, key) for key in ("depth", "unfreeze_every", "epochs"))
+    if depth and every and epochs and 1 + (depth - 1) * every > epochs:
+        yield (
+            f"{path}.unfreeze_every is {every:g}: the last of {depth:g} blocks would begin to train in epoch "
+            f"{1 + (depth - 1) * every:g} of {epochs:g}; lower it, or give more epochs"
+        )
+
+
+def _circle(name: str, starts: Mapping[str, Any]) -> list[str]:
+    """Return the phases from `name` back to itself, or nothing if its starts lead elsewhere."""
+    path = [name]
+    while isinstance(start := starts.get(path[-1]), str) and start not in path:
+        path.append(start)
+    return path if start == name else []
+
+
+def _blocks(depth: object) -> float | None:
+    if depth == "all":
+        return math.inf
+    return float(depth) if isinstance(depth, int) and not isinstance(depth, bool) and depth > 0 else None
+
+
+def value_at(tree: object, *path: str) -> object:
+    """Return the value under a path of keys, or None where there is none."""
+    for key in path:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def number_at(tree: object, *path: str) -> float | None:
+    """Return the number under a path of keys, or None where there is none."""
+    value = value_at(tree, *path)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def check_effects(
+    name: str, params: PhaseParams, *, has_running_norms: bool, linear_head: bool, first_epochs: Sequence[int]
+) -> None:
+    """Look at a phase whose rules are laid over its suffix. Raises: ParamsError naming a key that would do nothing.
+
+    `has_running_norms` tells whether what trains keeps running statistics; `first_epochs` has the epoch in which each
+    rule that trains begins to, the head's first.
+    """
+    path = f"params.yaml: unfreeze.phases.{name}"
+    if params.norm != "frozen" and not has_running_norms:
+        raise ParamsError(
+            f"{path}.norm is {params.norm}, but nothing that this phase trains keeps running statistics; set it to "
+            "frozen"
+        )
+    if params.warm_start and not linear_head and params.norm == "frozen":
+        raise ParamsError(
+            f"{path}.warm_start is true, but it solves linear heads only and estimates statistics of norm layers only "
+            "where norm is not frozen; set it to false"
+        )
+    last = max(first_epochs)
+    if params.unfreeze_every and last == 1:
+        raise ParamsError(f"{path}.unfreeze_every is {params.unfreeze_every}, but only one block trains; set it to 0")
+    if last > params.epochs:
+        raise ParamsError(
+            f"{path}.unfreeze_every is {params.unfreeze_every}: the last of {len(first_epochs) - 1} blocks would begin "
+            f"to train in epoch {last} of {params.epochs}; lower it, or give more epochs"
+        )

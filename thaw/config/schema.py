@@ -1,0 +1,305 @@
+"""Every key of params.yaml as pydantic models: its unit, its bounds, its default."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+
+from thaw.config import messages
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Base of every section: typed strictly, immutable, and closed to keys that mean nothing."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+PhaseName = Annotated[str, Field(pattern=messages.FORMS["phase"])]
+
+
+class DepthRule(Section):
+    """Parameters of the backbone by name, and what becomes of them; the first rule that matches one decides."""
+
+    pattern: Annotated[str, Field(min_length=1)]
+    """Names as in models/backbone/weights.safetensors, with * for any text: `blocks.6.*`, `*bn*`."""
+    lr: Positive | None
+    """Learning rate at its peak; null freezes."""
+
+
+def _check_depth(value: object) -> object:
+    counted = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if not counted and not (isinstance(value, str) and value) and not (isinstance(value, list) and value):
+        raise ValueError("it must be a whole number from 1, all, the name of a block, or a list of {pattern, lr} rules")
+    return value
+
+
+def _kind(value: object) -> str:
+    """Return which form a value of several possible ones has; `~` tells messages.py that it is no key of the file."""
+    return "~text" if isinstance(value, str) else "~whole" if isinstance(value, int) else "~several"
+
+
+Depth = Annotated[
+    Annotated[int, Tag("~whole")] | Annotated[str, Tag("~text")] | Annotated[list[DepthRule], Tag("~several")],
+    Discriminator(_kind),
+    BeforeValidator(_check_depth),
+]
+ClassWeights = Annotated[
+    Annotated[Literal["none", "balanced"], Tag("~text")] | Annotated[dict[str, Positive], Tag("~several")],
+    Discriminator(
+        _kind, custom_error_type="class_weights", custom_error_message="it must be none, balanced or a mapping"
+    ),
+]
+
+
+def _check_rate(value: object) -> object:
+    if value != "auto" and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise ValueError("it must be a number above 0, or auto")
+    return value
+
+
+Rate = Annotated[
+    Annotated[Positive, Tag("~number")] | Annotated[Literal["auto"], Tag("~text")],
+    Discriminator(lambda value: "~text" if isinstance(value, str) else "~number"),
+    BeforeValidator(_check_rate),
+]
+
+
+class PhaseParams(Section):
+    """One phase of progressive unfreezing."""
+
+    start: PhaseName
+    """`head`, or the phase whose best weights this one starts from."""
+    depth: Depth
+    """How many blocks nearest the head to unfreeze, `all`, the name of the lowest block to unfreeze, or a list of rules
+    `{pattern: TEXT, lr: NUMBER or null}` over the names of the backbone's parameters, with `*` for any text: the first
+    that matches decides, what none matches stays frozen."""
+    lr: Rate
+    """Learning rate of the head at its peak; `auto` finds it in the run by a range test (Smith 2017) before the first
+    step."""
+    lr_scale: Annotated[float, Field(gt=0, le=1)]
+    """Factor on the rate for each block further from the head; 1 gives all blocks the same rate."""
+    epochs: Count
+    """Most passes over the training images."""
+    views: Annotated[int, Field(ge=0, le=64)]
+    """Size of the view bank per image; 0 augments afresh in every epoch, without a cache."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)]
+    """Images in a training step."""
+    weight_decay: Annotated[float, Field(ge=0, le=1)]
+    """AdamW's decoupled weight decay; norm layers and biases are never decayed."""
+    warmup: Fraction
+    """Share of the steps in which the rate rises from zero; it then falls along a cosine."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the target's probability that is spread over all classes while training."""
+    warm_start: bool
+    """Before the first step, re-estimate the suffix's norm statistics and solve a linear head on what it then sees."""
+    norm: Literal["frozen", "stats", "train"]
+    """Norm layers of the suffix: keep the running statistics, also update them, or use batch statistics."""
+    patience: Count
+    """Epochs without a better validation loss after which the phase stops."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW, or stochastic gradient descent with a Nesterov momentum of 0.9, which wants a larger rate."""
+    schedule: Literal["cosine", "one-cycle", "constant"] = "cosine"
+    """What the rate does after its rise: it falls to zero along a cosine, or stays; `one-cycle` rises along one too."""
+    grad_clip: Annotated[float, Field(ge=0)] = 0.0
+    """Largest norm of the gradient of all trained tensors together; 0 clips nothing."""
+    accumulate: Count = 1
+    """Batches whose gradients are averaged for one step; norm layers still see a batch at a time."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay a step of a running average of the weights, which is then what is validated and kept; 0 keeps none."""
+    l2_sp: Annotated[float, Field(ge=0)] = 0.0
+    """Strength of the pull of the backbone's trained tensors towards their pretrained values (Li et al. 2018)."""
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    """Alpha of mixup, done on the activations at the cut (manifold mixup, Verma et al. 2019); 0 mixes nothing."""
+    cutmix: Annotated[float, Field(ge=0)] = 0.0
+    """Alpha of cutmix (Yun et al. 2019), done on the maps at the cut; 0 mixes nothing. With mixup, each batch gets one
+    of the two."""
+    class_weights: ClassWeights = "none"
+    """Weight of each class in the loss: equal, inverse to its share of the training images, or by name (others 1)."""
+    balanced_sampler: bool = False
+    """Draw every class equally often in an epoch, with replacement, instead of every image once."""
+    unfreeze_every: Annotated[int, Field(ge=0)] = 0
+    """Epochs between the unfreezing of one block and of the next below it; 0 unfreezes all of them from the start."""
+    average: bool = False
+    """Also offer `select` the mean of this phase's weights and its start's, named START+PHASE."""
+
+
+class DataParams(Section):
+    """Where the images come from."""
+
+    raw: Annotated[str, Field(min_length=1)]
+    """A folder with one sub-folder a class, one with train/val/test folders of such, one with a `manifest.csv`,
+    or a CSV manifest."""
+    license: Annotated[str, Field(min_length=1)] | None = None
+    """Licence of the images as the Hugging Face hub names it (`cc-by-4.0`), for the model card; null: not stated."""
+
+
+class PrepareParams(Section):
+    """How images are checked, split and packed."""
+
+    size_px: Annotated[int, Field(ge=16, le=2048)]
+    """Side of the packed square, in pixels; a little over the network's input leaves room for crops."""
+    fit: Literal["crop", "pad", "squash"]
+    """How an oblong image becomes square: cut the long side, pad the short side, or ignore the aspect."""
+    test_fraction: Annotated[float, Field(gt=0, lt=1)]
+    """Share of images held out for the one final test."""
+    val_fraction: Annotated[float, Field(gt=0, lt=1)]
+    """Share of images on which phases are compared and training is stopped."""
+    max_rejected: Fraction
+    """Largest share of unusable files that the stage tolerates before it fails."""
+    max_megapixels: Positive
+    """An image that claims more millions of pixels than this is rejected before it is decoded."""
+    background: Annotated[int, Field(ge=0, le=255)]
+    """Grey level (0 black, 255 white) behind transparent images and around padded ones."""
+    value_range: Annotated[tuple[tuple[float, float], ...] | None, BeforeValidator(messages.as_ranges)] = None
+    """Which values of the files become black and white: `[low, high]` for all channels, or a list of one such pair for
+    each; what lies beyond is clipped. null takes the whole range of the type (65535 for 16 bits, 0 to 1 for floats)."""
+
+
+class BackboneParams(Section):
+    """The pretrained network."""
+
+    source: Annotated[str, Field(pattern=messages.FORMS["source"])]
+    """`package:efficientnet_lite0` (or `lite2`), `timm:NAME[.TAG]`, `torchvision:NAME[/WEIGHTS]`; your own weights for
+    a known architecture, `file:PATH@timm:NAME` or `file:PATH@torchvision:NAME`; a network that another framework
+    exported, `onnx:PATH`; one that a function of yours returns, `python:MODULE:CALLABLE`; or a model that Thaw made,
+    `model:FOLDER`."""
+    sha256: Annotated[str, Field(pattern=messages.FORMS["sha256"])] | None
+    """SHA-256 of the weights file; null accepts any and prints the hash to fill in."""
+    input_px: Annotated[int, Field(ge=16, le=2048)] | None
+    """Side of the square that the network sees, in pixels; null takes what it was pretrained with."""
+    mean: Annotated[list[Fraction], Field(min_length=1)] | None = None
+    """What is subtracted from each channel of an image (scale 0 to 1) before the network sees it, one number for each
+    or one for all; null takes what its source says, and ImageNet's for `onnx:` and `python:`, which may say nothing."""
+    std: Annotated[list[Positive], Field(min_length=1)] | None = None
+    """What each channel is divided by after that; `[0.00392157]` with a mean of `[0.0]` gives a network 0 to 255."""
+    pretrained: bool = True
+    """False starts from random weights, always the same: the control that shows what pretraining is worth."""
+    keep: Annotated[str, Field(min_length=1)] | None = None
+    """The last block to keep; what comes after it is removed, and the head sees the pooled output of that block."""
+    taps: tuple[Annotated[str, Field(min_length=1)], ...] = Field(default=(), strict=False)
+    """Blocks whose pooled outputs (mean, maximum, deviation of each channel) the head sees as well; `[all]`: each."""
+    in_channels: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Channels of the images, which the first layer is adapted to; null takes what they have, a number must agree."""
+
+    @property
+    def asked_channels(self) -> int | None:
+        """How many channels the images are said to have; None if nothing says it."""
+        several = [len(given) for given in (self.mean, self.std) if given and len(given) > 1]
+        return self.in_channels or (several[0] if several else None)
+
+
+class AugmentParams(Section):
+    """What may change between the views of one image; view 0 is always the plain image."""
+
+    flip: Literal["auto", "none", "horizontal", "vertical", "both", "square"]
+    """Mirror images that keep their label; `square` adds quarter turns, `auto` finds out on validation images.
+
+    Successive views of an image go through all of them."""
+    tta: bool
+    """Test-time augmentation: whether each answer is the average over the flips in force; more accurate, and that many
+    times slower."""
+    crop_scale: Annotated[float, Field(ge=0.05, le=1)]
+    """Smallest share of the image's area that a random crop may keep; 1 crops nothing."""
+    rotate_deg: Annotated[float, Field(ge=0, le=180)]
+    """Largest random rotation to either side, in degrees."""
+    shift: Annotated[float, Field(ge=0, le=0.5)]
+    """Largest random shift along each axis, as a fraction of the side."""
+    brightness: Annotated[float, Field(ge=0, lt=1)]
+    """Brightness is scaled by a random factor in 1 ± this."""
+    contrast: Annotated[float, Field(ge=0, lt=1)]
+    """Contrast is scaled by a random factor in 1 ± this."""
+    saturation: Annotated[float, Field(ge=0, lt=1)]
+    """Saturation is scaled by a random factor in 1 ± this; 0 for all but RGB images."""
+    hue: Annotated[float, Field(ge=0, le=0.5)]
+    """Hue is turned by a random share of the colour circle, up to this to either side; 0 for all but RGB images."""
+
+
+class FeaturesParams(Section):
+    """The pooled features that the head is fitted on."""
+
+    views: Annotated[int, Field(ge=1, le=64)]
+    """Views per training image; 1 uses the plain image only."""
+
+
+class HeadParams(Section):
+    """The new output layers."""
+
+    hidden: list[Annotated[int, Field(ge=1, le=16384)]]
+    """Widths of hidden layers; [] is the linear head, which is solved exactly."""
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    """Share of features dropped before each layer of the head while it trains: a linear one trains in phases only."""
+    lr: Positive
+    """Learning rate of a head that is not linear (AdamW)."""
+    epochs: Count
+    """Most epochs that a head that is not linear may take; it stops early."""
+    kind: Literal["linear", "mlp", "cosine"] | None = None
+    """`linear`, `mlp` (with hidden layers) or `cosine` (angles to a direction for each class, times a learned scale);
+    null is linear, or mlp if there are hidden layers."""
+    pool: Literal["own", "avg", "max", "both"] = "own"
+    """How the backbone's last maps, or tokens, become the features that the head sees: as the network itself does it,
+    their average, their maximum, or both side by side."""
+    grow_from: Annotated[str, Field(pattern=messages.FORMS["model"])] | None = None
+    """A model of Thaw, named as in backbone.source, that is the backbone's source too: its classes keep their rows, new
+    ones join."""
+
+    @property
+    def form(self) -> str:
+        """The kind of the head, found from its hidden layers where `kind` is null."""
+        return self.kind or ("mlp" if self.hidden else "linear")
+
+
+class UnfreezeParams(Section):
+    """Progressive unfreezing, a phase a stage."""
+
+    phases: dict[PhaseName, PhaseParams]
+
+
+class SelectParams(Section):
+    """How much better a deeper phase must be."""
+
+    min_win_rate: Annotated[float, Field(ge=0.5, lt=1)]
+    """Share of paired bootstrap draws of the validation loss in which a deeper phase must win to replace another."""
+    draws: Annotated[int, Field(ge=100, le=100_000)]
+    """Bootstrap draws."""
+
+
+class EvaluateParams(Section):
+    """How the winner is tested."""
+
+    draws: Annotated[int, Field(ge=100, le=100_000)]
+    """Bootstrap draws behind each 95 % interval."""
+
+
+class ComputeParams(Section):
+    """Where and how fast things run; never part of a result, so no stage depends on it."""
+
+    threads: Count | None
+    """Threads for arithmetic; null uses every core."""
+    workers: Annotated[int, Field(ge=0)] | None
+    """Processes that decode images; null uses every core, 0 decodes in the stage itself."""
+    device: Annotated[str, Field(pattern=messages.FORMS["device"])]
+    """`auto` takes the first GPU, or the processor if there is none."""
+    frozen_engine: Literal["auto", "onnxruntime", "torch"]
+    """What runs the frozen prefix; auto takes the fastest engine that agrees with torch, and asks once a machine."""
+    cache_gib: Positive
+    """Largest activation cache of a phase, in GiB; a phase that needs more computes them anew in every epoch."""
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    """Decides the split, the views, the order of samples and the bootstrap draws."""
+    data: DataParams
+    prepare: PrepareParams
+    backbone: BackboneParams
+    augment: AugmentParams
+    features: FeaturesParams
+    head: HeadParams
+    unfreeze: UnfreezeParams
+    select: SelectParams
+    evaluate: EvaluateParams
+    compute: ComputeParams

@@ -1,0 +1,64 @@
+"""A user's image as the square of pixels that a model's views are made from, the same way `prepare` makes it."""
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thaw.data import pixel_values
+from thaw.data.decoding import Picture, UnusableError, decode, from_array, read_regular
+from thaw.data.pixel_values import Pixels
+from thaw.errors import DataError
+
+Image = Path | str | bytes | Pixels
+
+_DECODING = threading.Lock()  # Pillow's pixel limit and Python's warning filters belong to the whole process
+
+
+def read_square(image: Image, settings: Mapping[str, Any], *, channels: int) -> Pixels:
+    """Return an image as the square [size_px, size_px, channels], uint8 or what the model learned from.
+
+    An image is a path, the bytes of a file, or an array [height, width, channels] of uint8 or uint16. `settings` has
+    size_px, fit, background and max_megapixels, and value_range and dtype where the data had them.
+    Raises: DataError with the reason why it cannot be used.
+    """
+    try:
+        pixels, dtype = _picture(image, settings).pixels, np.dtype(settings.get("dtype", "uint8"))
+        if pixels.dtype != dtype and "value_range" in settings:
+            raise UnusableError(
+                f"it has {8 * pixels.itemsize} bits, but the model learned prepare.value_range from images of "
+                f"{8 * dtype.itemsize} bits"
+            )
+        return pixel_values.as_channels(pixel_values.as_depth(pixels, dtype), channels)
+    except UnusableError as error:
+        raise DataError(f"{_name(image)} cannot be used: {error}") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{_name(image)} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _picture(image: Any, settings: Mapping[str, Any]) -> Picture:
+    asked = settings.get("value_range")
+    ranges = tuple((low, high) for low, high in asked) if asked is not None else None
+    size_px, fit, background = settings["size_px"], settings["fit"], settings["background"]
+    if isinstance(image, np.ndarray):
+        values = image[:, :, None] if image.ndim == 2 else image
+        if image.dtype not in (np.uint8, np.uint16) or values.ndim != 3 or not image.size:
+            raise DataError(
+                f"an image array must be uint8 or uint16 [height, width, channels], not {image.dtype} "
+                f"{list(image.shape)}"
+            )
+        return from_array(values, size_px=size_px, fit=fit, background=background, value_range=ranges)
+    if not isinstance(image, Path | str | bytes):
+        raise DataError(f"an image must be a path, bytes, or an array of uint8 or uint16, not a {type(image).__name__}")
+    most = settings["max_megapixels"]
+    data = image if isinstance(image, bytes) else read_regular(Path(image), most)
+    with _DECODING:
+        return decode(data, size_px=size_px, fit=fit, background=background, max_megapixels=most, value_range=ranges)
+
+
+def _name(image: Image) -> str:
+    if isinstance(image, Path | str):
+        return str(image)
+    return "the image" if isinstance(image, bytes) else "an array"

@@ -1,0 +1,1 @@
+"""Metrics with intervals, the comparison and choice of phases, calibration, diagnostics, plots."""

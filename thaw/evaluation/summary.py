@@ -1,0 +1,140 @@
+"""The tables that `select` and `python -m thaw summary` print: was it worth it, and what looks wrong."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from thaw.errors import ArtifactError
+from thaw.pipeline import artifacts, scratch
+
+_NEXT = (
+    "reports/index.html is the report: open it in a browser. `dvc plots show` draws reports/plots, `dvc metrics show` "
+    "prints reports/metrics.json, `python -m thaw predict PATH` uses models/export"
+)
+
+FINDINGS = {
+    "diverges": "diverges",
+    "rate_too_low": "does not move",
+    "stuck": "is stuck",
+    "overfits": "overfits",
+    "no_better_than_majority": "is no better than the majority class",
+    "earlier_layers_do_better": "would do better on an earlier block",
+}
+"""How each finding of `diagnostics.py` is put after the name of a head or a phase."""
+
+
+def summary_rows(metrics: Mapping[str, Any], selection: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Return (model, validation accuracy, test accuracy, remark): majority class, head, phases, the winner marked.
+
+    metrics is reports/metrics.json, selection reports/selection.json. Raises: ArtifactError if one lacks a key.
+    """
+    try:
+        chosen, test = metrics["final"]["phase"], metrics["test"]
+        rows = [("majority class", "", _fraction(metrics["majority"]["accuracy"]), "")]
+        for name, evidence in selection["candidates"].items():
+            tested = metrics["head"] if name == "head" else metrics["phases"][name]
+            accuracy, remark = _fraction(tested["accuracy"]), ""
+            if name == chosen:
+                interval = f"{_fraction(test['accuracy_low'])} to {_fraction(test['accuracy_high'])}"
+                accuracy, remark = f"{_fraction(test['accuracy'])} ({interval})", "chosen"
+            rows.append((name, _fraction(evidence["accuracy"]), accuracy, remark))
+    except KeyError as error:
+        raise ArtifactError(f"reports/metrics.json or reports/selection.json has no {error}; run `dvc repro`") from None
+    return rows
+
+
+def summary_table(metrics: Mapping[str, Any], selection: Mapping[str, Any]) -> Table:
+    """Return the table to print, its caption the verdict and where to look next. Raises: ArtifactError."""
+    rows = summary_rows(metrics, selection)
+    table = Table(
+        title=f"Accuracy on {metrics['test'].get('n', '?')} test images, 95 % interval",
+        caption=f"{selection.get('verdict', '')}\n\n{_NEXT}",
+        caption_justify="left",
+        title_justify="left",
+    )
+    for column in ("model", "validation", "test", ""):
+        table.add_column(column, justify="left" if column in {"model", ""} else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row, style="bold" if row[3] else None)
+    return table
+
+
+def selection_table(selection: Mapping[str, Any], seconds: Mapping[str, float]) -> Table:
+    """Return the table of head and phases on validation, from reports/selection.json and the seconds each one took.
+
+    Losses are calibrated, in nats. Each phase is held against the one that it starts from; the gap is validation loss
+    minus training loss at the epoch that was kept, `!` where there is a finding of overfitting. `*` is the chosen one.
+    Raises: ArtifactError if a key is missing.
+    """
+    title = f"Validation, {selection.get('images', '?')} images: each phase against the one that it starts from"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("  model", "accuracy", "loss", "change", "95 % interval", "McNemar", "gap", "time"):
+        table.add_column(column, justify="left" if column == "  model" else "right", no_wrap=True)
+    overfitted = {finding["where"] for finding in selection.get("findings", ()) if finding["kind"] == "overfits"}
+    try:
+        for name, found in selection["candidates"].items():
+            gap = found.get("train_validation_gap")
+            table.add_row(
+                ("* " if found["chosen"] else "  ") + name,
+                _fraction(found["accuracy"]),
+                _fraction(found["calibrated_log_loss"]),
+                *_change(found),
+                ("" if gap is None else f"{gap:.3f}") + ("!" if name in overfitted else ""),
+                f"{seconds[name]:.0f} s" if name in seconds else "",
+                style="bold" if found["chosen"] else None,
+            )
+    except KeyError as error:
+        raise ArtifactError(f"reports/selection.json has no {error}; run `dvc repro`") from None
+    return table
+
+
+def _change(found: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return the difference to the start, its interval, and McNemar's p; a phase that gained nothing is its start."""
+    if (duel := found.get("against_start")) is None:
+        return "", "", ""
+    if found.get("best_epoch") == 0:
+        return "none", "", ""
+    return f"{duel['difference']:.3f}", f"{duel['low']:.3f} to {duel['high']:.3f}", _p_value(duel["mcnemar_p"])
+
+
+def _p_value(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def print_selection(selection: Mapping[str, Any]) -> None:
+    """Print the table of head and phases, the findings, and the verdict. Raises: ArtifactError."""
+    print_evidence(selection)
+    Console().print(selection.get("verdict", ""), markup=False, highlight=False)
+
+
+def print_evidence(selection: Mapping[str, Any]) -> None:
+    """Print the table of head and phases, and each finding. Raises: ArtifactError."""
+    console = Console()
+    console.print(selection_table(selection, seconds_spent(selection.get("candidates", ()))))
+    for finding in selection.get("findings", ()):
+        words = f"Warning: {finding['where']} {FINDINGS.get(finding['kind'], finding['kind'])}: {finding['evidence']}."
+        console.print(f"{words} Advice: {finding['advice']}.\n", markup=False, highlight=False)
+
+
+def seconds_spent(names: Iterable[str]) -> dict[str, float]:
+    """Return the seconds that head and phases took when they last ran on this machine, as far as that is known.
+
+    The head's are those of the stages features and head.
+    """
+    stages = {name: ("features", "head") if name == "head" else (f"unfreeze@{name}",) for name in names}
+    spent = {name: [_seconds(part) for part in parts] for name, parts in stages.items()}
+    return {name: sum(part or 0 for part in parts) for name, parts in spent.items() if None not in parts}
+
+
+def _seconds(stage: str) -> float | None:
+    try:
+        return float(artifacts.read_json(scratch.folder() / "timings" / f"{stage}.json")["seconds"])
+    except (ArtifactError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _fraction(value: float) -> str:
+    return f"{value:.3f}"

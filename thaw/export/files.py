@@ -1,0 +1,130 @@
+"""Write the whole classifier as ONNX and as a program of torch.export: the same bytes each time, nothing pickled."""
+
+import json
+import logging
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from thaw.errors import ArtifactError, BackboneError, first_line
+from thaw.export.graph import ExportableClassifier
+from thaw.networks.spec import Spec
+from thaw.pipeline import artifacts, timings
+from thaw.serving.exported import CLASS_MAPS, FACTS_FILE, FORMAT, OCCLUSION, ONNX_FILE, metadata
+
+PROGRAM_FILE = "model.pt2"
+_STATED = ("size_px", "fit", "background", "max_megapixels", "value_range", "dtype")  # the last two may be absent
+
+
+def describe(
+    model: Mapping[str, Any], spec: Spec, whole: ExportableClassifier, *, fingerprint: str, license_: str
+) -> dict[str, Any]:
+    """Return what an exported classifier says of itself, from the model.json of models/final and its fingerprint."""
+    augment = model["augment"]
+    return {
+        "format": FORMAT,
+        "classes": model["classes"],
+        "preprocessing": {name: value for name, value in model["preprocessing"].items() if name in _STATED}
+        | {"channels": spec.in_channels},
+        "input": {"input_px": spec.input_px, "mean": list(spec.input_mean), "std": list(spec.input_std)},
+        "flips": augment["flip"] if augment["tta"] else "none",
+        "views": len(whole.symmetries),
+        "temperature": whole.temperature,
+        "explanation": CLASS_MAPS if whole.has_maps else OCCLUSION,
+        "backbone": {"library": spec.library, "name": spec.name, "license": spec.license, "url": spec.url},
+        "license": license_,
+        "phase": model["phase"],
+        "fingerprint": fingerprint,
+        "lineage": model["lineage"],
+    }
+
+
+@timings.counted("export")
+def write(folder: Path, whole: ExportableClassifier, facts: Mapping[str, Any]) -> None:
+    """Fill a folder with model.onnx, model.pt2 and model.json.
+
+    Raises: BackboneError, with the exporter's reason, if the network cannot be exported.
+    """
+    settings = facts["preprocessing"]
+    shape = (2, settings["size_px"], settings["size_px"], settings["channels"])
+    squares = torch.from_numpy(np.zeros(shape, settings.get("dtype", "uint8")))
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    images = torch.export.Dim("images", min=1)
+    try:
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(whole, (squares,), dynamic_shapes=({0: images},), strict=False)
+            names = ["probabilities", "maps"][: 2 if whole.has_maps else 1]
+            exported: Any = torch.onnx.export(
+                program, dynamo=True, verbose=False, input_names=["squares"], output_names=names
+            )
+    except Exception as error:
+        raise BackboneError(
+            f"{facts['backbone']['name']} cannot be exported: {first_line(error)}; models/final holds the model "
+            "all the same (thaw.training.model.load); stop at `dvc repro evaluate`, or choose another backbone"
+        ) from error
+    _save_onnx(folder / ONNX_FILE, exported.model_proto, facts)
+    _save_program(folder / PROGRAM_FILE, program)
+    artifacts.write_json(folder / FACTS_FILE, facts)
+
+
+def _save_onnx(path: Path, model: onnx.ModelProto, facts: Mapping[str, Any]) -> None:
+    """Save a graph without the exporter's notes: they hold paths of this machine and stack traces."""
+    for part in (model, model.graph, *model.functions, *_nodes(model)):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer):
+        value.ClearField("metadata_props")
+        value.ClearField("doc_string")
+    onnx.helper.set_model_props(model, metadata(facts))
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _nodes(model: onnx.ModelProto) -> list[Any]:
+    pending: list[Any] = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    found = []
+    while pending:
+        node = pending.pop()
+        found.append(node)
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                pending += graph.node
+    return found
+
+
+def _save_program(path: Path, program: torch.export.ExportedProgram) -> None:
+    """Save a program of torch.export without stack traces and example inputs, which it would pickle.
+
+    Raises: ArtifactError if anything in the file is pickled after all.
+    """
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)
+    program.example_inputs = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tensors that it takes to be shared
+        torch.export.save(program, path)
+    if found := pickled(path):
+        raise ArtifactError(f"torch.export pickled {found[0]} of {path.name}; nothing of Thaw's may be, report it")
+
+
+def pickled(path: Path) -> list[str]:
+    """Return the names of what is pickled in a program of torch.export: payloads that say so, and example inputs."""
+    found = []
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            name = entry.filename
+            if name.endswith("_config.json"):
+                payloads = json.loads(archive.read(name))["config"]
+                found += [payload["path_name"] for payload in payloads.values() if payload["use_pickle"]]
+            elif "/sample_inputs/" in name and entry.file_size:
+                found.append(name)
+    return sorted(found)

@@ -1,0 +1,128 @@
+"""Do earlier layers of the frozen backbone tell the classes apart better than its last one? A sign of a far domain.
+
+Late layers are the most special to what a network was pretrained on (Yosinski et al. 2014, arXiv:1411.1792). Where the
+images are far from that, a linear head on the pooled output of an earlier block can do better. That is found out in the
+pass that the features take anyway: the network also gives what a few earlier blocks hold.
+"""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from torch import fx, nn
+
+from thaw import memory
+from thaw.activations.prefix import Prefix
+from thaw.augment.draws import representatives
+from thaw.data.packed import PackedImages, Rows
+from thaw.errors import BackboneError
+from thaw.head import extract, features
+from thaw.head.examples import FeatureSet, Labels, log_losses
+from thaw.head.linear import fit_linear
+from thaw.networks.backbone import Backbone
+from thaw.networks.cut import probe
+from thaw.networks.taps import separate
+
+MAX_IMAGES = 600
+"""Training images that the comparison takes; more would make it surer and slower."""
+MIN_A_CLASS = 5
+"""Training images a class, on average, below which nothing is compared."""
+_SHARES = (1 / 3, 1 / 2, 2 / 3)
+
+
+@dataclass(frozen=True)
+class Tapped:
+    """The whole frozen backbone: it maps images to its features and, behind them, to what each of `blocks` holds."""
+
+    module: nn.Module
+    blocks: list[str]
+    """A few earlier blocks; none where the network has no such, cannot be traced, or ends or is tapped elsewhere."""
+    last: str
+
+    def plain(
+        self, prefix: Prefix, images: PackedImages, seed: int, folder: Path
+    ) -> tuple[FeatureSet, FeatureSet, dict[str, Any]]:
+        """Return the features of view 0 of the training and the validation images, and what the comparison found.
+
+        `prefix` runs this module; the features go to `folder`. What was found is for model.json, and empty where
+        nothing was compared.
+        """
+        rows = images.rows("train"), images.rows("val")
+        chosen = sample(images.labels(rows[0]), len(images.classes), seed) if self.blocks else None
+        compared = (np.zeros(0, np.int64) if chosen is None else chosen), np.arange(len(rows[1]))
+        outputs = [
+            extract.compute_all(prefix, own, others, label="plain", path=features.file_of(folder, split, 0))
+            for split, own, others in zip(("train", "val"), rows, compared, strict=True)
+        ]
+        train, val = (extract.examples(images, own, part[0]) for own, part in zip(rows, outputs, strict=True))
+        few = [train.features if chosen is None else train.features[chosen], *outputs[0][1:]]
+        memory.drop_pages([train.features])
+        if chosen is None or not all(np.isfinite(values).all() for values in [*few, *outputs[1]]):
+            return train, val, {}
+        names = [self.last, *self.blocks]
+        tried = {
+            name: _answers(
+                extract.examples(images, rows[0][chosen], known),
+                extract.examples(images, rows[1], asked),
+                len(images.classes),
+            )
+            for name, known, asked in zip(names, few, outputs[1], strict=True)
+        }
+        return train, val, _describe(tried, len(chosen), images.samples.iloc[rows[1]])
+
+
+def tapped(backbone: Backbone) -> Tapped:
+    """Return a backbone that also gives what a few earlier blocks hold, pooled as taps are."""
+    spec, blocks = backbone.spec, backbone.blocks
+    indices = sorted({round(share * len(blocks)) - 1 for share in _SHARES} & set(range(len(blocks) - 1)))
+    names = [blocks[index] for index in indices]
+    if names and not spec.keep and not spec.taps:
+        with suppress(BackboneError):  # it cannot be traced, or not be tapped there
+            module = replace(backbone, spec=spec.model_copy(update={"taps": tuple(names)})).split(0)[0]
+            assert isinstance(module, fx.GraphModule)
+            module = separate(module)
+            if all(len(shape) == 1 for shape in probe(module, backbone.example(2))):
+                return Tapped(module, names, blocks[-1])
+    return Tapped(backbone.split(0)[0], [], blocks[-1])
+
+
+def sample(labels: Labels, num_classes: int, seed: int) -> Rows | None:
+    """Return the indices of at most `MAX_IMAGES` examples with every class among them; None where they are too few."""
+    if len(np.unique(labels)) < num_classes or min(len(labels), MAX_IMAGES) < MIN_A_CLASS * num_classes:
+        return None
+    return representatives(labels, MAX_IMAGES, seed=seed, purpose="earlier layers")
+
+
+def _answers(train: FeatureSet, val: FeatureSet, num_classes: int) -> tuple[NDArray[np.float64], float]:
+    """Return the log loss of each validation image, in nats, and the accuracy, of a head solved on some features."""
+    fit = fit_linear(train, val, num_classes)
+    logits = val.features @ fit.weight.T + fit.bias
+    return log_losses(logits, val.labels), float((logits.argmax(axis=1) == val.labels).mean())
+
+
+def _describe(
+    tried: Mapping[str, tuple[NDArray[np.float64], float]], num_train: int, val: pd.DataFrame
+) -> dict[str, Any]:
+    """Return the figures of each block, the last one first; those before it are held against it, image by image.
+
+    The standard error is that of the mean difference, over groups where images belong together.
+    """
+    (last, (reference, accuracy)), *others = tried.items()
+    unit = val["group"].where(val["group"].fillna("") != "", val["id"]).to_numpy()
+    found = {"images": num_train, "last": {"block": last, "log_loss": float(reference.mean()), "accuracy": accuracy}}
+    earlier = {}
+    for name, (losses, accuracy) in others:
+        difference = losses - reference
+        sums = pd.Series(difference - difference.mean()).groupby(unit).sum().to_numpy()
+        earlier[name] = {
+            "log_loss": float(losses.mean()),
+            "accuracy": accuracy,
+            "difference": float(difference.mean()),
+            "standard_error": float(np.sqrt((sums**2).sum()) / len(losses)),
+        }
+    return found | {"earlier": earlier}

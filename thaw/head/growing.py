@@ -1,0 +1,153 @@
+"""Add classes to a classifier: rows of the classes that it knows are kept by name, new ones start from class means."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from thaw.errors import ParamsError
+from thaw.head.examples import check_every_class
+from thaw.head.features import Features
+from thaw.head.layers import CosineHead, logits_of, mean_directions
+from thaw.head.linear import linear_layer
+from thaw.networks.sources.model import folder_of
+from thaw.pipeline import artifacts
+
+Floats = NDArray[np.float64]
+Tensors = Mapping[str, Tensor]
+
+
+def grow(source: str, data: Features, *, kind: str = "linear") -> tuple[nn.Module, dict[str, Any]]:
+    """Return a head of a kind for the classes of `data`, grown from the model `source`, and what became of it.
+
+    `source` is `model:FOLDER` or `model:REPOSITORY#PATH@REVISION`. A new class's row is imprinted (Qi et al. 2018,
+    arXiv:1712.07136). In a linear head it points from the mean of all features to its own mean, as long as the old rows
+    are on average, and its bias gives its mean the logit that the old classes' means get; in a cosine head it is the
+    mean direction of its images.
+    Raises: ParamsError if the model's head is of another kind, does not fit these features or shares no class with the
+    data, ArtifactError if the model is not whole, BackboneError if it is not there, TrainingError if a class has no
+    training image.
+    """
+    parent = (data.facts["backbone"].get("parent") or {}).get("model")
+    folder = folder_of(source.removeprefix("model:"), fingerprint=parent)
+    fingerprint, facts = artifacts.verify(folder), artifacts.read_json(folder / "model.json")
+    _check(source, fingerprint == parent, facts, data, kind)
+    tensors = {
+        name.removeprefix("head."): value
+        for name, value in load_file(folder / "weights.safetensors").items()
+        if name.startswith("head.")
+    }
+    known, classes = facts["classes"], data.facts["classes"]
+    if tensors["weight"].shape[1] != data.train.features.shape[1]:
+        raise ParamsError(
+            f"params.yaml: head.grow_from is {source}, whose head sees {tensors['weight'].shape[1]} features; here "
+            f"there are {data.train.features.shape[1]}; set backbone.taps, backbone.keep and head.pool to what that "
+            "model was made with"
+        )
+    check_every_class(data.train.labels, len(classes))
+    before, head = _FORMS[kind](tensors, known, data)
+    grown: dict[str, Any] = {
+        "model": fingerprint,
+        "kept": [name for name in classes if name in known],
+        "new": [name for name in classes if name not in known],
+        "dropped": [name for name in known if name not in classes],
+        **_old_classes(data, before, known, head),
+    }
+    print(
+        f"head: grown from {source}; kept {', '.join(grown['kept'])}, new {', '.join(grown['new']) or 'none'}; of "
+        f"{grown['images_of_kept']} validation images of known classes {grown['accuracy_before']:.3f} were right "
+        f"before and {grown['accuracy_after']:.3f} are now"
+    )
+    return head, grown
+
+
+def _linear(tensors: Tensors, known: list[str], data: Features) -> tuple[nn.Module, nn.Module]:
+    """Return the head before, and the one with a row for each class of the data, in its order."""
+    classes, train = data.facts["classes"], data.train
+    weight, bias = (tensors[name].double().numpy() for name in ("weight", "bias"))
+    before = linear_layer(weight, bias)
+    weight, bias = weight - weight.mean(axis=0), bias - bias.mean()  # the same to a softmax, centred as new rows are
+    kept = {name: (weight[known.index(name)], bias[known.index(name)]) for name in classes if name in known}
+    means: list[Floats] = [
+        train.features[train.labels == label].mean(axis=0, dtype=np.float64) for label in range(len(classes))
+    ]
+    at_own_mean = np.mean([row @ means[classes.index(name)] + offset for name, (row, offset) in kept.items()])
+    length = np.mean([np.linalg.norm(row) for row, _ in kept.values()])
+    rows = []
+    for number, name in enumerate(classes):
+        away = means[number] - train.features.mean(axis=0, dtype=np.float64)
+        row = length * away / max(float(np.linalg.norm(away)), 1e-12)
+        rows.append(kept.get(name, (row, at_own_mean - row @ means[number])))
+    return before, linear_layer(np.stack([row for row, _ in rows]), np.array([offset for _, offset in rows]))
+
+
+def _cosine(tensors: Tensors, known: list[str], data: Features) -> tuple[nn.Module, nn.Module]:
+    """Return the head before, and the one with a row for each class of the data, in its order."""
+    classes = data.facts["classes"]
+    before, head = (CosineHead(tensors["weight"].shape[1], len(names), 0.0).eval() for names in (known, classes))
+    before.load_state_dict(dict(tensors))
+    length = tensors["weight"].norm(dim=1).mean()  # no answer depends on it, but the next steps of a phase do
+    imprinted = length * mean_directions(data.train, len(classes))
+    rows = [
+        tensors["weight"][known.index(name)] if name in known else imprinted[number]
+        for number, name in enumerate(classes)
+    ]
+    head.load_state_dict({"weight": torch.stack(rows), "log_scale": tensors["log_scale"]})
+    return before, head
+
+
+_FORMS = {"linear": _linear, "cosine": _cosine}
+
+
+def _check(source: str, is_parent: bool, facts: dict[str, Any], data: Features, kind: str) -> None:
+    if not is_parent:
+        raise ParamsError(
+            f"params.yaml: head.grow_from is {source}, but the backbone is not that model's, and the rows of its head "
+            f"fit its own features only; set backbone.source to {source} as well"
+        )
+    theirs = facts["head"].get("kind") or ("mlp" if facts["head"]["hidden"] else "linear")
+    if theirs not in _FORMS:
+        raise ParamsError(
+            f"params.yaml: head.grow_from is {source}, whose head has hidden layers; only a linear or a cosine one "
+            "grows; set head.grow_from to null"
+        )
+    if theirs != kind:
+        raise ParamsError(
+            f"params.yaml: head.grow_from is {source}, whose head is of kind {theirs}, and here it is {kind}; "
+            f"set head.kind to {theirs}"
+        )
+    if not set(facts["classes"]) & set(data.facts["classes"]):
+        raise ParamsError(
+            f"params.yaml: head.grow_from is {source}, which knows {', '.join(facts['classes'])}, and none of the "
+            f"data's classes: {', '.join(data.facts['classes'])}; set it to null"
+        )
+
+
+def _old_classes(data: Features, before: nn.Module, known: list[str], head: nn.Module) -> dict[str, Any]:
+    """Return how many validation images are of classes known before, and the share of right answers then and now.
+
+    `recalls` has the same for each of these classes that has images.
+    """
+    classes = data.facts["classes"]
+    names = np.array(classes)[data.val_labels()]
+    old = np.isin(names, known)
+    then = np.array(known)[logits_of(before, data.val.features)[: len(names)].argmax(axis=1)]
+    now = np.array(classes)[logits_of(head, data.val.features)[: len(names)].argmax(axis=1)]
+
+    def share(answers: NDArray[np.str_], chosen: NDArray[np.bool_]) -> float:
+        return float((answers == names)[chosen].mean()) if chosen.any() else 0.0
+
+    of_class = {name: names == name for name in classes if name in known and (names == name).any()}
+    return {
+        "images_of_kept": int(old.sum()),
+        "accuracy_before": share(then, old),
+        "accuracy_after": share(now, old),
+        "recalls": {
+            name: {"images": int(chosen.sum()), "before": share(then, chosen), "after": share(now, chosen)}
+            for name, chosen in of_class.items()
+        },
+    }

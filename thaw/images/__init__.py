@@ -1,1 +1,0 @@
-"""From files on disk to packed, split and augmented images."""

@@ -1,0 +1,1 @@
+"""Networks: where they come from, their blocks, the cut, pooling, the input layer."""

@@ -1,0 +1,213 @@
+"""Cut a network in two at a block boundary: a prefix that can be cached and a suffix that can be trained.
+
+The network is traced with torch.fx and its graph divided between blocks. Whatever tensors are live across the
+boundary are the boundary activation: one for a ResNet, several for a NASNet.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from timm.models._features_fx import get_notrace_functions, get_notrace_modules
+from torch import Tensor, fx, nn
+from torchvision.models.feature_extraction import DualGraphModule, NodePathTracer
+
+from thaw.errors import BackboneError, first_line
+from thaw.networks.blocks import Block
+from thaw.networks.pooling import Pool, repool
+from thaw.networks.taps import add_taps, is_nhwc
+
+# Layers that behave differently in training and evaluation stay whole, so that each mode keeps its own code.
+_WHOLE_LAYERS = (
+    "BatchNorm",
+    "GroupNorm",
+    "LayerNorm",
+    "InstanceNorm",
+    "Dropout",
+    "DropPath",
+    "StochasticDepth",
+    "GreyConv",
+)
+
+
+class UntraceableError(BackboneError):
+    """The network's own code does not let torch.fx follow it."""
+
+
+class _Tracer(NodePathTracer):  # type: ignore[misc]  # torchvision is untyped
+    """torchvision's tracer, with each node named by the module it stands in (its own numbering is quadratic)."""
+
+    def _get_node_qualname(self, module_qualname: str, node: fx.Node) -> str:
+        return module_qualname if node.op == "call_module" else f"{module_qualname}.{node}"
+
+
+class _Identity(nn.Module):
+    """The prefix of a network that is unfrozen to its input."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return (images,)
+
+
+def cut(
+    module: nn.Module,
+    blocks: Sequence[Block],
+    index: int,
+    taps: Sequence[int] = (),
+    *,
+    pool: Pool = "own",
+    images: Tensor | None = None,
+) -> tuple[nn.Module, nn.Module]:
+    """Return (prefix, suffix): blocks[:index] and blocks[index:], sharing the network's own tensors.
+
+    `taps` are the blocks whose pooled outputs are features as well (see taps.py). `pool` is how the last maps are
+    pooled (see pooling.py), found out on two `images`.
+
+    The prefix is in eval mode for good and maps images to a tuple of tensors; the suffix takes these tensors and
+    follows `.train()` and `.eval()`. Tensors keep their names. Raises: BackboneError if the network cannot be
+    traced, or if something other than tensors with a row for each image crosses the boundary.
+    """
+    modes = {training: _trace(module, training=training) for training in (False, True)}
+    module.eval()
+    halves = {}
+    for training, (graph, names) in modes.items():
+        inside = _inside(graph, names, [*blocks[:-1], _without_pooling(module, blocks[-1])]) if taps else {}
+        own = repool(graph, module, pool, images, nhwc=is_nhwc(module)) if images is not None else None
+        of_node = _blocks_of_nodes(graph, _inside(graph, names, blocks))
+        if taps:
+            add_taps(graph, of_node, inside, taps, nhwc=is_nhwc(module))
+        if own is not None and not own.users:
+            graph.erase_node(own)
+        halves[training] = _halve(graph, of_node, index)
+    prefix: nn.Module = _Identity() if index == 0 else fx.GraphModule(module, halves[False][0]).eval()
+    suffix = DualGraphModule(module, halves[True][1], halves[False][1])
+    return prefix, suffix.eval()
+
+
+def _trace(module: nn.Module, *, training: bool) -> tuple[fx.Graph, dict[fx.Node, str]]:
+    whole = {type(child) for child in module.modules() if any(word in type(child).__name__ for word in _WHOLE_LAYERS)}
+    functions = get_notrace_functions()  # type: ignore[no-untyped-call]  # timm leaves it untyped
+    layers = get_notrace_modules()  # type: ignore[no-untyped-call]  # timm leaves it untyped
+    leaves = [*layers, *whole, *getattr(module, "leaf_types", ())]
+    tracer = _Tracer(autowrap_functions=tuple(functions), leaf_modules=leaves)
+    module.train(training)
+    try:
+        graph = tracer.trace(module)
+    except Exception as error:  # torch.fx raises whatever the network's own code raises on a proxy
+        raise UntraceableError(f"the network cannot be traced, so it cannot be cut: {first_line(error)}") from error
+    return graph, dict(tracer.node_to_qualname)
+
+
+def _inside(graph: fx.Graph, names: dict[fx.Node, str], blocks: Sequence[Block]) -> dict[fx.Node, int]:
+    """Return the block index of each node that runs within a block, in order of execution."""
+    owner = {path: index for index, block in enumerate(blocks) for path in block.paths}
+    inside = {}
+    for node in graph.nodes:
+        if node.op not in {"get_attr", "placeholder", "output"}:
+            path = str(node.target) if node.op == "call_module" else names.get(node, "")
+            parts = path.split(".")
+            found = (owner.get(".".join(parts[:length])) for length in range(len(parts), 0, -1))
+            index = next((index for index in found if index is not None), None)
+            if index is not None:
+                inside[node] = index
+    return inside
+
+
+def _without_pooling(module: nn.Module, last: Block) -> Block:
+    """Return the last block up to its last layer with tensors: the pooling behind it makes the own features."""
+    with_tensors = [path for path in last.paths if module.get_submodule(path).state_dict()]
+    return Block(last.name, last.paths[: last.paths.index(with_tensors[-1]) + 1])
+
+
+def _blocks_of_nodes(graph: fx.Graph, inside: dict[fx.Node, int]) -> dict[fx.Node, int]:
+    """Return the block index of each node; it never falls along the order of execution."""
+    current, of_node = 0, dict[fx.Node, int]()
+    for node in graph.nodes:
+        current = max(current, inside.get(node, current))
+        of_node[node] = current
+    for node in graph.nodes:  # a tensor read from the network belongs where it is first used
+        if node.op == "get_attr" and node.users:
+            of_node[node] = min(of_node[user] for user in node.users)
+    return of_node
+
+
+def _halve(graph: fx.Graph, of_node: dict[fx.Node, int], index: int) -> tuple[fx.Graph, fx.Graph]:
+    images, *optional = (node for node in graph.nodes if node.op == "placeholder")
+    output = next(node for node in graph.nodes if node.op == "output")
+    defaults = {node: node.args[0] if node.args else None for node in optional}
+    nodes = [node for node in graph.nodes if node not in defaults]
+    below = {node for node in nodes if node is images or (node is not output and of_node[node] < index)}
+    crossing = [node for node in nodes if node in below and any(user not in below for user in node.users)]
+    live = [node for node in crossing if node.op != "get_attr"]
+
+    prefix, copies = fx.Graph(), dict[fx.Node, Any](defaults)
+    for node in nodes:
+        if node in below:
+            copies[node] = prefix.node_copy(node, copies.__getitem__)
+    prefix.output(tuple(copies[node] for node in live))
+
+    suffix, copies = fx.Graph(), dict[fx.Node, Any](defaults)
+    for position, node in enumerate(live):
+        copies[node] = suffix.placeholder(f"boundary_{position}")
+    for node in nodes:
+        if node not in below or (node in crossing and node.op == "get_attr"):
+            copies[node] = suffix.node_copy(node, copies.__getitem__)
+    return prefix, suffix
+
+
+@torch.inference_mode()
+def probe(prefix: nn.Module, images: Tensor, *, everywhere: bool = False) -> list[torch.Size]:
+    """Return the shape of each boundary tensor for one image. `images` has shape [images, channels, height, width].
+
+    Raises: BackboneError if something else than a tensor with a row for each image crosses the boundary, an
+    UntraceableError if that is so `everywhere`, as in exports that keep the number of images as a value.
+    """
+    boundary = prefix(images)
+    for value in boundary:
+        if not isinstance(value, Tensor) or value.ndim == 0 or value.shape[0] != len(images):
+            raise (UntraceableError if everywhere else BackboneError)(
+                "something other than a tensor with one row an image crosses this boundary; "
+                "choose another depth (`python -m thaw blocks` lists them)"
+            )
+    return [value.shape[1:] for value in boundary]
+
+
+class UncutPrefix(nn.Module):
+    """What lies below no cut: nothing, or with `everything` the whole network, in eval mode for good."""
+
+    def __init__(self, network: nn.Module, *, everything: bool) -> None:
+        super().__init__()
+        self._network = network.eval() if everything else None
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the network's features of images, or the images themselves."""
+        return (images if self._network is None else self._network(images),)
+
+
+class UncutSuffix(nn.Module):
+    """A whole network as what trains, its frozen blocks in eval mode whatever the mode; tensors keep their names."""
+
+    def __init__(self, network: nn.Module, frozen: Sequence[str]) -> None:
+        """`frozen` are the paths of the modules that belong to frozen blocks."""
+        super().__init__()
+        for name, child in network.named_children():
+            self.add_module(name, child)
+        for name, parameter in network.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        for name, buffer in network.named_buffers(recurse=False):
+            self.register_buffer(name, buffer)
+        self._whole = [network]  # in a list, so that its tensors are not found a second time
+        self._frozen = tuple(frozen)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "UncutSuffix":
+        """Set the mode of the network, its frozen blocks excepted."""
+        super().train(mode)
+        self._whole[0].train(mode)
+        for path in self._frozen:
+            self._whole[0].get_submodule(path).eval()
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the network's features of images."""
+        features: Tensor = self._whole[0](images)
+        return features

@@ -1,0 +1,127 @@
+"""What identifies a network: where it comes from, and what it expects of an image."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from thaw.errors import ArtifactError, BackboneError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of the images that most networks are pretrained on, red, green and blue, on the scale 0 to 1."""
+
+
+class Parent(BaseModel):
+    """The model that a backbone was taken from, and the one before it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    """SHA-256 of the manifest of the model's folder."""
+    classes: list[str]
+    data: str
+    """Fingerprint of the images that it was trained on."""
+    parent: "Parent | None" = None
+
+
+class Spec(BaseModel):
+    """A backbone's description, as stored in model.json; enough to build it again without its weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    library: Literal["timm", "torchvision", "python", "onnx"]
+    name: str
+    """The architecture's name in its library."""
+    in_channels: Annotated[int, Field(gt=0)] = 3
+    input_px: Annotated[int, Field(gt=0)]
+    """Side of the square input, in pixels."""
+    mean: Annotated[tuple[float, ...], Field(min_length=1)]
+    """Mean on the scale 0 to 1: of red, green and blue in the pretraining images, or of each of `in_channels`."""
+    std: Annotated[tuple[float, ...], Field(min_length=1)]
+    """Deviation, likewise."""
+    interpolation: str
+    license: str
+    url: str
+    """Where the weights came from; empty for random weights."""
+    sha256: str
+    """SHA-256 of the weights file; empty for random weights."""
+    keep: str = ""
+    """The last block that is kept; empty for the whole network."""
+    taps: tuple[str, ...] = ()
+    """Blocks whose pooled outputs are features as well; `all` alone stands for every one."""
+    pool: Literal["own", "avg", "max", "both"] = "own"
+    """How the last maps, or tokens, become features: as the network does it, or by their average, maximum or both."""
+    parent: Parent | None = None
+    """The model of Thaw that the weights come from, if they do."""
+    graph: str = ""
+    """The graph of a network in ONNX, packed, without its weights; empty for one that its library builds."""
+
+    def with_channels(self, in_channels: int) -> "Spec":
+        """Return the Spec for images of that many channels. Raises: BackboneError unless it learned those, or RGB."""
+        if in_channels != self.in_channels and self.in_channels == 1:
+            raise BackboneError(
+                f"{self.name} was trained on grey images and has no weights for colour; convert the images to grey, "
+                "or start from another backbone"
+            )
+        if self.in_channels not in (in_channels, 3):
+            raise BackboneError(
+                f"{self.name} was trained on images of {self.in_channels} channels and has no weights for "
+                f"{in_channels}; give it such images, or start from another backbone"
+            )
+        return self.model_copy(update={"in_channels": in_channels})
+
+    def normalised(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> "Spec":
+        """Return the Spec with other constants for its input, one for each channel or for all; None changes nothing.
+
+        Raises: BackboneError for another number of values than channels.
+        """
+        given = {name: tuple(values) for name, values in (("mean", mean), ("std", std)) if values is not None}
+        for name, values in given.items():
+            if len(values) not in (1, self.in_channels):
+                raise BackboneError(
+                    f"params.yaml: backbone.{name} has {len(values)} values, but the images have {self.in_channels} "
+                    "channels; give one for each, or one for all"
+                )
+        every = self.in_channels
+        return self.model_copy(
+            update={name: value * every if len(value) == 1 else value for name, value in given.items()}
+        )
+
+    def with_input_size(self, input_px: int | None) -> "Spec":
+        """Return the Spec for squares of another side, in pixels; None changes nothing."""
+        return self if input_px is None else self.model_copy(update={"input_px": input_px})
+
+    def truncated(self, keep: str | None, taps: Sequence[str], pool: str = "own") -> "Spec":
+        """Return the Spec of the network up to a block (None keeps all that is left), with taps at others.
+
+        `pool` is how its last maps are pooled.
+        """
+        return self.model_copy(update={"keep": keep or self.keep, "taps": tuple(taps), "pool": pool})
+
+    @property
+    def input_mean(self) -> tuple[float, ...]:
+        """Mean to subtract from an input of `in_channels` channels."""
+        return self._for_input(self.mean)
+
+    @property
+    def input_std(self) -> tuple[float, ...]:
+        """Deviation to divide an input of `in_channels` channels by."""
+        return self._for_input(self.std)
+
+    def _for_input(self, values: tuple[float, ...]) -> tuple[float, ...]:
+        """Return RGB's values for other channels: their average for grey, else in turn, as the weights are."""
+        if len(values) == self.in_channels:
+            return values
+        if self.in_channels == 1:
+            return (sum(values) / len(values),)
+        return tuple(values[channel % len(values)] for channel in range(self.in_channels))
+
+
+def read_spec(value: Any) -> Spec:
+    """Return the Spec in the `backbone` entry of a model.json. Raises: ArtifactError if it is not one."""
+    try:
+        return Spec.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "backbone"
+        raise ArtifactError(f"model.json: {where}: {first['msg']}; run `dvc repro` to write it again") from None

@@ -1,0 +1,223 @@
+"""Run a stage safely: one writer at a time, inputs that must not change meanwhile, no orphans, one-line errors.
+
+What the guards are for (each was seen with DVC 3.67.1): DVC hashes inputs after the command has run, so an edit in
+between would be recorded as if it had been used; a killed `dvc repro` leaves its stage running, and the next one
+would start a second writer; a partial output would be consumed by `dvc repro -s`.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from thaw.config.reader import PARAMS_FILE, load_params, read_tree
+from thaw.config.schema import Params
+from thaw.errors import ParamsError, RunError, ThawError
+from thaw.pipeline import scratch, timings
+from thaw.pipeline.artifacts import digest, remove, sha256_of, write_json
+
+_BY_DVC = "DVC_STAGE"  # set by DVC in the environment of every stage
+_WATCH_INTERVAL_S = 1.0
+_GRACE_S = 10.0
+_KEPT_S = 30 * 24 * 3600.0
+
+
+def main(body: Callable[[], None]) -> None:
+    """Call a stage's body and leave with its exit code: 0 done, 1 a ThawError (one line), 130 or 143 interrupted."""
+    signal.signal(signal.SIGTERM, _raise_exit)
+    try:
+        body()
+    except ThawError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except MemoryError:
+        print(
+            "out of memory; lower batch_size or compute.workers in params.yaml, or close other programs",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        advice = f"; free space on the disk of {_disks()}" if error.errno == errno.ENOSPC else ""
+        print(f"the system refused a file operation: {error.strerror}{where}{advice}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _disks() -> str:
+    """Return a folder on each disk that a stage writes to; a write that fails does not say which of them is full."""
+    folders = [folder for folder in (scratch.folder(), Path.cwd()) if folder.exists()]
+    return " or ".join(str(folder) for folder in {folder.stat().st_dev: folder for folder in folders}.values())
+
+
+@contextmanager
+def stage(name: str, *, sections: Sequence[str], inputs: Sequence[str], outs: Sequence[str]) -> Iterator[Params]:
+    """Yield the validated params of a stage that holds its lock, and check at the end that nothing moved under it.
+
+    `sections` are the dotted keys of params.yaml, `inputs` the paths that the stage reads, `outs` those that it
+    writes. Raises: RunError if the stage already runs in this folder, or if a section, an input or a loaded source
+    file changed meanwhile; the outs are then removed.
+    """
+    started = time.perf_counter()
+    timings.add("import", time.time() - psutil.Process().create_time())
+    params = load_params()
+    for path in inputs:
+        if not Path(path).exists():
+            raise RunError(f"{path} is missing; run `dvc repro`, which makes it before this stage")
+    with _lock(name):
+        leave_with_dvc()
+        _forget_old()
+        before = _snapshot(sections, inputs)
+        yield params
+        changed = [what for what, state in _snapshot(sections, inputs).items() if before.get(what, state) != state]
+    if changed:
+        for out in outs:
+            remove(Path(out))
+        raise RunError(
+            f"{', '.join(changed[:5])} changed while {name} was running, so its result would be recorded under the "
+            "wrong inputs; nothing was kept, run `dvc repro` again"
+        )
+    _report(name, time.perf_counter() - started)
+
+
+def _forget_old() -> None:
+    """Delete exported prefixes, and checkpoints of runs that were never taken up again, after a month."""
+    for path in [*scratch.folder().glob("checkpoints/*"), *scratch.folder().glob("engines/*")]:
+        if path.stat().st_mtime < time.time() - _KEPT_S:
+            remove(path)
+
+
+def _report(name: str, seconds: float) -> None:
+    """Print and keep what a stage took, in all and by part; the import came before the stage."""
+    parts = timings.spent()
+    parts["other"] = max(seconds - sum(parts.values()) + parts["import"], 0.0)
+    seconds += parts["import"]
+    rounded = {part: round(spent, 2) for part, spent in parts.items()}
+    write_json(
+        scratch.folder() / "timings" / f"{name}.json", {"stage": name, "seconds": round(seconds, 2), "parts": rounded}
+    )
+    shown = ", ".join(f"{part} {spent:.1f}" for part, spent in parts.items())
+    print(f"{name}: {seconds:.1f} s ({shown})", file=sys.stderr)
+
+
+def code_digest() -> str:
+    """Return the SHA-256 of every source file of ours in memory; a checkpoint of other code is never resumed."""
+    return digest({f"{path.parent.name}/{path.name}": sha256_of(path) for path in _own_sources()})
+
+
+def _raise_exit(signum: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + signum)
+
+
+@contextmanager
+def _lock(name: str) -> Iterator[None]:
+    workspace = hashlib.sha256(str(Path.cwd()).encode()).hexdigest()[:12]
+    path = scratch.folder() / "locks" / f"{name.replace('@', '.')}-{workspace}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise RunError(
+                f"{name} is already running here (process {file.read().strip() or 'unknown'}); wait for it, or stop it"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+@cache
+def leave_with_dvc() -> None:
+    """Stop this process when the `dvc` that started it is gone, now or later; without a dvc above it, watch nothing."""
+    launchers: list[psutil.Process] = []
+    for process in psutil.Process().parents():
+        launchers.append(process)
+        if _may_be_dvc(process):
+            threading.Thread(target=_watch, args=(launchers,), daemon=True).start()
+            return
+    if _BY_DVC in os.environ:  # it ended before we could look
+        sys.exit("the dvc that started this stage has ended; run `dvc repro` again")
+
+
+def _may_be_dvc(process: psutil.Process) -> bool:
+    """Tell `dvc` by its command; if dvc says that it started us, a Python of our session may be calling its API."""
+    try:
+        command = process.cmdline()
+        if any(Path(word).name == "dvc" for word in command[:3]):
+            return True
+        is_python = bool(command) and Path(command[0]).name.startswith("python")
+        return _BY_DVC in os.environ and is_python and os.getsid(process.pid) == os.getsid(0)
+    except (psutil.Error, OSError):
+        return False
+
+
+def _watch(launchers: list[psutil.Process]) -> None:
+    while all(map(_is_alive, launchers)):
+        time.sleep(_WATCH_INTERVAL_S)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GRACE_S)
+    os._exit(143)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:  # it ended between the two questions
+        return False
+
+
+def _snapshot(sections: Sequence[str], inputs: Sequence[str]) -> dict[str, str]:
+    """Return a fingerprint for each section of params.yaml, each input and each source file of ours in memory."""
+    state: dict[str, str] = {}
+    try:
+        tree = read_tree(PARAMS_FILE)
+    except ParamsError:  # it was valid when the stage started: spoilt meanwhile, so every section has changed
+        tree = {}
+    for section in sections:
+        value: object = tree
+        for key in section.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        state[f"params.yaml: {section}"] = digest(value)
+    for name in inputs:
+        state |= {str(path): _stamp(path) for path in _files(Path(name))}
+    return state | {str(path): _stamp(path) for path in _own_sources()}
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    return sorted(Path(folder) / name for folder, _, names in os.walk(path) for name in [*names, ""])
+
+
+def _own_sources() -> list[Path]:
+    root = Path(__file__).resolve().parents[1]
+    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    sources = {Path(file).resolve() for file in files if file}
+    return sorted(
+        path for path in sources if path.is_relative_to(root) and path.relative_to(root).parts[0] in {"thaw", "stages"}
+    )
+
+
+def _stamp(path: Path) -> str:
+    try:
+        stat = path.stat()
+    except OSError:
+        return "missing"
+    return json.dumps([stat.st_size, stat.st_mtime_ns, stat.st_ino])

@@ -1,0 +1,199 @@
+"""What the page says in words and tables: the verdict, the phases, the metrics, the data, where it all came from."""
+
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from thaw.export.card import SAMPLE
+from thaw.report.sources import Sources
+
+_METRICS = {
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "macro_f1": "Macro F1",
+    "top_3_accuracy": "Top-3 accuracy",
+    "top_5_accuracy": "Top-5 accuracy",
+    "roc_auc": "ROC AUC",
+    "average_precision": "Average precision",
+    "log_loss": "Log loss",
+    "log_loss_uncalibrated": "Log loss before calibration",
+    "brier": "Brier score",
+    "ece": "Calibration error",
+    "ece_uncalibrated": "Calibration error before calibration",
+}
+_PACKAGES = ("torch", "torchvision", "timm", "onnxruntime", "scikit-learn", "numpy", "pandas", "pillow", "dvc")
+_SAMPLE_LICENCE = (
+    "CC BY-NC-SA 4.0: ELPV, electroluminescence images of solar cells (Buerhop-Lutz and others 2018; Deitsch and "
+    "others 2019), not for commercial use"
+)
+
+
+def verdict(sources: Sources) -> dict[str, Any]:
+    """Return the two sentences: that of selection.json, cut after its first words, and the test result."""
+    sentence, metrics = sources.selection["verdict"], sources.metrics
+    headline, colon, rest = sentence.partition(": ")
+    if not colon or len(headline) > 60:
+        headline, rest = "", sentence
+    test, chosen = metrics["test"], sources.selection["chosen"]
+    interval = _interval(test, "accuracy")
+    against = f"against {metrics['majority']['accuracy']:.3f} for always naming the most frequent class"
+    if chosen != "head":
+        against = f"against {metrics['head']['accuracy']:.3f} for the head alone and{against.removeprefix('against')}"
+    tested = (
+        f"On {test['n']} test images that no choice has seen, {chosen} answers {test['accuracy']:.3f} correctly"
+        f"{interval}, {against}."
+    )
+    return {"headline": headline, "rest": rest, "colon": ": " if headline else "", "tested": tested}
+
+
+def bars(sources: Sources) -> list[dict[str, Any]]:
+    """Return the test accuracy of the most frequent class, the head and each phase, with the interval of the chosen."""
+    metrics, chosen = sources.metrics, sources.selection["chosen"]
+    accuracies = {"most frequent class": metrics["majority"]["accuracy"], "head": metrics["head"]["accuracy"]}
+    accuracies |= {name: entry["accuracy"] for name, entry in metrics.get("phases", {}).items()}
+    test = metrics["test"]
+    shown = [*accuracies.values(), *(test[key] for key in ("accuracy_low", "accuracy_high") if key in test)]
+    floor, ceiling = max(0.0, min(shown) - 0.04), min(1.0, max(shown) + 0.02)
+    ends = {side: test.get(f"accuracy_{side}") for side in ("low", "high")}
+    return [
+        {"name": name, "value": value, "chosen": name == chosen, "at": _share(value, floor, ceiling)}
+        | {side: None if end is None or name != chosen else _share(end, floor, ceiling) for side, end in ends.items()}
+        for name, value in accuracies.items()
+    ]
+
+
+def tiles(sources: Sources) -> list[dict[str, Any]]:
+    """Return each test metric that there is, with its interval."""
+    test = sources.metrics["test"]
+    return [
+        {"name": label, "value": test[key], "low": test.get(f"{key}_low"), "high": test.get(f"{key}_high")}
+        for key, label in _METRICS.items()
+        if key in test
+    ]
+
+
+def phase_rows(sources: Sources) -> list[dict[str, Any]]:
+    """Return the table of phases, a row for each entry of selection.json, its difference on a scale common to all."""
+    candidates: Mapping[str, Mapping[str, Any]] = sources.selection["candidates"]
+    ends = [
+        abs(entry["against_start"][side])
+        for entry in candidates.values()
+        for side in ("low", "high")
+        if "against_start" in entry
+    ]
+    reach = max(ends, default=0.0) * 1.1 or 1.0
+    overfitted = {
+        finding["where"] for finding in sources.selection.get("findings", []) if finding["kind"] == "overfits"
+    }
+    rows = []
+    for name, entry in candidates.items():
+        duel, facts = entry.get("against_start"), sources.phases.get(name, {})
+        rows.append(
+            {
+                "name": name,
+                "chosen": name == sources.selection["chosen"],
+                "accuracy": entry["accuracy"],
+                "loss": entry["calibrated_log_loss"],
+                "duel": duel,
+                "places": duel and {side: _centred(duel[side], reach) for side in ("low", "high", "difference")},
+                "gap": entry.get("train_validation_gap"),
+                "overfits": name in overfitted,
+                "best_epoch": entry.get("best_epoch"),
+                "depth": facts.get("depth_blocks"),
+            }
+        )
+    return rows
+
+
+def known_classes(sources: Sources) -> list[dict[str, Any]]:
+    """Return, where the head was grown from that of another model, what became of each class that it knew.
+
+    The recall on validation: of that model, of the head as it was grown, and of the model that was chosen.
+    """
+    grown = sources.phases.get("head", {}).get("head", {}).get("grown_from") or {}
+    answers, classes = sources.validation, sources.images.classes
+    rows = []
+    for name, recall in grown.get("recalls", {}).items():
+        own = answers.labels == classes.index(name) if answers else np.zeros(0, bool)
+        now = float((answers.predicted[own] == classes.index(name)).mean()) if answers and own.any() else None
+        rows.append({"name": name, "images": recall["images"], "recalls": [recall["before"], recall["after"], now]})
+    return rows
+
+
+def findings(sources: Sources) -> list[dict[str, str]]:
+    """Return the findings that selection.json names, each as {kind, where, evidence, advice}."""
+    return [finding | {"kind": finding["kind"].replace("_", " ")} for finding in sources.selection.get("findings", [])]
+
+
+def lineage(sources: Sources, raw: str, stated: str | None) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return where the model came from: data, backbone, model and versions, each as names and values.
+
+    `stated` is `data.license` of params.yaml.
+    """
+    facts, spec, trail = sources.final, sources.final["backbone"], sources.final.get("lineage", {})
+    licence = stated or (_SAMPLE_LICENCE if raw == SAMPLE else "that of your images; Thaw does not know it")
+    data = [
+        ("images from", raw),
+        ("images", f"{sources.audit['images']} used, {sources.audit['rejected']} rejected"),
+        ("prepared as", sources.images.fingerprint),
+        ("licence", licence),
+    ]
+    backbone = [
+        ("network", f"{spec['library']}: {spec['name']}"),
+        ("weights from", spec["url"] or "random weights"),
+        ("SHA-256 of the weights", spec["sha256"] or "none"),
+        ("licence", spec["license"] or "not stated by its source"),
+        ("input", f"{spec['input_px']} px, {spec['in_channels']} channel{'s' * (spec['in_channels'] > 1)}"),
+    ]
+    if parent := spec.get("parent"):
+        backbone.append(("made from model", parent["model"]))
+    model = [
+        ("phase", facts["phase"]),
+        ("blocks trained", f"{facts.get('depth_blocks', 0)} of {len(facts.get('blocks', []))}"),
+        ("temperature", f"{facts.get('temperature', 1.0):.4f}"),
+        ("flips averaged", facts["augment"]["flip"] if facts["augment"].get("tta") else "none"),
+        *((name.replace("_", " "), str(value)) for name, value in trail.items() if isinstance(value, str)),
+    ]
+    return [("Data", data), ("Backbone", backbone), ("Model", model), ("Versions", versions())]
+
+
+def versions() -> list[tuple[str, str]]:
+    """Return the versions of Python and of the packages that decide figures, without those not installed."""
+    found = [("Python", f"{sys.version_info[0]}.{sys.version_info[1]}")]
+    for package in _PACKAGES:
+        try:
+            found.append((package, version(package).partition("+")[0]))
+        except PackageNotFoundError:  # a dev build under another name
+            continue
+    return found
+
+
+def flat(settings: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
+    """Return settings as dotted keys and values in the words of YAML."""
+    rows: list[tuple[str, str]] = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            rows += flat(value, f"{above}{key}.")
+        else:
+            words = {None: "null", True: "true", False: "false"}
+            rows.append((f"{above}{key}", words[value] if value is None or isinstance(value, bool) else str(value)))
+    return rows
+
+
+def _interval(test: Mapping[str, Any], name: str) -> str:
+    if f"{name}_low" not in test:
+        return ""
+    return f" (95 % interval {test[f'{name}_low']:.3f} to {test[f'{name}_high']:.3f})"
+
+
+def _share(value: float, floor: float, ceiling: float) -> float:
+    """Return where a value between the floor and the ceiling stands, in per cent."""
+    return round(100 * (value - floor) / ((ceiling - floor) or 1), 2)
+
+
+def _centred(value: float, reach: float) -> float:
+    """Return where a value between -reach and reach stands, in per cent."""
+    return round(50 + 50 * value / reach, 2)

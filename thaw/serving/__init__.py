@@ -1,0 +1,1 @@
+"""The exported classifier and its answers: predict and serve. Nothing here imports torch."""

@@ -1,0 +1,210 @@
+"""A web page and an HTTP endpoint for an exported model, on FastAPI: `python -m thaw serve`.
+
+    POST /predict    the bytes of an image as the body; ?top=K classes (all without it), ?explain=true for an overlay
+    GET  /model      what answers: architecture, classes, fingerprint, limits
+    GET  /health     {"status": "ok"}
+    GET  /           the page
+
+No request names a file: what is served is a fixed table, and an image exists in memory only. One image is answered at a
+time, since ONNX Runtime takes all cores for it; `waiting` further ones queue, and the rest are sent away with 503.
+"""
+
+import asyncio
+import base64
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated, Any
+
+import uvicorn
+from fastapi import FastAPI, HTTPException, Query, Request, Response
+from PIL import Image
+
+from thaw.errors import DataError, RunError
+from thaw.serving.exported import Exported
+
+_CONNECTIONS = 128  # open at once; beyond it uvicorn answers 503
+_PAGE = Path(__file__).parent / "page"
+_FILES = {
+    "/": ("index.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+}
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+_BODY = {"requestBody": {"required": True, "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}}
+_BYTES_ALONE = "send the bytes of an image: curl --data-binary @image.png URL"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may cost."""
+
+    max_bytes: int = 20_000_000
+    """Size of the largest body."""
+    seconds: float = 30.0
+    """Longest wait for a body to arrive, and then for its answer."""
+    waiting: int = 16
+    """Images that may wait for the one that is being answered."""
+
+
+def create_app(model: Exported, limits: Limits) -> FastAPI:
+    """Return the application that answers with a model, within limits."""
+    app = FastAPI(title="Thaw", docs_url=None, redoc_url=None, description="Classifies images.")
+    desk = PredictionQueue(model, limits)
+
+    @app.middleware("http")
+    async def guard(request: Request, call_next: Any) -> Response:
+        response: Response = await call_next(request)
+        response.headers.update(_HEADERS)
+        return response
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/model")
+    async def about() -> dict[str, Any]:
+        return desk.about()
+
+    @app.post("/predict", openapi_extra=_BODY)
+    async def predict(
+        request: Request,
+        top: Annotated[
+            int | None, Query(ge=1, description="How many classes, likeliest first; all without it.")
+        ] = None,
+        explain: Annotated[bool, Query(description="Also return a picture of what the answer rests on.")] = False,
+    ) -> dict[str, Any]:
+        return await desk.ask(await _body(request, limits), top, explain)
+
+    for path, (name, media_type) in _FILES.items():
+        app.get(path, include_in_schema=False)(_page(name, media_type))
+    return app
+
+
+class PredictionQueue:
+    """One image at a time, the others in a queue of bounded length."""
+
+    def __init__(self, model: Exported, limits: Limits) -> None:
+        self._model, self._limits = model, limits
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="answer")
+        self._inside = 0
+
+    def about(self) -> dict[str, Any]:
+        """Return what GET /model says."""
+        return {
+            "architecture": _name(self._model),
+            "classes": list(self._model.classes),
+            "fingerprint": self._model.fingerprint,
+            "max_bytes": self._limits.max_bytes,
+            "max_seconds": self._limits.seconds,
+        }
+
+    async def ask(self, data: bytes, top: int | None, explain: bool) -> dict[str, Any]:
+        """Return the answer to an image. Raises: HTTPException 422, 503 or 504."""
+        if self._inside > self._limits.waiting:
+            raise HTTPException(503, "too many images are waiting; try again in a moment", {"Retry-After": "1"})
+        self._inside += 1
+        work = asyncio.get_running_loop().run_in_executor(self._worker, self._answer, data, top, explain)
+        work.add_done_callback(self._leave)  # an answer that came too late still held its place until it came
+        try:
+            return await asyncio.wait_for(asyncio.shield(work), self._limits.seconds)
+        except DataError as error:
+            raise HTTPException(422, str(error)) from None
+        except TimeoutError:
+            raise HTTPException(504, f"no answer within {self._limits.seconds:g} seconds") from None
+
+    def _leave(self, work: asyncio.Future[dict[str, Any]]) -> None:
+        self._inside -= 1
+        if not work.cancelled():
+            work.exception()  # read, or asyncio reports it a second time
+
+    def _answer(self, data: bytes, top: int | None, explain: bool) -> dict[str, Any]:
+        square = self._model.read(data)
+        shares = self._model.probabilities(square[None])[0]
+        order = shares.argsort(kind="stable")[::-1]
+        best = [{"class": self._model.classes[index], "probability": float(shares[index])} for index in order[:top]]
+        return {"predictions": best, "explanation": self._explanation(square, int(order[0])) if explain else None}
+
+    def _explanation(self, square: Any, index: int) -> dict[str, str]:
+        buffer = BytesIO()
+        Image.fromarray(self._model.explain(square, index)).save(buffer, "PNG")
+        picture = base64.b64encode(buffer.getvalue()).decode()
+        return {"method": self._model.facts["explanation"], "image": f"data:image/png;base64,{picture}"}
+
+
+async def _body(request: Request, limits: Limits) -> bytes:
+    """Return the body of a request.
+
+    Raises: HTTPException 400, 408, 413 or 415, before more than the limit is in memory.
+    """
+    if request.headers.get("content-type", "").startswith("multipart/"):
+        raise HTTPException(415, f"the body is a form; {_BYTES_ALONE}")
+    too_large = HTTPException(413, f"more than {limits.max_bytes / 1e6:g} MB; send a smaller image")
+    if int(request.headers.get("content-length", 0)) > limits.max_bytes:
+        raise too_large
+    data = bytearray()
+    try:
+        async with asyncio.timeout(limits.seconds):
+            async for part in request.stream():
+                data += part
+                if len(data) > limits.max_bytes:
+                    raise too_large
+    except TimeoutError:
+        raise HTTPException(408, f"the image did not arrive within {limits.seconds:g} seconds") from None
+    if not data:
+        raise HTTPException(400, f"the body is empty; {_BYTES_ALONE}")
+    return bytes(data)
+
+
+def _page(name: str, media_type: str) -> Any:
+    content = (_PAGE / name).read_bytes()
+
+    async def serve() -> Response:
+        return Response(content, media_type=media_type)
+
+    return serve
+
+
+def serve(model: Exported, limits: Limits, host: str, port: int) -> None:
+    """Answer requests until interrupted; port 0 takes a free one. Raises: RunError if the port cannot be had."""
+    with listener(host, port) as ours:
+        print(f"thaw: {_name(model)} answers at {url_of(ours)} (Ctrl+C stops it)", flush=True)
+        with suppress(KeyboardInterrupt):  # uvicorn finishes what is under way, then passes the signal on
+            server(model, limits).run(sockets=[ours])
+
+
+def server(model: Exported, limits: Limits) -> uvicorn.Server:
+    """Return the server of an application, which is run with a listener."""
+    config = uvicorn.Config(
+        create_app(model, limits), log_level="warning", limit_concurrency=_CONNECTIONS, server_header=False
+    )
+    return uvicorn.Server(config)
+
+
+def listener(host: str, port: int) -> socket.socket:
+    """Return a socket that listens at an address. Raises: RunError with the reason if it cannot be had."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise RunError(
+            f"{host}:{port} cannot be listened at ({error.strerror}); give another with --host or --port"
+        ) from None
+
+
+def url_of(ours: socket.socket) -> str:
+    """Return the address of a listener as a browser takes it."""
+    host, port = ours.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _name(model: Exported) -> str:
+    return str(model.facts["backbone"]["name"])

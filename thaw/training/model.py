@@ -1,0 +1,139 @@
+"""The deliverable: a classifier that answers for images, loaded from the folder that `select` wrote."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from thaw.augment.views import num_answers, render, symmetry_of
+from thaw.config.schema import AugmentParams
+from thaw.data.pixel_values import Pixels
+from thaw.data.square import Image, read_square
+from thaw.errors import ArtifactError, DataError
+from thaw.networks.backbone import Backbone, assemble, load_backbone
+from thaw.networks.spec import read_spec
+from thaw.pipeline import artifacts
+from thaw.training import phase_folder
+
+BATCH = 32
+_STILL = AugmentParams(
+    flip="none",
+    tta=False,
+    crop_scale=1.0,
+    rotate_deg=0.0,
+    shift=0.0,
+    brightness=0.0,
+    contrast=0.0,
+    saturation=0.0,
+    hue=0.0,
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained classifier with everything that it needs to know about its input."""
+
+    backbone: Backbone
+    head: nn.Module
+    facts: dict[str, Any]
+    fingerprint: str
+
+    @property
+    def classes(self) -> list[str]:
+        """The class names, in the order of the probabilities."""
+        return list(self.facts["classes"])
+
+    def predict(self, images: Iterable[Image]) -> NDArray[np.float64]:
+        """Return probabilities [images, classes], calibrated by the model's temperature.
+
+        An image is a path, or an array [height, width, channels] of uint8 or uint16.
+        Raises: DataError naming the first image that cannot be used.
+        """
+        if isinstance(images, str | Path):
+            raise DataError(f"predict takes a list of images, not one; write predict(['{images}'])")
+        squares = [self.read(image) for image in images]
+        if not squares:
+            return np.zeros((0, len(self.classes)))
+        return self.probabilities(np.stack(squares))
+
+    def read(self, image: Image) -> Pixels:
+        """Return an image as the square [size_px, size_px, channels] that the network's views are made from.
+
+        Raises: DataError with the reason why it cannot be used.
+        """
+        return read_square(image, self.facts["preprocessing"], channels=self.backbone.spec.in_channels)
+
+    def probabilities(self, squares: Pixels) -> NDArray[np.float64]:
+        """Return calibrated probabilities [images, classes] of packed squares [images, size_px, size_px, channels]."""
+        parts = [
+            np.mean([self._logits(squares[start : start + BATCH], view) for view in range(self.num_answers)], axis=0)
+            for start in range(0, len(squares), BATCH)
+        ]
+        return self.calibrated(np.concatenate(parts))
+
+    def calibrated(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the probabilities [images, classes] that logits of that shape stand for, by the temperature."""
+        return torch.softmax(torch.from_numpy(logits).double() / self.facts.get("temperature", 1.0), dim=1).numpy()
+
+    @property
+    def num_answers(self) -> int:
+        """Over how many views, from 0 on, an answer is averaged."""
+        return num_answers(self._augment)
+
+    @property
+    def symmetries(self) -> list[tuple[bool, bool, bool]]:
+        """Which mirror images those views are: transposed first, rows mirrored, columns mirrored."""
+        return [symmetry_of("", view, seed=0, flip=self._augment.flip) for view in range(self.num_answers)]
+
+    def look(self, squares: Pixels, view: int) -> Tensor:
+        """Return the network's input for one view of packed squares."""
+        spec = self.backbone.spec
+        return render(
+            squares,
+            [""] * len(squares),
+            [view] * len(squares),
+            seed=0,
+            augment=self._augment,
+            input_px=spec.input_px,
+            channels=spec.in_channels,
+            mean=spec.input_mean,
+            std=spec.input_std,
+        )
+
+    @cached_property
+    def _augment(self) -> AugmentParams:
+        return _STILL.model_copy(update={key: self.facts["augment"][key] for key in ("flip", "tta")})
+
+    @torch.inference_mode()
+    def _logits(self, squares: Pixels, view: int) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = self.head(self.backbone(self.look(squares, view))).numpy()
+        return logits
+
+
+def load(folder: Path | str = "models/final") -> Model:
+    """Return the classifier in a folder. Raises: ArtifactError if it is missing, altered or of another kind."""
+    folder = Path(folder)
+    fingerprint = artifacts.verify(folder)
+    facts = artifacts.read_json(folder / "model.json")
+    if not {"classes", "backbone", "head", "preprocessing", "augment"} <= set(facts):
+        raise ArtifactError(f"{folder}/model.json does not describe a classifier; run `dvc repro`")
+    tensors = load_file(folder / "weights.safetensors")
+    own = {name.removeprefix("backbone."): value for name, value in tensors.items() if name.startswith("backbone.")}
+    backbone = assemble(read_spec(facts["backbone"]), own)
+    return Model(backbone, phase_folder.assemble(backbone, tensors, facts), facts, fingerprint)
+
+
+def load_phase(folder: Path, backbone_folder: Path) -> Model:
+    """Return the classifier that a phase's folder makes of the backbone. Raises: ArtifactError if one is not whole."""
+    tensors, facts = phase_folder.read(folder)
+    backbone = load_backbone(backbone_folder, in_channels=read_spec(facts["backbone"]).in_channels)
+    if facts["lineage"]["backbone"] != backbone.fingerprint:
+        raise ArtifactError(f"{folder} was trained on another backbone than is in {backbone_folder}; run `dvc repro`")
+    return Model(backbone, phase_folder.assemble(backbone, tensors, facts), facts, facts["lineage"]["parent"])

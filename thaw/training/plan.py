@@ -1,0 +1,199 @@
+"""What a run will do and cost, worked out before any time is spent."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional
+
+from thaw.activations.costs import Decision, Work, decide, train_passes
+from thaw.activations.engine import Engine, use_threads
+from thaw.activations.prefix import narrow, widen
+from thaw.augment.views import num_distinct
+from thaw.config.schema import Params, PhaseParams
+from thaw.data import listing
+from thaw.data.packed import read_table
+from thaw.errors import ThawError
+from thaw.head.layers import build_head
+from thaw.networks.backbone import Backbone, check_channels
+from thaw.networks.cut import probe
+from thaw.networks.sources.opening import open_backbone
+from thaw.pipeline import artifacts
+from thaw.training.groups import Rule, lowest_block, param_groups, rule_of, rules_of
+from thaw.training.loop import Classifier
+from thaw.training.loss import require_maps
+from thaw.training.phase import check_phase
+
+_PROBE_IMAGES = 8
+
+
+def blocks_table(source: str, backbone: Backbone) -> Table:
+    """Return the blocks of a backbone, input first, with the activation that a cut below each would cache."""
+    spec = backbone.spec
+    table = Table(
+        title=f"{source}: {len(backbone.blocks)} blocks, {backbone.num_features} features, {spec.input_px} px",
+        title_justify="left",
+    )
+    for column in ("depth", "block", "parameters", "cut below it: activation", "KiB an image (float16)"):
+        table.add_column(column, justify="left" if column in {"block", "cut below it: activation"} else "right")
+    for index, name in enumerate(backbone.blocks):
+        depth = len(backbone.blocks) - index
+        table.add_row(
+            str(depth), name, f"{_num_parameters(backbone, index, index + 1):,}", *_activation(backbone, depth)
+        )
+    return table
+
+
+def plan_tables(params: Params) -> list[Table]:
+    """Return one table a phase: each block's rate as it will be applied, decay, norm mode, cache and estimated time.
+
+    The time is measured now on random weights and a few random images, the prefix in the engine that a run would use;
+    its first export takes a while and is kept.
+    """
+    use_threads(params.compute)
+    num_train, channels, num_classes = _data_set(params)
+    wanted = params.backbone
+    backbone = open_backbone(
+        wanted.source,
+        pretrained=False,
+        in_channels=channels,
+        input_px=wanted.input_px,
+        keep=wanted.keep,
+        taps=wanted.taps,
+        pool=params.head.pool,
+    )
+    asked = params.head
+    head = build_head(backbone.num_features, num_classes, asked.hidden, asked.dropout, kind=asked.kind)
+    return [
+        _phase_table(name, phase, backbone, num_train, head, params) for name, phase in params.unfreeze.phases.items()
+    ]
+
+
+def _phase_table(
+    name: str, phase: PhaseParams, backbone: Backbone, num_train: int, head: nn.Module, params: Params
+) -> Table:
+    index = lowest_block(phase, backbone)
+    rules = rules_of(phase, backbone, index)
+    model = Classifier(backbone.split(len(backbone.units) - index)[1], head)
+    param_groups(model.named_parameters(), rules, phase.weight_decay)
+    check_phase(name, phase, rules, model)
+    decision, train_s = _costs(name, phase, backbone, num_train, head, params)
+    table = Table(
+        title=f"{name}: from {phase.start}, {phase.epochs} epochs of {num_train} images, batches of {phase.batch_size}",
+        caption=f"views {phase.views}; norm {phase.norm}; {_in_words(rules, phase)}\n"
+        f"activations: {decision.reason}\ntraining on them: about {train_s:.0f} s",
+        title_justify="left",
+        caption_justify="left",
+    )
+    for column in ("block", "parameters", "learning rate", "weight decay"):
+        table.add_column(column, justify="left" if column == "block" else "right")
+    num_head = sum(value.numel() for value in head.parameters())
+    covered = _num_covered(backbone, rules)
+    table.add_row("head", f"{num_head:,}", _rate(rules[0], phase), f"{phase.weight_decay:g}")
+    for rule in rules[1:]:
+        rate, decay = ("frozen", "") if rule.lr is None else (_rate(rule, phase), f"{phase.weight_decay:g}")
+        table.add_row(rule.label, f"{covered[rule.label]:,}", rate, decay)
+    return table
+
+
+def _rate(rule: Rule, phase: PhaseParams) -> str:
+    if phase.lr == "auto" and not rule.given:
+        return "auto" if rule.lr == 1 else f"auto x {rule.lr:.3g}"
+    return f"{rule.lr:.3g}"
+
+
+def _in_words(rules: Sequence[Rule], phase: PhaseParams) -> str:
+    """Say how the lowest rate compares with the head's, as far as both are known, and whether one is to be found."""
+    head, *_, lowest = [rule for rule in rules if rule.lr is not None]
+    assert head.lr is not None
+    assert lowest.lr is not None
+    found = "auto: found by a range test before the first step"
+    if phase.lr == "auto" and lowest.given:
+        return found
+    ratio = f"lowest rate {lowest.lr / head.lr:.3g} of the head's"
+    return f"{ratio}; {found}" if phase.lr == "auto" else ratio
+
+
+def _costs(
+    name: str, phase: PhaseParams, backbone: Backbone, num_train: int, head: nn.Module, params: Params
+) -> tuple[Decision, float]:
+    """Return how a phase comes by its activations, and the seconds of training on them."""
+    depth = len(backbone.units) - lowest_block(phase, backbone)
+    prefix, suffix = backbone.split(depth)
+    images = torch.rand_like(backbone.example(_PROBE_IMAGES))
+    key = artifacts.digest(["plan", backbone.spec.model_dump(mode="json"), depth])
+    engine = Engine(prefix, images, key=key, compute=params.compute)
+    boundary = [widen(narrow(value, np.dtype(np.float32))) for value in engine(images)]
+    if phase.cutmix > 0:
+        require_maps(name, [value.shape[1:] for value in boundary])
+    prefix_s, step_s = _seconds_an_image(engine, images, boundary, Classifier(suffix, head))
+    # Flips that are still to be found out count as if all kept the label.
+    augment = params.augment.model_copy(update={"flip": "both"} if params.augment.flip == "auto" else {})
+    num_views = num_distinct(phase.views, augment)
+    work = Work(
+        num_images=num_train,
+        num_views=num_views,
+        missing_views=num_views,
+        passes=train_passes(phase),
+        bytes_an_image=2 * sum(value[0].numel() for value in boundary),
+        seconds_an_image=prefix_s,
+    )
+    return decide(work, int(params.compute.cache_gib * 2**30)), num_train * phase.epochs * step_s
+
+
+def _seconds_an_image(engine: Engine, images: Tensor, boundary: list[Tensor], model: Classifier) -> tuple[float, float]:
+    """Return the seconds that the prefix, and a training step of the suffix, take for one image."""
+    labels = torch.zeros(len(images), dtype=torch.long)
+    started = time.perf_counter()
+    engine(images)
+    prefix_s = time.perf_counter() - started
+    step_s = float("inf")
+    model.train()
+    for _ in range(2):
+        started = time.perf_counter()
+        torch.autograd.backward(functional.cross_entropy(model(*boundary), labels))
+        step_s = min(step_s, time.perf_counter() - started)
+    return prefix_s / len(images), step_s / len(images)
+
+
+def _data_set(params: Params) -> tuple[int, int, int]:
+    """Return the number of training images, channels and classes: exact once `prepare` has run.
+
+    Before that the share of training images is the one asked for, and so are the channels, or else colour is assumed.
+    """
+    prepared = Path("data/prepared")
+    if (prepared / "samples.csv").exists():
+        samples = read_table(prepared / "samples.csv")
+        artifacts.verify(prepared, only=("samples.csv", "audit.json"))
+        channels = artifacts.read_json(prepared / "audit.json")["channels"]
+        check_channels(params.backbone.asked_channels, channels)
+        return int((samples["split"] == "train").sum()), channels, int(samples["label"].nunique())
+    listed = listing.read(listing.locate(params.data.raw))
+    share = 1 - params.prepare.test_fraction - params.prepare.val_fraction
+    return round(len(listed.table) * share), params.backbone.asked_channels or 3, len(listed.classes)
+
+
+def _num_covered(backbone: Backbone, rules: Sequence[Rule]) -> dict[str, int]:
+    """Return how many parameters of the backbone each rule decides about."""
+    covered = dict.fromkeys((rule.label for rule in rules), 0)
+    for name, value in backbone.module.named_parameters():
+        covered[rule_of(rules, f"backbone.{name}").label] += value.numel()
+    return covered
+
+
+def _num_parameters(backbone: Backbone, first: int, end: int) -> int:
+    named = backbone.module.named_parameters()
+    return sum(value.numel() for name, value in named if first <= backbone.block_of(name) < end)
+
+
+def _activation(backbone: Backbone, depth: int) -> tuple[str, str]:
+    try:
+        shapes = probe(backbone.split(depth)[0], backbone.example(2))
+    except ThawError as error:
+        return str(error), ""
+    text = " + ".join("x".join(str(side) for side in shape) for shape in shapes)
+    return text, f"{sum(shape.numel() for shape in shapes) * 2 / 1024:.0f}"
