@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import psutil
 import pytest
 
 from tests.conftest import ROOT
-from thaw.pipeline import guard, scratch
+from thaw.pipeline import code, guard, scratch
 
 # A suite that runs in the background hands on to its children that SIGINT is ignored; at a terminal it is not.
 _STAGE = """
@@ -48,13 +49,16 @@ def start(workspace: Path) -> Iterator[Start]:
     (workspace / "in").mkdir()
     (workspace / "in" / "a.txt").write_text("one")
     (workspace / ".thaw").mkdir()
+    code.write(workspace / code.FOLDER, code.running(), only=["prepare"])
     running = []
 
-    def begin(body: str = "            pass", *, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    def begin(
+        body: str = "            pass", *, launcher: tuple[str, ...] = (), packages: Path = ROOT
+    ) -> subprocess.Popen[str]:
         script = workspace / "stage.py"
         script.write_text(_STAGE.format(body=body))
         command = [*launcher, sys.executable, str(script)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+        environment = {**os.environ, "PYTHONPATH": str(packages), "PYTHONWARNINGS": "ignore"}
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
         running.append(process)
         return process
@@ -63,6 +67,13 @@ def start(workspace: Path) -> Iterator[Start]:
     for process in running:
         process.kill()
         process.communicate()
+
+
+def _own_packages(folder: Path) -> Path:
+    """Copy the code into a folder, to change it there."""
+    for package in code.PACKAGES:
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
 
 
 def _until(ready: Callable[[], bool], what: str, seconds: float = 60) -> None:
@@ -165,6 +176,77 @@ def test_inputs_that_change_meanwhile_end_in_an_error_and_no_out(
     assert "changed while prepare was running" in errors
     assert (workspace / "finished").exists()
     assert not (workspace / "out").exists()
+
+
+def test_code_that_differs_from_the_fingerprint_is_refused_before_any_work(start: Start, workspace: Path) -> None:
+    packages = _own_packages(workspace / "elsewhere")
+    with (packages / "thaw" / "data" / "decoding.py").open("a") as file:
+        file.write("# edited\n")
+    (packages / "thaw" / "data" / "tiff.py").unlink()
+    status, errors = _finish(start(packages=packages))
+    assert status == 1
+    assert errors == (
+        "data/code/prepare.json was written for other code than prepare would run now "
+        "(thaw/data/decoding.py, thaw/data/tiff.py); run `dvc repro`\n"
+    )
+    assert not (workspace / "started").exists()
+
+
+def test_code_that_differs_in_an_installed_thaw_is_refused_with_the_command_for_that(
+    start: Start, workspace: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    packages = _own_packages(tmp_path_factory.mktemp("site-packages"))
+    with (packages / "thaw" / "data" / "decoding.py").open("a") as file:
+        file.write("# edited\n")
+    status, errors = _finish(start(packages=packages))
+    assert (status, errors.count("\n")) == (1, 1), errors
+    assert errors.endswith("(thaw/data/decoding.py); run `dvc repro --force code`, then `dvc repro`\n")
+    assert not (workspace / "started").exists()
+
+
+def test_code_that_the_stage_cannot_import_may_differ(start: Start, workspace: Path) -> None:
+    packages = _own_packages(workspace / "elsewhere")
+    with (packages / "thaw" / "report" / "text.py").open("a") as file:
+        file.write("# edited\n")
+    status, errors = _finish(start(packages=packages))
+    assert status == 0, errors
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (None, "data/code/prepare.json is missing; run `dvc repro code`, which writes it\n"),
+        ('{"stage": "prep', "data/code/prepare.json is no fingerprint of code; run `dvc repro --force code`\n"),
+        ("{}", "data/code/prepare.json is no fingerprint of code; run `dvc repro --force code`\n"),
+    ],
+    ids=["missing", "cut short", "something else"],
+)
+def test_a_fingerprint_that_cannot_be_read_is_refused(
+    start: Start, workspace: Path, content: str | None, line: str
+) -> None:
+    path = workspace / code.path_of("prepare")
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    assert _finish(start()) == (1, line)
+    assert not (workspace / "started").exists()
+
+
+def test_a_source_file_that_changes_meanwhile_ends_in_an_error_although_it_is_not_loaded_yet(
+    start: Start, workspace: Path
+) -> None:
+    packages = _own_packages(workspace / "elsewhere")
+    edit = "            open('elsewhere/thaw/data/decoding.py', 'a').write('# edited')"
+    status, errors = _finish(start(edit, packages=packages))
+    assert status == 1
+    assert errors.startswith(f"{packages / 'thaw' / 'data' / 'decoding.py'} changed while prepare was running")
+    assert not (workspace / "out").exists()
+
+
+def test_bytecode_that_python_writes_meanwhile_is_no_change(start: Start, workspace: Path) -> None:
+    write = "            Path('in/__pycache__').mkdir(); Path('in/__pycache__/a.pyc').write_text('')"
+    status, errors = _finish(start(write))
+    assert status == 0, errors
 
 
 def test_a_section_that_the_stage_does_not_use_may_change_meanwhile(start: Start, workspace: Path) -> None:

@@ -25,7 +25,7 @@ import psutil
 from thaw.config.reader import PARAMS_FILE, load_params, read_tree
 from thaw.config.schema import Params
 from thaw.errors import ParamsError, RunError, ThawError
-from thaw.pipeline import scratch, timings
+from thaw.pipeline import code, scratch, timings
 from thaw.pipeline.artifacts import digest, remove, sha256_of, write_json
 
 _BY_DVC = "DVC_STAGE"  # set by DVC in the environment of every stage
@@ -70,8 +70,8 @@ def stage(name: str, *, sections: Sequence[str], inputs: Sequence[str], outs: Se
     """Yield the validated params of a stage that holds its lock, and check at the end that nothing moved under it.
 
     `sections` are the dotted keys of params.yaml, `inputs` the paths that the stage reads, `outs` those that it
-    writes. Raises: RunError if the stage already runs in this folder, or if a section, an input or a loaded source
-    file changed meanwhile; the outs are then removed.
+    writes. Raises: RunError if the code differs from the stage's fingerprint, if the stage already runs in this folder,
+    or if a section, an input or a source file changed meanwhile; the outs are then removed.
     """
     started = time.perf_counter()
     timings.add("import", time.time() - psutil.Process().create_time())
@@ -79,12 +79,17 @@ def stage(name: str, *, sections: Sequence[str], inputs: Sequence[str], outs: Se
     for path in inputs:
         if not Path(path).exists():
             raise RunError(f"{path} is missing; run `dvc repro`, which makes it before this stage")
+    sources = [] if name == code.STAGE else [code.path_of(name), *code.sources(name)]
+    read = [*map(Path, inputs), *sources]
+    before = _snapshot(sections, read)
+    if sources:  # after the snapshot, which sees an edit from here on
+        code.check(name)
     with _lock(name):
         leave_with_dvc()
         _forget_old()
-        before = _snapshot(sections, inputs)
         yield params
-        changed = [what for what, state in _snapshot(sections, inputs).items() if before.get(what, state) != state]
+        after = _snapshot(sections, read)
+        changed = sorted(what for what in before | after if before.get(what) != after.get(what))
     if changed:
         for out in outs:
             remove(Path(out))
@@ -117,7 +122,7 @@ def _report(name: str, seconds: float) -> None:
 
 def code_digest() -> str:
     """Return the SHA-256 of every source file of ours in memory; a checkpoint of other code is never resumed."""
-    return digest({f"{path.parent.name}/{path.name}": sha256_of(path) for path in _own_sources()})
+    return digest({name: sha256_of(path) for name, path in code.loaded().items()})
 
 
 def _raise_exit(signum: int, _frame: FrameType | None) -> None:
@@ -183,8 +188,8 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def _snapshot(sections: Sequence[str], inputs: Sequence[str]) -> dict[str, str]:
-    """Return a fingerprint for each section of params.yaml, each input and each source file of ours in memory."""
+def _snapshot(sections: Sequence[str], paths: Sequence[Path]) -> dict[str, str]:
+    """Return the state of each section of params.yaml and of each file that is, or lies below, one of the paths."""
     state: dict[str, str] = {}
     try:
         tree = read_tree(PARAMS_FILE)
@@ -195,24 +200,16 @@ def _snapshot(sections: Sequence[str], inputs: Sequence[str]) -> dict[str, str]:
         for key in section.split("."):
             value = value.get(key) if isinstance(value, dict) else None
         state[f"params.yaml: {section}"] = digest(value)
-    for name in inputs:
-        state |= {str(path): _stamp(path) for path in _files(Path(name))}
-    return state | {str(path): _stamp(path) for path in _own_sources()}
+    for path in paths:
+        state |= {str(file): _stamp(file) for file in _files(path)}
+    return state
 
 
 def _files(path: Path) -> list[Path]:
+    """Return a path that is no folder, or the files below it, without bytecode, which Python writes at any time."""
     if not path.is_dir():
         return [path]
-    return sorted(Path(folder) / name for folder, _, names in os.walk(path) for name in [*names, ""])
-
-
-def _own_sources() -> list[Path]:
-    root = Path(__file__).resolve().parents[1]
-    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    sources = {Path(file).resolve() for file in files if file}
-    return sorted(
-        path for path in sources if path.is_relative_to(root) and path.relative_to(root).parts[0] in {"thaw", "stages"}
-    )
+    return [Path(folder, name) for folder, _, names in os.walk(path) for name in names if not name.endswith(".pyc")]
 
 
 def _stamp(path: Path) -> str:
