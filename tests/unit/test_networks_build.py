@@ -93,11 +93,20 @@ def test_the_networks_that_rescale_their_input_get_it_in_their_own_scale(name: s
     assert vars(build(spec))["transform_input"] is False
 
 
-def test_a_network_without_a_linear_output_layer_is_refused() -> None:
-    with pytest.raises(
-        BackboneError, match="torchvision's squeezenet1_0 has no linear output layer to replace; choose"
-    ):
-        open_backbone("torchvision:squeezenet1_0", pretrained=False)
+@pytest.mark.parametrize("source", ["torchvision:squeezenet1_0", "torchvision:squeezenet1_1"])
+def test_an_output_layer_that_is_a_1_x_1_convolution_is_removed(source: str) -> None:
+    torch.manual_seed(0)
+    network = open_backbone(source, pretrained=False, input_px=64)
+    images = torch.rand(network.example(2).shape)
+    assert network.num_features == 512
+    assert not any(name.startswith("classifier") for name in network.module.state_dict())
+    maps = network.module.get_submodule("features")(images)
+    torch.testing.assert_close(network.module(images), maps.mean((2, 3)))
+
+
+def test_a_network_without_an_output_layer_to_replace_is_refused() -> None:
+    with pytest.raises(BackboneError, match=r"raft_small ends in no linear layer and no 1 x 1 conv"):
+        build(describe("torchvision:mobilenet_v3_small").model_copy(update={"name": "raft_small"}))
 
 
 def test_an_input_size_that_the_network_cannot_take_is_one_line() -> None:

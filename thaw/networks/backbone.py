@@ -95,9 +95,9 @@ class Backbone:
         index = self.cut_index(depth)
         taps, pool = [self.blocks.index(name) for name in self._tap_names()], self.spec.pool
         random = torch.Generator().manual_seed(0)
-        images = None if pool == "own" else torch.rand(self.example(2).shape, generator=random)
+        images = torch.rand(self.example(2).shape, generator=random)
         try:
-            prefix, suffix = cut(self.module, self.units, index, taps, pool=pool, images=images)
+            prefix, suffix = cut(self.module, self.units, index, images, taps=taps, pool=pool)
             probe(prefix, self.example(2), everywhere=self.spec.library == "onnx")
         except UntraceableError:
             if taps or pool != "own":
