@@ -250,7 +250,7 @@ def test_names_of_files_that_are_being_written_are_ignored_by_git_and_dvc(root: 
 
 
 @pytest.mark.usefixtures("scratch")
-def test_a_lock_may_be_taken_again_by_its_holder_and_by_no_other_thread(tmp_path: Path) -> None:
+def test_a_lock_may_be_waited_for_by_its_holder_and_counts_as_held_for_everyone(tmp_path: Path) -> None:
     refused = []
 
     def ask() -> None:
@@ -258,15 +258,16 @@ def test_a_lock_may_be_taken_again_by_its_holder_and_by_no_other_thread(tmp_path
             with artifacts.one_at_a_time(tmp_path / "view", wait=False):
                 pass
         except BlockingIOError:
-            refused.append(True)
+            refused.append(threading.current_thread().name)
 
-    with artifacts.one_at_a_time(tmp_path / "view"), artifacts.one_at_a_time(tmp_path / "view", wait=False):
-        thread = threading.Thread(target=ask)
-        thread.start()
-        thread.join()
-    assert refused == [True]
+    with artifacts.one_at_a_time(tmp_path / "view"), artifacts.one_at_a_time(tmp_path / "view"):
+        other = threading.Thread(target=ask, name="other")
+        other.start()
+        other.join()
+        ask()
+    assert refused == ["other", threading.current_thread().name]
     ask()
-    assert refused == [True]
+    assert len(refused) == 2
 
 
 def test_a_lock_leaves_no_file_behind_and_none_beside_what_it_guards(scratch: Path, tmp_path: Path) -> None:

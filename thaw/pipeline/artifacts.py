@@ -108,18 +108,20 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def one_at_a_time(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold the lock of a file or folder, which need not exist; the thread that holds it may take it again.
+    """Hold the lock of a file or folder, which need not exist; the thread that holds it need not wait for itself.
 
     The lock is a file in the scratch folder while it is held. The system frees it when its process ends, however it
-    ends. Raises: BlockingIOError if another process or thread holds it and `wait` is off.
+    ends. Raises: BlockingIOError if it is held, be it by this thread, and `wait` is off.
     """
     from filelock import FileLock, Timeout  # here: commands that take no lock need not wait for it
 
     lock = FileLock(_lock_file(path), is_singleton=True)
     try:
+        if lock.is_locked and not wait:
+            raise Timeout(lock.lock_file)
         lock.acquire(blocking=wait)
     except Timeout:
-        raise BlockingIOError(errno.EWOULDBLOCK, "another process holds its lock", str(path)) from None
+        raise BlockingIOError(errno.EWOULDBLOCK, "its lock is held", str(path)) from None
     try:
         yield
     finally:
