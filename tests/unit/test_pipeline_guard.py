@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.conftest import ROOT
-from thaw.pipeline import code, guard, scratch
+from thaw.pipeline import code, guard
+from thaw.pipeline import scratch as scratch_folder
 
 # A suite that runs in the background hands on to its children that SIGINT is ignored; at a terminal it is not.
 _STAGE = """
@@ -116,6 +118,38 @@ def test_a_full_disk_is_one_line_that_names_the_disk(start: Start, workspace: Pa
     assert code == 1
     assert errors.count("\n") == 1
     assert f"No space left on device; free space on the disk of {workspace}\n" in errors
+
+
+_ADVICE = "out of memory; lower batch_size or compute.workers in params.yaml, or close other programs\n"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "bytearray(2**60)",
+        "import numpy; numpy.zeros(2**58, numpy.uint8)",
+        "import torch; torch.empty(2**58, dtype=torch.uint8)",
+        # This machine has no GPU to fill: the class is torch's, the text that of its CUDA allocator.
+        "import torch; raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a ...')",
+        "import errno, os; raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))",
+    ],
+)
+def test_too_little_memory_is_one_line_that_says_what_to_lower(start: Start, body: str) -> None:
+    assert _finish(start(f"            {body}")) == (1, _ADVICE)
+
+
+def test_an_error_of_torch_that_is_not_of_memory_keeps_its_traceback(start: Start) -> None:
+    code, errors = _finish(start("            import torch; torch.ones(2) @ torch.ones(3)"))
+    assert code == 1
+    assert "Traceback" in errors
+    assert "out of memory" not in errors
+
+
+def test_a_stage_that_fails_has_not_loaded_torch_to_tell_why(start: Start) -> None:
+    told = "            import atexit; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr))\n"
+    code, errors = _finish(start(f"{told}            raise RuntimeError('surprise')"))
+    assert code == 1
+    assert errors.endswith("RuntimeError: surprise\nFalse\n")
 
 
 def test_params_with_mistakes_stop_a_stage_before_it_starts(start: Start, workspace: Path) -> None:
@@ -287,14 +321,78 @@ def test_a_stage_without_dvc_above_it_runs_on_its_own(start: Start) -> None:
     assert _finish(start(launcher=("nice",)))[0] == 0
 
 
+def _old(path: Path) -> Path:
+    """Make something in the scratch folder that was last used long ago."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".json":
+        path.write_text("{}")
+    else:
+        path.mkdir()
+        (path / "content").write_text("content")
+    os.utime(path, (1e9, 1e9))
+    return path
+
+
+@pytest.mark.usefixtures("workspace")
+def test_what_was_not_used_for_a_month_is_forgotten_unless_a_process_holds_it(scratch: Path) -> None:
+    names = ("checkpoints/phase", "engines/key", "engines/key.json", "engines/.half.partial")
+    held, *unused = [_old(scratch / name) for name in ("checkpoints/held", *names)]
+    recent = scratch / "engines" / "recent"
+    recent.mkdir()
+    with _another_process_holds(held):
+        guard._forget_old()
+        assert held.exists()
+    assert recent.exists()
+    assert not [path for path in unused if path.exists()]
+    guard._forget_old()
+    assert not held.exists()
+
+
+def test_stages_that_forget_the_same_things_at_once_do_not_disturb_each_other(scratch: Path, workspace: Path) -> None:
+    for number in range(300):
+        _old(scratch / "engines" / f"{number}")
+        _old(scratch / "engines" / f"{number}.json")
+    script = (
+        "import time; from pathlib import Path; from thaw.pipeline import guard\n"
+        "Path(f'ready {time.monotonic_ns()}').touch()\n"
+        "while len(list(Path().glob('ready *'))) < 3: time.sleep(0.001)\n"
+        "guard._forget_old()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    stages = [
+        subprocess.Popen([sys.executable, "-c", script], env=environment, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    assert [stage.communicate(timeout=120)[1] for stage in stages] == ["", "", ""]
+    assert not list((scratch / "engines").iterdir())
+
+
+@contextmanager
+def _another_process_holds(path: Path) -> Iterator[None]:
+    script = (
+        "import sys; from pathlib import Path; from thaw.pipeline import artifacts\n"
+        "with artifacts.one_at_a_time(Path(sys.argv[1])):\n"
+        "    print('held', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", script, str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        assert holder.stdin
+        assert holder.stdout.readline() == "held\n"
+        yield
+        holder.stdin.close()
+
+
 def test_the_scratch_folder_of_a_queued_trial_is_that_of_the_repository(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial = tmp_path / ".dvc" / "tmp" / "exps" / "tmpabc"
     trial.mkdir(parents=True)
     monkeypatch.chdir(trial)
-    assert scratch.folder() == tmp_path / ".thaw"
+    assert scratch_folder.folder() == tmp_path / ".thaw"
     monkeypatch.chdir(tmp_path)
-    assert scratch.folder() == tmp_path / ".thaw"
+    assert scratch_folder.folder() == tmp_path / ".thaw"
     monkeypatch.setenv("THAW_SCRATCH", str(tmp_path / "big"))
-    assert scratch.folder() == tmp_path / "big"
+    assert scratch_folder.folder() == tmp_path / "big"

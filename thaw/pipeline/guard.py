@@ -6,8 +6,6 @@ would start a second writer; a partial output would be consumed by `dvc repro -s
 """
 
 import errno
-import fcntl
-import hashlib
 import json
 import os
 import signal
@@ -15,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import FrameType
@@ -26,12 +24,23 @@ from thaw.config.reader import PARAMS_FILE, load_params, read_tree
 from thaw.config.schema import Params
 from thaw.errors import ParamsError, RunError, ThawError
 from thaw.pipeline import code, scratch, timings
-from thaw.pipeline.artifacts import digest, remove, sha256_of, write_json
+from thaw.pipeline.artifacts import (
+    digest,
+    forget,
+    one_at_a_time,
+    remove,
+    sha256_of,
+    sha256_of_bytes,
+    write_json,
+    write_text,
+)  # fmt: skip
 
 _BY_DVC = "DVC_STAGE"  # set by DVC in the environment of every stage
 _WATCH_INTERVAL_S = 1.0
 _GRACE_S = 10.0
 _KEPT_S = 30 * 24 * 3600.0
+# What torch says on a processor, torch on CUDA and MPS, and ONNX Runtime; none of them raises MemoryError.
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Failed to allocate memory", "bad_alloc", "bad allocation")
 
 
 def main(body: Callable[[], None]) -> None:
@@ -44,19 +53,29 @@ def main(body: Callable[[], None]) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-    except MemoryError:
-        print(
-            "out of memory; lower batch_size or compute.workers in params.yaml, or close other programs",
-            file=sys.stderr,
-        )
-        sys.exit(1)
-    except OSError as error:
-        if error.filename is None and error.errno is None:
+    except Exception as error:
+        if (line := _explained(error)) is None:
             raise
-        where = f" ({error.filename})" if error.filename else ""
-        advice = f"; free space on the disk of {_disks()}" if error.errno == errno.ENOSPC else ""
-        print(f"the system refused a file operation: {error.strerror}{where}{advice}", file=sys.stderr)
+        print(line, file=sys.stderr)
         sys.exit(1)
+
+
+def _explained(error: Exception) -> str | None:
+    """Return what to do about an error of the machine's; None for a defect, which keeps its traceback."""
+    if _is_out_of_memory(error):
+        return "out of memory; lower batch_size or compute.workers in params.yaml, or close other programs"
+    if not isinstance(error, OSError) or (error.filename is None and error.errno is None):
+        return None
+    where = f" ({error.filename})" if error.filename else ""
+    advice = f"; free space on the disk of {_disks()}" if error.errno == errno.ENOSPC else ""
+    return f"the system refused a file operation: {error.strerror}{where}{advice}"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Tell by the text where a library has no MemoryError: torch is not loaded to ask for its classes."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY)
 
 
 def _disks() -> str:
@@ -103,8 +122,9 @@ def stage(name: str, *, sections: Sequence[str], inputs: Sequence[str], outs: Se
 def _forget_old() -> None:
     """Delete exported prefixes, and checkpoints of runs that were never taken up again, after a month."""
     for path in [*scratch.folder().glob("checkpoints/*"), *scratch.folder().glob("engines/*")]:
-        if path.stat().st_mtime < time.time() - _KEPT_S:
-            remove(path)
+        with suppress(FileNotFoundError):  # another stage of the same moment was faster
+            if path.stat().st_mtime < time.time() - _KEPT_S:
+                forget(path, unused_s=_KEPT_S)
 
 
 def _report(name: str, seconds: float) -> None:
@@ -131,20 +151,15 @@ def _raise_exit(signum: int, _frame: FrameType | None) -> None:
 
 @contextmanager
 def _lock(name: str) -> Iterator[None]:
-    workspace = hashlib.sha256(str(Path.cwd()).encode()).hexdigest()[:12]
-    path = scratch.folder() / "locks" / f"{name.replace('@', '.')}-{workspace}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
+    workspace = sha256_of_bytes(str(Path.cwd()).encode())[:12]
+    holder = scratch.folder() / "locks" / f"{name.replace('@', '.')}-{workspace}.pid"
+    with ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise RunError(
-                f"{name} is already running here (process {file.read().strip() or 'unknown'}); wait for it, or stop it"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+            held.enter_context(one_at_a_time(Path(name), wait=False))
+        except BlockingIOError:
+            process = holder.read_text(encoding="utf-8") if holder.exists() else "unknown"
+            raise RunError(f"{name} is already running here (process {process}); wait for it, or stop it") from None
+        write_text(holder, str(os.getpid()))
         yield
 
 
