@@ -13,8 +13,8 @@ from thaw.errors import BackboneError, first_line
 from thaw.networks.blocks import Block, list_blocks
 from thaw.networks.build import build, load_tensors
 from thaw.networks.cut import UncutPrefix, UncutSuffix, UntraceableError, cut, probe
-from thaw.networks.spec import Spec, read_spec
-from thaw.pipeline import artifacts
+from thaw.networks.spec import Spec
+from thaw.pipeline import artifacts, facts
 
 Depth = int | str
 
@@ -151,7 +151,7 @@ def load_backbone(folder: Path, *, in_channels: int) -> Backbone:
     Raises: ArtifactError if the folder is not whole, BackboneError if it is for images of other channels.
     """
     fingerprint = artifacts.verify(folder)
-    facts = artifacts.read_json(folder / "model.json")
-    check_channels(facts.get("in_channels"), in_channels)
-    spec = read_spec(facts.get("backbone")).with_channels(in_channels)
+    stored = facts.read(folder / "model.json", facts.BackboneFacts)
+    check_channels(stored.in_channels, in_channels)
+    spec = Spec.of(stored.backbone).with_channels(in_channels)
     return replace(assemble(spec, load_file(folder / "weights.safetensors")), fingerprint=fingerprint)
