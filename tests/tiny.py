@@ -14,8 +14,8 @@ from thaw.data.packed import COLUMNS, PackedImages, write_table
 from thaw.head.layers import build_head
 from thaw.networks.backbone import Backbone, assemble
 from thaw.networks.sources.opening import describe
-from thaw.pipeline import artifacts
-from thaw.pipeline.facts import BackboneFacts
+from thaw.pipeline import artifacts, facts
+from thaw.pipeline.facts import Audit, BackboneFacts, ClassNames, Preprocessing
 from thaw.training.phase import Start
 
 CLASSES = ["bright", "dark", "striped"]
@@ -86,7 +86,7 @@ def prepared(folder: Path, images: PackedImages) -> PackedImages:
     with artifacts.new_folder(folder) as partial:
         np.save(partial / "images-00000.npy", images.shards[0])
         write_table(partial / "samples.csv", images.samples)
-        artifacts.write_json(partial / "classes.json", {"classes": images.classes})
+        facts.write(partial / "classes.json", ClassNames(classes=images.classes))
     return PackedImages.open(folder)
 
 
@@ -95,6 +95,17 @@ def backbone(name: str = "test_resnet", *, in_channels: int = 3, input_px: int =
     torch.manual_seed(seed)
     spec = describe(f"timm:{name}").with_channels(in_channels)
     return replace(assemble(spec.model_copy(update={"input_px": input_px}), None), fingerprint="weights")
+
+
+def audit(**changes: Any) -> Audit:
+    """Return an audit that found nothing, but for what is given."""
+    lists = ("label_conflicts", "exact_duplicates", "first_frame_only", "moved_by_repair", "given_split_changed")
+    nothing = {"count": 0, "first": []}
+    usual: dict[str, Any] = dict.fromkeys((*lists, "missing"), nothing)
+    usual |= {"images": 24, "channels": 3, "rejected": 0, "units_of_tied_groups": 0}
+    usual["near_duplicates"] = nothing | {"groups_across_splits": 0}
+    usual["classes"] = {name: {"train": 5, "val": 3, "test": 0} for name in CLASSES}
+    return Audit.model_validate(usual | changes)
 
 
 def backbone_facts(network: Backbone) -> BackboneFacts:
@@ -107,9 +118,10 @@ def backbone_facts(network: Backbone) -> BackboneFacts:
     )
 
 
-def preprocessing(size_px: int = 40) -> dict[str, Any]:
+def preprocessing(**changes: Any) -> Preprocessing:
     """Return the settings of `prepare` that a model keeps."""
-    return {"size_px": size_px, "fit": "crop", "background": 255, "max_megapixels": 100.0}
+    usual = {"size_px": 40, "fit": "crop", "background": 255, "max_megapixels": 100.0}
+    return Preprocessing.model_validate(usual | changes)
 
 
 def start(
@@ -128,7 +140,7 @@ def start(
         "classes": CLASSES[:classes],
         "backbone": network.spec.model_dump(mode="json"),
         "blocks": network.blocks,
-        "preprocessing": preprocessing(),
+        "preprocessing": preprocessing().model_dump(),
         "augment": {"flip": "none", "tta": False, "accuracy": {}},
         "phase": "head",
         "start": None,

@@ -62,7 +62,7 @@ def test_a_file_for_another_architecture_lists_what_is_missing_and_what_is_unexp
         ("file:w.pth@timm:test_resnat", r"timm has no model 'test_resnat'; the nearest are"),
         ("python:tests.tiny", r"names no callable; write python:MODULE:CALLABLE"),
         ("python:no_such_module:net", r"python:no_such_module:net cannot be called: ModuleNotFoundError: No module"),
-        ("python:tests.tiny:preprocessing", r"gives a dict; it must give a torch.nn.Module"),
+        ("python:tests.tiny:preprocessing", r"gives a Preprocessing; it must give a torch.nn.Module"),
         ("model:nowhere", r"there is no such folder; give a copy of a run's models/final"),
     ],
 )

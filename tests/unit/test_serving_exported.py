@@ -116,7 +116,7 @@ def test_the_metadata_hold_what_the_file_needs_elsewhere(twins: Twins) -> None:
     carried = {entry.key: json.loads(entry.value) for entry in onnx.load(twins.exported / "model.onnx").metadata_props}
     assert carried == artifacts.read_json(twins.exported / "model.json")
     assert carried["classes"] == tiny.CLASSES
-    assert carried["preprocessing"] == tiny.preprocessing() | {"channels": 3}
+    assert carried["preprocessing"] == tiny.preprocessing().model_dump() | {"channels": 3}
     assert (carried["flips"], carried["views"], carried["temperature"]) == ("horizontal", 2, 2.0)
     assert carried["explanation"] == CLASS_MAPS
 

@@ -146,8 +146,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     split = ["test" if row >= 36 else name for row, name in enumerate(tiny.samples(54)["split"])]
     prepared = Path("data/prepared")
     tiny.prepared(prepared, tiny.packed(54, split=split))
-    artifacts.write_json(prepared / "settings.json", tiny.preprocessing())
-    artifacts.write_json(prepared / "audit.json", {})
+    facts.write(prepared / "settings.json", tiny.preprocessing())
+    facts.write(prepared / "audit.json", tiny.audit())
     pd.DataFrame(columns=["path", "reason"]).to_csv(prepared / "rejected.csv", index=False)
     rewritten(prepared)
     network = tiny.backbone()

@@ -13,8 +13,9 @@ from safetensors.numpy import load_file
 from thaw.data.packed import PackedImages, read_table
 from thaw.errors import ArtifactError
 from thaw.evaluation.calibration import probabilities
-from thaw.pipeline import artifacts
+from thaw.pipeline import artifacts, facts
 from thaw.pipeline.candidates import folder_of
+from thaw.pipeline.facts import Audit
 
 _TEXT = dict.fromkeys(("series", "phase", "block", "actual", "predicted"), str)
 _COLUMNS = {"id", "path", "label", "predicted", "probability", "label_probability"}
@@ -40,7 +41,7 @@ class Sources:
     """The inputs of the report."""
 
     images: PackedImages
-    audit: dict[str, Any]
+    audit: Audit
     rejected: pd.DataFrame
     metrics: dict[str, Any]
     classes: dict[str, Any]
@@ -67,19 +68,19 @@ def read(prepared: Path, final: Path, phases: Path, reports: Path) -> Sources:
     for folder in (final, reports / "plots"):
         artifacts.verify(folder)
     metrics, selection = artifacts.read_json(reports / "metrics.json"), artifacts.read_json(reports / "selection.json")
-    facts = artifacts.read_json(final / "model.json")
-    _check_choice(metrics, selection, facts)
-    if facts["classes"] != images.classes:
+    kept = artifacts.read_json(final / "model.json")
+    _check_choice(metrics, selection, kept)
+    if kept["classes"] != images.classes:
         raise ArtifactError(f"{final} knows other classes than {prepared}; run `dvc repro`")
     known = [name for name in selection["candidates"] if folder_of(phases, name).is_dir()]
     return Sources(
         images=images,
-        audit=artifacts.read_json(prepared / "audit.json"),
+        audit=facts.read(prepared / "audit.json", Audit),
         rejected=pd.read_csv(prepared / "rejected.csv", dtype=str, keep_default_na=False),
         metrics=metrics,
         classes=artifacts.read_json(reports / "classes.json"),
         selection=selection,
-        final=facts,
+        final=kept,
         phases={name: artifacts.read_json(folder_of(phases, name) / "model.json") for name in known},
         plots={
             path.stem: pd.read_csv(path, dtype=_TEXT, keep_default_na=False, na_values={}, encoding="utf-8")
@@ -87,7 +88,7 @@ def read(prepared: Path, final: Path, phases: Path, reports: Path) -> Sources:
             if path.stem != "confusion"  # the predictions say the same, and which images they are
         },
         test=_test_answers(reports / "predictions.csv", images),
-        validation=_validation_answers(folder_of(phases, selection["chosen"]), facts),
+        validation=_validation_answers(folder_of(phases, selection["chosen"]), kept),
     )
 
 

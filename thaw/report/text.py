@@ -137,7 +137,7 @@ def lineage(sources: Sources, raw: str, stated: str | None) -> list[tuple[str, l
     licence = stated or (_SAMPLE_LICENCE if raw == SAMPLE else "that of your images; Thaw does not know it")
     data = [
         ("images from", raw),
-        ("images", f"{sources.audit['images']} used, {sources.audit['rejected']} rejected"),
+        ("images", f"{sources.audit.images} used, {sources.audit.rejected} rejected"),
         ("prepared as", sources.images.fingerprint),
         ("licence", licence),
     ]
