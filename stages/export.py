@@ -34,7 +34,7 @@ def main() -> None:
             final.head,
             size_px=images.size_px,
             symmetries=final.symmetries,
-            temperature=final.facts["temperature"],
+            temperature=final.temperature,
             dtype=images.dtype.name,
         )
         license_ = card.license_of(params.data.raw, params.data.license)

@@ -15,7 +15,7 @@ from thaw.evaluation import test_set
 from thaw.evaluation.plots import write_plots
 from thaw.head.layers import build_head
 from thaw.pipeline import artifacts, facts
-from thaw.pipeline.facts import ClassNames
+from thaw.pipeline.facts import ClassNames, ModelFacts
 from thaw.report import page, sources
 from thaw.training import model, phase_folder
 
@@ -118,27 +118,24 @@ def _prepared(
         facts.write(partial / "audit.json", audit)
 
 
-def _final(folder: Path, classes: Sequence[str], channels: int) -> dict[str, Any]:
+def _final(folder: Path, classes: Sequence[str], channels: int) -> ModelFacts:
     network = tiny.backbone(in_channels=channels)
     torch.manual_seed(1)
     head = build_head(network.num_features, len(classes), [], 0.0)
     tensors = {f"backbone.{name}": value for name, value in network.module.state_dict().items()}
     tensors |= {f"head.{name}": value for name, value in head.state_dict().items()}
-    model_json = tiny.start(network).model | {"classes": list(classes), "phase": "top", "temperature": 1.25}
+    model_json = tiny.changed(tiny.start(network).model, classes=list(classes), phase="top", temperature=1.25)
     with artifacts.new_folder(folder) as partial:
         save_file({name: value.contiguous() for name, value in tensors.items()}, partial / "weights.safetensors")
-        artifacts.write_json(partial / "model.json", model_json)
+        facts.write(partial / "model.json", model_json)
     return model_json
 
 
-def _phase(folder: Path, name: str, images: PackedImages, final: dict[str, Any]) -> None:
+def _phase(folder: Path, name: str, images: PackedImages, final: ModelFacts) -> None:
     rows = images.rows("val")
     logits = np.random.default_rng(3).normal(size=(len(rows), len(images.classes))).astype(np.float32)
-    model_json = final | {
-        "phase": name,
-        "start": None if name == "head" else "head",
-        "depth_blocks": int(name != "head"),
-    }
+    start = None if name == "head" else "head"
+    model_json = tiny.changed(final, phase=name, start=start, depth_blocks=int(name != "head"), temperature=None)
     with artifacts.new_folder(folder) as partial:
         phase_folder.write(
             partial,

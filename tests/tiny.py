@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from thaw.config.schema import AugmentParams, ComputeParams, PhaseParams
 from thaw.data.packed import COLUMNS, PackedImages, write_table
@@ -15,9 +16,22 @@ from thaw.head.layers import build_head
 from thaw.networks.backbone import Backbone, assemble
 from thaw.networks.sources.opening import describe
 from thaw.pipeline import artifacts, facts
-from thaw.pipeline.facts import Audit, BackboneFacts, ClassNames, Preprocessing
+from thaw.pipeline.facts import (
+    Audit,
+    AugmentFacts,
+    BackboneFacts,
+    BackboneSpec,
+    ClassNames,
+    FeaturesFacts,
+    HeadFacts,
+    Lineage,
+    ModelFacts,
+    Parent,
+    Preprocessing,
+)
 from thaw.training.phase import Start
 
+Kind = TypeVar("Kind", bound=BaseModel)
 CLASSES = ["bright", "dark", "striped"]
 TORCH = ComputeParams(threads=1, workers=0, device="cpu", frozen_engine="torch", cache_gib=1.0)
 BY_NAME = TORCH.model_copy(update={"frozen_engine": "onnxruntime"})
@@ -124,6 +138,36 @@ def preprocessing(**changes: Any) -> Preprocessing:
     return Preprocessing.model_validate(usual | changes)
 
 
+def changed(stored: Kind, **changes: Any) -> Kind:
+    """Return facts with other values of some keys."""
+    return type(stored).model_validate(stored.model_dump() | changes)
+
+
+def model_facts(spec: BackboneSpec | None = None, **changes: Any) -> ModelFacts:
+    """Return model.json of a head on a network of that spec, or on one that is only told of."""
+    usual = ModelFacts(
+        classes=CLASSES,
+        backbone=spec or describe("timm:test_resnet"),
+        blocks=["conv1", "layer1"],
+        preprocessing=preprocessing(),
+        augment=AugmentFacts(flip="none", tta=False),
+        phase="head",
+        start=None,
+        depth_blocks=0,
+        cut=2,
+        head=HeadFacts(hidden=[], dropout=0.0),
+        lineage=Lineage(data="fingerprint", backbone="weights"),
+    )
+    return changed(usual, **changes)
+
+
+def features_facts(classes: list[str], *, parent: Parent | None = None) -> FeaturesFacts:
+    """Return features.json of a network that is only told of."""
+    spec = describe("timm:test_resnet").model_copy(update={"parent": parent})
+    ours = {name: value for name, value in model_facts(spec, classes=classes) if name in FeaturesFacts.model_fields}
+    return FeaturesFacts(**ours)
+
+
 def start(
     network: Backbone,
     *,
@@ -136,17 +180,12 @@ def start(
     """Return an untrained head as a phase's start."""
     torch.manual_seed(1)
     head = build_head(network.num_features, classes, hidden, dropout, kind=kind)
-    model = {
-        "classes": CLASSES[:classes],
-        "backbone": network.spec.model_dump(mode="json"),
-        "blocks": network.blocks,
-        "preprocessing": preprocessing().model_dump(),
-        "augment": {"flip": "none", "tta": False, "accuracy": {}},
-        "phase": "head",
-        "start": None,
-        "depth_blocks": depth_blocks,
-        "cut": len(network.blocks) - depth_blocks,
-        "head": {"hidden": list(hidden), "dropout": dropout, "kind": kind},
-        "lineage": {"data": "fingerprint", "backbone": "weights"},
-    }
+    model = changed(
+        model_facts(network.spec),
+        classes=CLASSES[:classes],
+        blocks=network.blocks,
+        depth_blocks=depth_blocks,
+        cut=len(network.blocks) - depth_blocks,
+        head={"hidden": list(hidden), "dropout": dropout, "kind": kind},
+    )
     return Start({f"head.{name}": value for name, value in head.state_dict().items()}, model)

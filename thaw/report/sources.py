@@ -15,7 +15,7 @@ from thaw.errors import ArtifactError
 from thaw.evaluation.calibration import probabilities
 from thaw.pipeline import artifacts, facts
 from thaw.pipeline.candidates import folder_of
-from thaw.pipeline.facts import Audit
+from thaw.pipeline.facts import Audit, ModelFacts
 
 _TEXT = dict.fromkeys(("series", "phase", "block", "actual", "predicted"), str)
 _COLUMNS = {"id", "path", "label", "predicted", "probability", "label_probability"}
@@ -47,9 +47,9 @@ class Sources:
     classes: dict[str, Any]
     """What classes.json has of each class on the test set."""
     selection: dict[str, Any]
-    final: dict[str, Any]
+    final: ModelFacts
     """model.json of the model that was chosen."""
-    phases: dict[str, dict[str, Any]]
+    phases: dict[str, ModelFacts]
     """model.json of the head and of each phase, in the order in which they were compared."""
     plots: dict[str, pd.DataFrame]
     """The tables of reports/plots by name; one that is missing is empty."""
@@ -68,9 +68,9 @@ def read(prepared: Path, final: Path, phases: Path, reports: Path) -> Sources:
     for folder in (final, reports / "plots"):
         artifacts.verify(folder)
     metrics, selection = artifacts.read_json(reports / "metrics.json"), artifacts.read_json(reports / "selection.json")
-    kept = artifacts.read_json(final / "model.json")
+    kept = facts.read(final / "model.json", ModelFacts)
     _check_choice(metrics, selection, kept)
-    if kept["classes"] != images.classes:
+    if kept.classes != images.classes:
         raise ArtifactError(f"{final} knows other classes than {prepared}; run `dvc repro`")
     known = [name for name in selection["candidates"] if folder_of(phases, name).is_dir()]
     return Sources(
@@ -81,7 +81,7 @@ def read(prepared: Path, final: Path, phases: Path, reports: Path) -> Sources:
         classes=artifacts.read_json(reports / "classes.json"),
         selection=selection,
         final=kept,
-        phases={name: artifacts.read_json(folder_of(phases, name) / "model.json") for name in known},
+        phases={name: facts.read(folder_of(phases, name) / "model.json", ModelFacts) for name in known},
         plots={
             path.stem: pd.read_csv(path, dtype=_TEXT, keep_default_na=False, na_values={}, encoding="utf-8")
             for path in sorted((reports / "plots").glob("*.csv"))
@@ -92,10 +92,10 @@ def read(prepared: Path, final: Path, phases: Path, reports: Path) -> Sources:
     )
 
 
-def _check_choice(metrics: Mapping[str, Any], selection: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+def _check_choice(metrics: Mapping[str, Any], selection: Mapping[str, Any], final: ModelFacts) -> None:
     """Raises: ArtifactError if the three do not speak of the same model: the page would contradict itself."""
     try:
-        chosen, tested, kept = selection["chosen"], metrics["final"]["phase"], facts["phase"]
+        chosen, tested, kept = selection["chosen"], metrics["final"]["phase"], final.phase
         evidence = selection["candidates"][chosen]
         complete = {"verdict", "images"} <= set(selection) and {"accuracy", "n"} <= set(metrics["test"])
     except KeyError as error:
@@ -125,11 +125,12 @@ def _test_answers(path: Path, images: PackedImages) -> Answers:
     )
 
 
-def _validation_answers(phase: Path, facts: Mapping[str, Any]) -> Answers | None:
+def _validation_answers(phase: Path, final: ModelFacts) -> Answers | None:
     if not (phase / "validation.safetensors").is_file():
         return None
     artifacts.verify(phase)
     stored = load_file(phase / "validation.safetensors")
-    chances, labels = probabilities(stored["logits"], facts.get("temperature", 1.0)), stored["labels"]
+    temperature, labels = 1.0 if final.temperature is None else final.temperature, stored["labels"]
+    chances = probabilities(stored["logits"], temperature)
     own = chances[np.arange(len(labels)), labels]
     return Answers(stored["rows"], labels, chances.argmax(axis=1), chances.max(axis=1), own)
