@@ -32,8 +32,8 @@ from bench import _tools
 from bench._loop import ImageFiles, Loop, loader
 from bench._workspace import Workspace, open_workspace
 from thaw.activations.engine import use_threads
-from thaw.data.packed import PackedImages, write_table
-from thaw.pipeline import artifacts
+from thaw.data.packed import PackedImages
+from thaw.pipeline import artifacts, tables
 
 _STAGES = ("features", "head")
 _BATCH = 32
@@ -121,7 +121,7 @@ def write_prepared(folder: Path, images: PackedImages, settings: Path) -> None:
     with artifacts.new_folder(folder) as partial:
         for number, shard in enumerate(images.shards):
             np.save(partial / f"images-{number:05d}.npy", shard)
-        write_table(partial / "samples.csv", images.samples)
+        tables.write(partial / "samples.csv", images.samples)
         artifacts.write_json(partial / "classes.json", {"classes": images.classes})
         shutil.copy(settings, partial / "settings.json")
 

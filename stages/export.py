@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from thaw.activations.engine import use_threads
-from thaw.data.packed import PackedImages, read_table
+from thaw.data.packed import PackedImages
 from thaw.errors import DataError
 from thaw.export import card, files, parity
 from thaw.export.graph import ExportableClassifier
-from thaw.pipeline import artifacts, guard, timings
+from thaw.pipeline import artifacts, guard, tables, timings
 from thaw.training import model
 
 SECTIONS = ("data",)
@@ -41,7 +41,7 @@ def main() -> None:
             final.facts, final.backbone.spec, whole, fingerprint=final.fingerprint, license_=license_
         )
         metrics, classes, selection = (artifacts.read_json(Path(name)) for name in INPUTS[2:5])
-        audit, predictions = artifacts.read_json(prepared / "audit.json"), read_table(Path(INPUTS[5]))
+        audit, predictions = artifacts.read_json(prepared / "audit.json"), tables.read(Path(INPUTS[5]))
         evidence = card.Evidence(params.data.raw, audit, metrics, classes, selection, predictions)
         squares = images.read(parity.spread(images.rows("test")))
         with artifacts.new_folder(Path(OUTS[0])) as folder:

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from thaw.config.schema import AugmentParams, ComputeParams, PhaseParams
-from thaw.data.packed import COLUMNS, PackedImages, write_table
+from thaw.data.packed import COLUMNS, PackedImages
 from thaw.head.layers import build_head
 from thaw.networks.backbone import Backbone, assemble
 from thaw.networks.sources.opening import describe
-from thaw.pipeline import artifacts
+from thaw.pipeline import artifacts, tables
 from thaw.training.phase import Start
 
 CLASSES = ["bright", "dark", "striped"]
@@ -84,7 +84,7 @@ def prepared(folder: Path, images: PackedImages) -> PackedImages:
     """Write a data set as `prepare` does and open it."""
     with artifacts.new_folder(folder) as partial:
         np.save(partial / "images-00000.npy", images.shards[0])
-        write_table(partial / "samples.csv", images.samples)
+        tables.write(partial / "samples.csv", images.samples)
         artifacts.write_json(partial / "classes.json", {"classes": images.classes})
     return PackedImages.open(folder)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from thaw.evaluation.bootstrap import bootstrap_intervals, class_intervals
 from thaw.evaluation.calibration import uncalibrated
 from thaw.evaluation.metrics import class_metrics, classification_metrics
-from thaw.pipeline import artifacts
+from thaw.pipeline import artifacts, tables
 from thaw.pipeline.candidates import folder_of
 
 Probabilities = NDArray[np.float64]
@@ -97,7 +97,7 @@ def predictions(
 def read_curves(phases: Path, names: Sequence[str]) -> dict[str, pd.DataFrame]:
     """Return the curves.csv of each phase that has one, by name."""
     return {
-        name: pd.read_csv(phases / name / "curves.csv") for name in names if (phases / name / "curves.csv").exists()
+        name: tables.read(phases / name / "curves.csv") for name in names if (phases / name / "curves.csv").exists()
     }
 
 
@@ -108,7 +108,7 @@ def read_range_tests(phases: Path, names: Sequence[str]) -> dict[str, pd.DataFra
         folder = folder_of(phases, name)
         path, lr = folder / "range_test.csv", artifacts.read_json(folder / "model.json").get("lr")
         if path.exists():
-            found[name] = pd.read_csv(path)
+            found[name] = tables.read(path)
         elif lr is not None:
             found[name] = pd.DataFrame({"rate": [lr], "change": np.nan, "smoothed": np.nan, "chosen": 1})
     return found

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from thaw.errors import TrainingError
 from thaw.head.layers import build_head
 from thaw.networks.build import load_tensors
-from thaw.pipeline import artifacts, timings
+from thaw.pipeline import artifacts, tables, timings
 
 if TYPE_CHECKING:
     from thaw.networks.backbone import Backbone
@@ -43,7 +43,7 @@ def write(
     artifacts.write_json(folder / "model.json", model)
     for name, table in (("curves.csv", curves), ("range_test.csv", range_test)):
         if table:
-            pd.DataFrame(table).to_csv(folder / name, index=False, lineterminator="\n")
+            tables.write(folder / name, pd.DataFrame(table))
 
 
 def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
