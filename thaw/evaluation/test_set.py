@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from thaw.evaluation.bootstrap import bootstrap_intervals, class_intervals
 from thaw.evaluation.calibration import uncalibrated
-from thaw.evaluation.metrics import class_metrics, classification_metrics
+from thaw.evaluation.metrics import Table, calibration_metrics, class_metrics, classification_metrics
 from thaw.pipeline import artifacts, tables
 from thaw.pipeline.candidates import folder_of
 
@@ -41,7 +41,8 @@ def test_metrics(
     test: dict[str, Any] = {"n": len(labels)}
     test |= _with_intervals(classification_metrics(labels, final), bootstrap_intervals(labels, final, **how))
     raw = uncalibrated(final, temperature)
-    before = _with_intervals(classification_metrics(labels, raw), bootstrap_intervals(labels, raw, **how))
+    intervals_before = bootstrap_intervals(labels, raw, of=Table.calibration, **how)
+    before = _with_intervals(calibration_metrics(labels, raw), intervals_before)
     test |= {
         f"{name}_uncalibrated{end}": before[f"{name}{end}"]
         for name in ("ece", "log_loss")
