@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from thaw.activations.engine import use_threads
-from thaw.data.packed import PackedImages, read_table
+from thaw.data.packed import PackedImages
 from thaw.errors import DataError
 from thaw.export import card, files, parity
 from thaw.export.graph import ExportableClassifier
-from thaw.pipeline import artifacts, facts, guard, timings
+from thaw.pipeline import artifacts, facts, guard, tables, timings
 from thaw.pipeline.facts import Audit
 from thaw.training import model
 
@@ -42,7 +42,7 @@ def main() -> None:
             final.facts, final.backbone.spec, whole, fingerprint=final.fingerprint, license_=license_
         )
         metrics, classes, selection = (artifacts.read_json(Path(name)) for name in INPUTS[2:5])
-        audit, predictions = facts.read(prepared / "audit.json", Audit), read_table(Path(INPUTS[5]))
+        audit, predictions = facts.read(prepared / "audit.json", Audit), tables.read(Path(INPUTS[5]))
         evidence = card.Evidence(params.data.raw, audit, metrics, classes, selection, predictions)
         squares = images.read(parity.spread(images.rows("test")))
         with artifacts.new_folder(Path(OUTS[0])) as folder:

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save_file
 
 from tests import tiny
-from thaw.data.packed import PackedImages, write_table
+from thaw.data.packed import PackedImages
 from thaw.evaluation import test_set
 from thaw.evaluation.plots import write_plots
 from thaw.head.layers import build_head
-from thaw.pipeline import artifacts, facts
+from thaw.pipeline import artifacts, facts, tables
 from thaw.pipeline.facts import ClassNames, ModelFacts
 from thaw.report import page, sources
 from thaw.training import model, phase_folder
@@ -112,8 +112,8 @@ def _prepared(
     )
     with artifacts.new_folder(folder) as partial:
         np.save(partial / "images-00000.npy", tiny.pixels(len(samples), channels=channels, size_px=size_px))
-        write_table(partial / "samples.csv", samples)
-        write_table(partial / "rejected.csv", pd.DataFrame(rejected, columns=["path", "reason"], dtype=object))
+        tables.write(partial / "samples.csv", samples)
+        tables.write(partial / "rejected.csv", pd.DataFrame(rejected, columns=["path", "reason"], dtype=object))
         facts.write(partial / "classes.json", ClassNames(classes=list(classes)))
         facts.write(partial / "audit.json", audit)
 
@@ -170,6 +170,6 @@ def _reports(folder: Path, images: PackedImages) -> None:
     artifacts.write_json(folder / "classes.json", known)
     artifacts.write_json(folder / "selection.json", selection())
     table = test_set.predictions(images.samples.iloc[rows], labels, chances, images.classes)
-    write_table(folder / "predictions.csv", table)
+    tables.write(folder / "predictions.csv", table)
     with artifacts.new_folder(folder / "plots") as plots:
         write_plots(plots, labels, chances, images.classes, {"top": CURVES})

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from thaw.config.schema import AugmentParams, ComputeParams, PhaseParams
-from thaw.data.packed import COLUMNS, PackedImages, write_table
+from thaw.data.packed import COLUMNS, PackedImages
 from thaw.head.layers import build_head
 from thaw.networks.backbone import Backbone, assemble
 from thaw.networks.sources.opening import describe
-from thaw.pipeline import artifacts, facts
+from thaw.pipeline import artifacts, facts, tables
 from thaw.pipeline.facts import (
     Audit,
     AugmentFacts,
@@ -99,7 +99,7 @@ def prepared(folder: Path, images: PackedImages) -> PackedImages:
     """Write a data set as `prepare` does and open it."""
     with artifacts.new_folder(folder) as partial:
         np.save(partial / "images-00000.npy", images.shards[0])
-        write_table(partial / "samples.csv", images.samples)
+        tables.write(partial / "samples.csv", images.samples)
         facts.write(partial / "classes.json", ClassNames(classes=images.classes))
     return PackedImages.open(folder)
 

@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from thaw.evaluation.calibration import probabilities
-from thaw.evaluation.metrics import classification_metrics
+from thaw.evaluation.bootstrap import bootstrap_intervals
+from thaw.evaluation.calibration import probabilities, uncalibrated
+from thaw.evaluation.metrics import _Ranking, classification_metrics
 from thaw.evaluation.test_set import test_metrics as metrics_of
 from thaw.evaluation.test_set import validation_metrics
 from thaw.pipeline import artifacts
@@ -32,6 +34,29 @@ def test_calibration_is_told_with_and_without_the_temperature() -> None:
         assert metrics["test"][f"{name}_uncalibrated"] == pytest.approx(before[name], abs=1e-12)
         assert metrics["test"][f"{name}_uncalibrated_low"] <= metrics["test"][f"{name}_uncalibrated_high"]
     assert metrics["final"] == {"phase": "top", "temperature": 1.7}
+
+
+def test_what_is_without_the_temperature_is_drawn_as_every_metric_is_to_the_last_digit() -> None:
+    metrics, _ = found()
+    raw = uncalibrated(probabilities(LOGITS, 1.7), 1.7)
+    intervals = bootstrap_intervals(LABELS, raw, groups=None, draws=100, seed=0)
+    for name in ("ece", "log_loss"):
+        assert metrics["test"][f"{name}_uncalibrated"] == classification_metrics(LABELS, raw)[name]
+        ends = tuple(metrics["test"][f"{name}_uncalibrated_{end}"] for end in ("low", "high"))
+        assert ends == intervals[name]
+
+
+def test_the_curves_of_each_class_are_ranked_for_one_of_the_two_models_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranked: list[int] = []
+    made = _Ranking.of
+
+    def counted(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> _Ranking:
+        ranked.append(int(positive.sum()))
+        return made(scores, positive)
+
+    monkeypatch.setattr(_Ranking, "of", counted)
+    found()
+    assert len(ranked) == 2 * 2  # the values and their intervals, each of the two classes that occur
 
 
 def test_every_class_has_its_metrics_by_name_and_an_absent_one_only_its_support() -> None:

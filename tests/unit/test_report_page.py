@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests import reported, tiny
-from thaw.data.packed import write_table
 from thaw.errors import ArtifactError
-from thaw.pipeline import artifacts, facts
+from thaw.pipeline import artifacts, facts, tables
 from thaw.pipeline.facts import ModelFacts
 from thaw.report import charts, confusion, figures, gallery, pictures, text
 from thaw.report.sources import Answers
@@ -111,7 +110,7 @@ def test_reports_of_two_runs_are_refused(tmp_path: Path) -> None:
 def test_predictions_of_other_images_are_refused(tmp_path: Path) -> None:
     root = reported.build(tmp_path)
     table = pd.read_csv(root / "reports" / "predictions.csv", dtype={"id": str})
-    write_table(root / "reports" / "predictions.csv", table.iloc[1:])
+    tables.write(root / "reports" / "predictions.csv", table.iloc[1:])
     with pytest.raises(
         ArtifactError, match=r"predictions.csv does not list the test images of data/prepared; run `dvc"
     ):

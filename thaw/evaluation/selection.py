@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from thaw.errors import ArtifactError
 from thaw.evaluation.comparison import Candidate, Comparison, Verdict
 from thaw.evaluation.diagnostics import TrainingRun, findings_of
-from thaw.pipeline import artifacts, facts
+from thaw.pipeline import artifacts, facts, tables
 from thaw.pipeline.candidates import FOLDER, average_name, display_name
 from thaw.pipeline.facts import ModelFacts
 
@@ -43,7 +43,7 @@ class TrainedPhase:
     def training_run(self) -> TrainingRun:
         """What `findings_of` looks at."""
         path = self.folder / "curves.csv"
-        curves = pd.read_csv(path) if path.exists() else pd.DataFrame()
+        curves = tables.read(path) if path.exists() else pd.DataFrame()
         return TrainingRun(self.name, curves, self.logits, self.labels, self.model.earlier_layers)
 
 
@@ -86,8 +86,7 @@ def read_groups(samples: Path, rows: NDArray[np.int64]) -> NDArray[Any]:
     Raises: ArtifactError if the table is missing or has no such rows.
     """
     try:
-        table = pd.read_csv(samples, usecols=["row", "group"], dtype={"group": str}, keep_default_na=False)
-        return table.set_index("row")["group"][rows].to_numpy(dtype=object)
+        return tables.read(samples).set_index("row")["group"][rows].to_numpy(dtype=object)
     except (OSError, ValueError, KeyError) as error:
         raise ArtifactError(f"{samples} does not list the validation images ({error}); run `dvc repro`") from None
 
@@ -230,7 +229,7 @@ def _curve_summary(path: Path) -> dict[str, float]:
     """Return the best epoch, and there the validation loss minus the training loss, in nats, where curves exist."""
     if not path.exists():
         return {}
-    curves = pd.read_csv(path).dropna(subset=["val_loss"])
+    curves = tables.read(path).dropna(subset=["val_loss"])
     if curves.empty:
         return {}
     best = curves.iloc[int(curves["val_loss"].argmin())]

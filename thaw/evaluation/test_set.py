@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from thaw.evaluation.bootstrap import bootstrap_intervals, class_intervals
 from thaw.evaluation.calibration import uncalibrated
-from thaw.evaluation.metrics import class_metrics, classification_metrics
-from thaw.pipeline import artifacts, facts
+from thaw.evaluation.metrics import Table, calibration_metrics, class_metrics, classification_metrics
+from thaw.pipeline import artifacts, facts, tables
 from thaw.pipeline.candidates import folder_of
 from thaw.pipeline.facts import ModelFacts
 
@@ -42,7 +42,8 @@ def test_metrics(
     test: dict[str, Any] = {"n": len(labels)}
     test |= _with_intervals(classification_metrics(labels, final), bootstrap_intervals(labels, final, **how))
     raw = uncalibrated(final, temperature)
-    before = _with_intervals(classification_metrics(labels, raw), bootstrap_intervals(labels, raw, **how))
+    intervals_before = bootstrap_intervals(labels, raw, of=Table.calibration, **how)
+    before = _with_intervals(calibration_metrics(labels, raw), intervals_before)
     test |= {
         f"{name}_uncalibrated{end}": before[f"{name}{end}"]
         for name in ("ece", "log_loss")
@@ -98,7 +99,7 @@ def predictions(
 def read_curves(phases: Path, names: Sequence[str]) -> dict[str, pd.DataFrame]:
     """Return the curves.csv of each phase that has one, by name."""
     return {
-        name: pd.read_csv(phases / name / "curves.csv") for name in names if (phases / name / "curves.csv").exists()
+        name: tables.read(phases / name / "curves.csv") for name in names if (phases / name / "curves.csv").exists()
     }
 
 
@@ -109,7 +110,7 @@ def read_range_tests(phases: Path, names: Sequence[str]) -> dict[str, pd.DataFra
         folder = folder_of(phases, name)
         path, lr = folder / "range_test.csv", facts.read(folder / "model.json", ModelFacts).lr
         if path.exists():
-            found[name] = pd.read_csv(path)
+            found[name] = tables.read(path)
         elif lr is not None:
             found[name] = pd.DataFrame({"rate": [lr], "change": np.nan, "smoothed": np.nan, "chosen": 1})
     return found

@@ -10,14 +10,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from thaw.data.packed import PackedImages, read_table
+from thaw.data.packed import PackedImages
 from thaw.errors import ArtifactError
 from thaw.evaluation.calibration import probabilities
-from thaw.pipeline import artifacts, facts
+from thaw.pipeline import artifacts, facts, tables
 from thaw.pipeline.candidates import folder_of
 from thaw.pipeline.facts import Audit, ModelFacts
 
-_TEXT = dict.fromkeys(("series", "phase", "block", "actual", "predicted"), str)
 _COLUMNS = {"id", "path", "label", "predicted", "probability", "label_probability"}
 
 
@@ -76,14 +75,14 @@ def read(prepared: Path, final: Path, phases: Path, reports: Path) -> Sources:
     return Sources(
         images=images,
         audit=facts.read(prepared / "audit.json", Audit),
-        rejected=pd.read_csv(prepared / "rejected.csv", dtype=str, keep_default_na=False),
+        rejected=tables.read(prepared / "rejected.csv"),
         metrics=metrics,
         classes=artifacts.read_json(reports / "classes.json"),
         selection=selection,
         final=kept,
         phases={name: facts.read(folder_of(phases, name) / "model.json", ModelFacts) for name in known},
         plots={
-            path.stem: pd.read_csv(path, dtype=_TEXT, keep_default_na=False, na_values={}, encoding="utf-8")
+            path.stem: tables.read(path)
             for path in sorted((reports / "plots").glob("*.csv"))
             if path.stem != "confusion"  # the predictions say the same, and which images they are
         },
@@ -110,7 +109,7 @@ def _check_choice(metrics: Mapping[str, Any], selection: Mapping[str, Any], fina
 def _test_answers(path: Path, images: PackedImages) -> Answers:
     if not path.is_file():
         raise ArtifactError(f"{path} is missing; `dvc repro` writes it")
-    table, rows = read_table(path), images.rows("test")
+    table, rows = tables.read(path), images.rows("test")
     if not set(table.columns) >= _COLUMNS or set(table["id"]) != set(images.samples["id"].iloc[rows]):
         raise ArtifactError(f"{path} does not list the test images of data/prepared; run `dvc repro`")
     place = dict(zip(images.samples["id"].iloc[rows], rows, strict=True))
@@ -119,7 +118,7 @@ def _test_answers(path: Path, images: PackedImages) -> Answers:
     return Answers(
         rows=order,
         labels=images.labels(order),
-        predicted=np.array([index[name] for name in table["predicted"].astype(str)], dtype=np.int64),
+        predicted=np.array([index[name] for name in table["predicted"]], dtype=np.int64),
         probability=table["probability"].to_numpy(np.float64),
         label_probability=table["label_probability"].to_numpy(np.float64),
     )
