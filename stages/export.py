@@ -8,7 +8,7 @@ from thaw.errors import DataError
 from thaw.export import card, files, parity
 from thaw.export.graph import ExportableClassifier
 from thaw.pipeline import artifacts, facts, guard, timings
-from thaw.pipeline.facts import Audit
+from thaw.pipeline.facts import Audit, ClassFigures, Metrics, Selection
 from thaw.training import model
 
 SECTIONS = ("data",)
@@ -41,9 +41,14 @@ def main() -> None:
         stored = files.describe(
             final.facts, final.backbone.spec, whole, fingerprint=final.fingerprint, license_=license_
         )
-        metrics, classes, selection = (artifacts.read_json(Path(name)) for name in INPUTS[2:5])
-        audit, predictions = facts.read(prepared / "audit.json", Audit), read_table(Path(INPUTS[5]))
-        evidence = card.Evidence(params.data.raw, audit, metrics, classes, selection, predictions)
+        evidence = card.Evidence(
+            params.data.raw,
+            facts.read(prepared / "audit.json", Audit),
+            facts.read(Path(INPUTS[2]), Metrics),
+            facts.read(Path(INPUTS[3]), ClassFigures),
+            facts.read(Path(INPUTS[4]), Selection),
+            read_table(Path(INPUTS[5])),
+        )
         squares = images.read(parity.spread(images.rows("test")))
         with artifacts.new_folder(Path(OUTS[0])) as folder:
             files.write(folder, whole, stored)

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +19,7 @@ from tests import reported, tiny
 from thaw.data.packed import write_table
 from thaw.errors import ArtifactError
 from thaw.pipeline import artifacts, facts
-from thaw.pipeline.facts import ModelFacts
+from thaw.pipeline.facts import Metrics, ModelFacts
 from thaw.report import charts, confusion, figures, gallery, pictures, text
 from thaw.report.sources import Answers
 from thaw.training import model
@@ -71,8 +72,8 @@ def viewer_of(page: str) -> dict[str, Any]:
 
 
 def test_the_verdict_is_that_of_selection_and_the_result_that_of_metrics(root: Path, page: str) -> None:
-    text, test = Text(page).text, artifacts.read_json(root / "reports" / "metrics.json")["test"]
-    alone = artifacts.read_json(root / "reports" / "metrics.json")["head"]["accuracy"]
+    text, metrics = Text(page).text, facts.read(root / "reports" / "metrics.json", Metrics)
+    test, alone = metrics.test, metrics.head.accuracy
     assert reported.VERDICT in text
     assert (
         f"On {test['n']} test images that no choice has seen, top answers {test['accuracy']:.3f} correctly "
@@ -86,25 +87,26 @@ def test_the_verdict_is_that_of_selection_and_the_result_that_of_metrics(root: P
 @pytest.mark.parametrize("verdict", ["No phase was trained; the head alone has an accuracy of 0.8.", f"{'x' * 99}: y."])
 def test_a_verdict_without_a_short_beginning_is_shown_whole(root: Path, verdict: str) -> None:
     sources = reported.read(root)
-    sources.selection["verdict"] = verdict
+    sources = replace(sources, selection=tiny.changed(sources.selection, verdict=verdict))
     told = text.verdict(sources)
     assert told["headline"] + told["colon"] + told["rest"] == verdict
 
 
 def test_reports_of_two_runs_are_refused(tmp_path: Path) -> None:
     root = reported.build(tmp_path)
-    artifacts.write_json(root / "reports" / "selection.json", reported.selection(chosen="head"))
+    facts.write(root / "reports" / "selection.json", reported.selection(chosen="head"))
     with pytest.raises(
         ArtifactError, match=r"selection.json chose head, reports/metrics.json tested top .* run `dvc re"
     ):
         reported.read(root)
-    artifacts.write_json(root / "reports" / "selection.json", reported.selection())
-    metrics = artifacts.read_json(root / "reports" / "metrics.json")
-    artifacts.write_json(root / "reports" / "metrics.json", metrics | {"final": {"phase": "head"}})
+    facts.write(root / "reports" / "selection.json", reported.selection())
+    metrics = facts.read(root / "reports" / "metrics.json", Metrics)
+    choice = {"phase": "head", "temperature": 1.0}
+    facts.write(root / "reports" / "metrics.json", tiny.changed(metrics, final=choice))
     with pytest.raises(ArtifactError, match=r"metrics.json tested head and models/final holds top"):
         reported.read(root)
     artifacts.write_json(root / "reports" / "selection.json", {"chosen": "top"})
-    with pytest.raises(ArtifactError, match="has no 'candidates'; run `dvc repro`"):
+    with pytest.raises(ArtifactError, match=r"selection.json: verdict is missing; run `dvc repro`"):
         reported.read(root)
 
 
@@ -229,7 +231,7 @@ def test_what_the_metrics_say_of_a_class_and_the_signs_of_selection_are_shown(tm
     }
     artifacts.write_json(root / "reports" / "classes.json", {"defective": own})
     finding = {"kind": "overfits", "where": "top", "evidence": "the gap is wide", "advice": "unfreeze less"}
-    artifacts.write_json(root / "reports" / "selection.json", reported.selection(findings=[finding]))
+    facts.write(root / "reports" / "selection.json", reported.selection(findings=[finding]))
     text = Text(reported.render(root)).text
     assert "0.712 0.601 to 0.802" in text
     assert "top overfits the gap is wide. What to try: unfreeze less." in text

@@ -18,6 +18,7 @@ from pydantic import (
     RootModel,
     SerializerFunctionWrapHandler,
     ValidationError,
+    field_validator,
     model_serializer,
 )
 
@@ -67,7 +68,8 @@ def _first_mistake(error: ValidationError) -> str:
         return f"{key} is no key that this version of Thaw knows"
     value = json.dumps(first["input"], ensure_ascii=False)
     shown = value if len(value) <= 60 else f"{value[:60]}…"
-    return f"{key} is {shown}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    said = first["msg"].removeprefix("Value error, ")
+    return f"{key} is {shown}: {said[0].lower()}{said[1:]}"
 
 
 # --- data/prepared ---------------------------------------------------------------------------------------------------
@@ -583,6 +585,13 @@ class Metrics(Facts):
     head: Accuracy
     phases: dict[str, Accuracy]
     final: Choice
+
+    @field_validator("test")
+    @classmethod
+    def _has_a_result(cls, test: Figures) -> Figures:
+        if missing := {"n", "accuracy"} - set(test):
+            raise ValueError(f"it lacks {min(missing)}")
+        return test
 
 
 class ClassFigures(RootModel[dict[str, Figures]]):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from thaw.export.card import SAMPLE
+from thaw.pipeline.facts import Figures, interval
 from thaw.report.sources import Sources
 
 _METRICS = {
@@ -33,15 +34,15 @@ _SAMPLE_LICENCE = (
 
 def verdict(sources: Sources) -> dict[str, Any]:
     """Return the two sentences: that of selection.json, cut after its first words, and the test result."""
-    sentence, metrics = sources.selection["verdict"], sources.metrics
+    sentence, metrics = sources.selection.verdict, sources.metrics
     headline, colon, rest = sentence.partition(": ")
     if not colon or len(headline) > 60:
         headline, rest = "", sentence
-    test, chosen = metrics["test"], sources.selection["chosen"]
+    test, chosen = metrics.test, sources.selection.chosen
     interval = _interval(test, "accuracy")
-    against = f"against {metrics['majority']['accuracy']:.3f} for always naming the most frequent class"
+    against = f"against {metrics.majority.accuracy:.3f} for always naming the most frequent class"
     if chosen != "head":
-        against = f"against {metrics['head']['accuracy']:.3f} for the head alone and{against.removeprefix('against')}"
+        against = f"against {metrics.head.accuracy:.3f} for the head alone and{against.removeprefix('against')}"
     tested = (
         f"On {test['n']} test images that no choice has seen, {chosen} answers {test['accuracy']:.3f} correctly"
         f"{interval}, {against}."
@@ -51,13 +52,13 @@ def verdict(sources: Sources) -> dict[str, Any]:
 
 def bars(sources: Sources) -> list[dict[str, Any]]:
     """Return the test accuracy of the most frequent class, the head and each phase, with the interval of the chosen."""
-    metrics, chosen = sources.metrics, sources.selection["chosen"]
-    accuracies = {"most frequent class": metrics["majority"]["accuracy"], "head": metrics["head"]["accuracy"]}
-    accuracies |= {name: entry["accuracy"] for name, entry in metrics.get("phases", {}).items()}
-    test = metrics["test"]
-    shown = [*accuracies.values(), *(test[key] for key in ("accuracy_low", "accuracy_high") if key in test)]
+    metrics, chosen = sources.metrics, sources.selection.chosen
+    accuracies = {"most frequent class": metrics.majority.accuracy, "head": metrics.head.accuracy}
+    accuracies |= {name: entry.accuracy for name, entry in metrics.phases.items()}
+    between = interval(metrics.test, "accuracy")
+    shown = [*accuracies.values(), *(between or ())]
     floor, ceiling = max(0.0, min(shown) - 0.04), min(1.0, max(shown) + 0.02)
-    ends = {side: test.get(f"accuracy_{side}") for side in ("low", "high")}
+    ends = dict(zip(("low", "high"), between or (None, None), strict=True))
     return [
         {"name": name, "value": value, "chosen": name == chosen, "at": _share(value, floor, ceiling)}
         | {side: None if end is None or name != chosen else _share(end, floor, ceiling) for side, end in ends.items()}
@@ -67,7 +68,7 @@ def bars(sources: Sources) -> list[dict[str, Any]]:
 
 def tiles(sources: Sources) -> list[dict[str, Any]]:
     """Return each test metric that there is, with its interval."""
-    test = sources.metrics["test"]
+    test = sources.metrics.test
     return [
         {"name": label, "value": test[key], "low": test.get(f"{key}_low"), "high": test.get(f"{key}_high")}
         for key, label in _METRICS.items()
@@ -77,31 +78,26 @@ def tiles(sources: Sources) -> list[dict[str, Any]]:
 
 def phase_rows(sources: Sources) -> list[dict[str, Any]]:
     """Return the table of phases, a row for each entry of selection.json, its difference on a scale common to all."""
-    candidates: Mapping[str, Mapping[str, Any]] = sources.selection["candidates"]
-    ends = [
-        abs(entry["against_start"][side])
-        for entry in candidates.values()
-        for side in ("low", "high")
-        if "against_start" in entry
-    ]
+    candidates = sources.selection.candidates
+    duels = [entry.against_start for entry in candidates.values() if entry.against_start is not None]
+    ends = [abs(end) for duel in duels for end in (duel.low, duel.high)]
     reach = max(ends, default=0.0) * 1.1 or 1.0
-    overfitted = {
-        finding["where"] for finding in sources.selection.get("findings", []) if finding["kind"] == "overfits"
-    }
+    overfitted = {finding.where for finding in sources.selection.findings if finding.kind == "overfits"}
     rows = []
     for name, entry in candidates.items():
-        duel, model = entry.get("against_start"), sources.phases.get(name)
+        sides = ("low", "high", "difference")
+        duel, model = entry.against_start, sources.phases.get(name)
         rows.append(
             {
                 "name": name,
-                "chosen": name == sources.selection["chosen"],
-                "accuracy": entry["accuracy"],
-                "loss": entry["calibrated_log_loss"],
+                "chosen": name == sources.selection.chosen,
+                "accuracy": entry.accuracy,
+                "loss": entry.calibrated_log_loss,
                 "duel": duel,
-                "places": duel and {side: _centred(duel[side], reach) for side in ("low", "high", "difference")},
-                "gap": entry.get("train_validation_gap"),
+                "places": duel and {side: _centred(getattr(duel, side), reach) for side in sides},
+                "gap": entry.train_validation_gap,
                 "overfits": name in overfitted,
-                "best_epoch": entry.get("best_epoch"),
+                "best_epoch": entry.best_epoch,
                 "depth": None if model is None else model.depth_blocks,
             }
         )
@@ -123,11 +119,6 @@ def known_classes(sources: Sources) -> list[dict[str, Any]]:
         now = float((answers.predicted[own] == classes.index(name)).mean()) if answers and own.any() else None
         rows.append({"name": name, "images": recall.images, "recalls": [recall.before, recall.after, now]})
     return rows
-
-
-def findings(sources: Sources) -> list[dict[str, str]]:
-    """Return the findings that selection.json names, each as {kind, where, evidence, advice}."""
-    return [finding | {"kind": finding["kind"].replace("_", " ")} for finding in sources.selection.get("findings", [])]
 
 
 def lineage(sources: Sources, raw: str, stated: str | None) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -186,10 +177,9 @@ def flat(settings: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
     return rows
 
 
-def _interval(test: Mapping[str, Any], name: str) -> str:
-    if f"{name}_low" not in test:
-        return ""
-    return f" (95 % interval {test[f'{name}_low']:.3f} to {test[f'{name}_high']:.3f})"
+def _interval(test: Figures, name: str) -> str:
+    ends = interval(test, name)
+    return f" (95 % interval {ends[0]:.3f} to {ends[1]:.3f})" if ends else ""
 
 
 def _share(value: float, floor: float, ceiling: float) -> float:

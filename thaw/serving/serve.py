@@ -138,7 +138,7 @@ class PredictionQueue:
         buffer = BytesIO()
         Image.fromarray(self._model.explain(square, index)).save(buffer, "PNG")
         picture = base64.b64encode(buffer.getvalue()).decode()
-        return {"method": self._model.facts["explanation"], "image": f"data:image/png;base64,{picture}"}
+        return {"method": self._model.facts.explanation, "image": f"data:image/png;base64,{picture}"}
 
 
 async def _body(request: Request, limits: Limits) -> bytes:
@@ -207,4 +207,4 @@ def url_of(ours: socket.socket) -> str:
 
 
 def _name(model: Exported) -> str:
-    return str(model.facts["backbone"]["name"])
+    return model.facts.backbone.name
