@@ -89,7 +89,7 @@ def test_a_verdict_without_a_short_beginning_is_shown_whole(root: Path, verdict:
     sources = reported.read(root)
     sources = replace(sources, selection=tiny.changed(sources.selection, verdict=verdict))
     told = text.verdict(sources)
-    assert told["headline"] + told["colon"] + told["rest"] == verdict
+    assert told.headline + told.colon + told.rest == verdict
 
 
 def test_reports_of_two_runs_are_refused(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_a_model_that_left_no_validation_answers_is_judged_by_the_test_images(tm
     artifacts.remove(root / "models" / "phases" / "top")
     sources = reported.read(root)
     assert sources.validation is None
-    assert {entry["split"] for entry in gallery.doubtful(sources)[0]} <= {"test"}
+    assert {entry.split for entry in gallery.doubtful(sources)[0]} <= {"test"}
     assert list(sources.phases) == ["head"]
 
 
@@ -264,7 +264,8 @@ def test_the_classes_are_scored_as_scikit_learn_does() -> None:
     rows = confusion.class_rows(confusion.counted(answers, 5), list("abcde"), {})
     expected = precision_recall_fscore_support(labels, predicted, labels=range(5), zero_division=np.nan)
     for key, values in zip(("precision", "recall", "f1", "support"), expected, strict=True):
-        np.testing.assert_allclose([np.nan if row[key] is None else row[key] for row in rows], values)
+        shown = [row.support if key == "support" else row.figures[key] for row in rows]
+        np.testing.assert_allclose([np.nan if value is None else value for value in shown], values)
 
 
 def test_the_first_image_of_a_cell_is_its_most_telling_one() -> None:

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import pandas as pd
 import yaml
 
+from thaw.data.packed import read_table
+from thaw.pipeline import facts
 from thaw.pipeline.facts import Audit, ClassFigures, ExportedFacts, Metrics, Selection, interval
 
 SAMPLE = "data/sample/images"
@@ -38,30 +41,42 @@ class Evidence:
     predictions: pd.DataFrame
     """Columns label and predicted, a row for each test image."""
 
+    @classmethod
+    def read(cls, source: str, prepared: Path, reports: Path) -> Self:
+        """Return what the stages before wrote. Raises: ArtifactError if a file is missing or holds something else."""
+        return cls(
+            source,
+            facts.read(prepared / "audit.json", Audit),
+            facts.read(reports / "metrics.json", Metrics),
+            facts.read(reports / "classes.json", ClassFigures),
+            facts.read(reports / "selection.json", Selection),
+            read_table(reports / "predictions.csv"),
+        )
+
 
 def license_of(source: str, stated: str | None) -> str:
     """Return the licence for the card: the one stated for the images, the sample's own, or `other`."""
     return stated or (SAMPLE_LICENSE if source == SAMPLE else "other")
 
 
-def render(facts: ExportedFacts, evidence: Evidence) -> str:
+def render(model: ExportedFacts, evidence: Evidence) -> str:
     """Return the model card, README.md of an exported folder."""
-    front = yaml.safe_dump(_front_matter(facts, evidence), sort_keys=False, allow_unicode=True, width=120)
+    front = yaml.safe_dump(_front_matter(model, evidence), sort_keys=False, allow_unicode=True, width=120)
     parts = [
-        f"# {' / '.join(facts.classes[:4])}{' / …' if len(facts.classes) > 4 else ''}: an image classifier",
-        _about(facts, evidence),
-        "## Intended use\n\n" + _use(facts),
-        "## How to use it\n\n" + _how(facts),
+        f"# {' / '.join(model.classes[:4])}{' / …' if len(model.classes) > 4 else ''}: an image classifier",
+        _about(model, evidence),
+        "## Intended use\n\n" + _use(model),
+        "## How to use it\n\n" + _how(model),
         "## Data\n\n" + _data(evidence),
         "## Results\n\n" + _results(evidence),
         "## Limits\n\n" + _limits(evidence),
-        "## Licence\n\n" + _licence(facts, evidence),
-        "## Lineage\n\n" + _lineage(facts),
+        "## Licence\n\n" + _licence(model, evidence),
+        "## Lineage\n\n" + _lineage(model),
     ]
     return f"---\n{front}---\n\n" + "\n\n".join(parts) + "\n"
 
 
-def _front_matter(facts: ExportedFacts, evidence: Evidence) -> dict[str, Any]:
+def _front_matter(model: ExportedFacts, evidence: Evidence) -> dict[str, Any]:
     test = evidence.metrics.test
     reported = [
         {"type": name, "name": words, "value": round(test[name], 4)} for name, words in _METRICS.items() if name in test
@@ -72,26 +87,26 @@ def _front_matter(facts: ExportedFacts, evidence: Evidence) -> dict[str, Any]:
         "metrics": reported,
     }
     return {
-        "license": facts.license,
+        "license": model.license,
         "library_name": "onnx",
         "pipeline_tag": "image-classification",
-        "tags": ["image-classification", "thaw", facts.backbone.name],
+        "tags": ["image-classification", "thaw", model.backbone.name],
         "metrics": [entry["type"] for entry in reported],
-        "model-index": [{"name": f"thaw-{facts.fingerprint[:12]}", "results": [result]}],
+        "model-index": [{"name": f"thaw-{model.fingerprint[:12]}", "results": [result]}],
     }
 
 
-def _about(facts: ExportedFacts, evidence: Evidence) -> str:
-    backbone = facts.backbone
+def _about(model: ExportedFacts, evidence: Evidence) -> str:
+    backbone = model.backbone
     return (
-        f"Tells {len(facts.classes)} classes apart: {_names(facts.classes)}. A `{backbone.name}` "
-        f"({backbone.library}) fine-tuned by Thaw; chosen on validation was `{facts.phase}`.\n\n"
+        f"Tells {len(model.classes)} classes apart: {_names(model.classes)}. A `{backbone.name}` "
+        f"({backbone.library}) fine-tuned by Thaw; chosen on validation was `{model.phase}`.\n\n"
         f"{evidence.selection.verdict}"
     )
 
 
-def _use(facts: ExportedFacts) -> str:
-    channels = facts.preprocessing.channels
+def _use(model: ExportedFacts) -> str:
+    channels = model.preprocessing.channels
     kind = {1: "grey", 3: "colour"}.get(channels, f"{channels}-channel")
     return (
         f"To sort {kind} images of the kind that it was trained on into these classes. Its probabilities were "
@@ -101,17 +116,17 @@ def _use(facts: ExportedFacts) -> str:
     )
 
 
-def _how(facts: ExportedFacts) -> str:
-    settings = facts.preprocessing
-    flips = f"averaged over {facts.views} mirror images, " if facts.views > 1 else ""
+def _how(model: ExportedFacts) -> str:
+    settings = model.preprocessing
+    flips = f"averaged over {model.views} mirror images, " if model.views > 1 else ""
     return (
         "`python -m thaw predict FILES --model FOLDER`, which needs no torch. The ONNX file alone: input `squares`, "
         f"{settings.pixel_type} [images, {settings.size_px}, {settings.size_px}, "
-        f"{settings.channels}]; output `probabilities`, float32 [images, {len(facts.classes)}], {flips}"
+        f"{settings.channels}]; output `probabilities`, float32 [images, {len(model.classes)}], {flips}"
         "calibrated. Before it, an image is made "
-        f"square (`{settings.fit}`) and resized with Lanczos; resizing to {facts.input.input_px} px and "
+        f"square (`{settings.fit}`) and resized with Lanczos; resizing to {model.input.input_px} px and "
         "normalisation are in the file, and its metadata hold the class names and all constants. "
-        f"Explanations: {facts.explanation}."
+        f"Explanations: {model.explanation}."
     )
 
 
@@ -191,8 +206,8 @@ def _limits(evidence: Evidence) -> str:
     )
 
 
-def _licence(facts: ExportedFacts, evidence: Evidence) -> str:
-    backbone, stated = facts.backbone, facts.license
+def _licence(model: ExportedFacts, evidence: Evidence) -> str:
+    backbone, stated = model.backbone, model.license
     images = (
         "The images' licence was not stated (`data.license` in params.yaml): find it out before you pass this model on."
         if stated == "other"
@@ -208,8 +223,8 @@ def _licence(facts: ExportedFacts, evidence: Evidence) -> str:
     return f"{images}{sample} The pretrained weights{origin}: {backbone.license or 'no licence is stated'}."
 
 
-def _lineage(facts: ExportedFacts) -> str:
-    rows = [("model", facts.fingerprint), *sorted(facts.lineage.named().items())]
+def _lineage(model: ExportedFacts) -> str:
+    rows = [("model", model.fingerprint), *sorted(model.lineage.named().items())]
     return "SHA-256 of what this model was made from.\n\n" + _table(
         ["what", "fingerprint"], [[name, f"`{value}`"] for name, value in rows]
     )

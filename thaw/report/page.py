@@ -73,7 +73,7 @@ def _environment() -> Environment:
     return environment
 
 
-def _inlined() -> dict[str, Any]:
+def _inlined() -> dict[str, str]:
     """Return style and script, which are ours and stand in the page as they are, and the script's hash."""
     style, script = (Path(TEMPLATES, name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
