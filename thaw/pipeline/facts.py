@@ -29,10 +29,14 @@ Kind = TypeVar("Kind", bound=BaseModel)
 Item = TypeVar("Item")
 
 
+# As a constant, NaN reaches `write`, which refuses it; otherwise pydantic makes it null in silence.
+_COMMON = ConfigDict(frozen=True, ser_json_inf_nan="constants")
+
+
 class Facts(BaseModel):
     """Base of every fact file and its parts: typed strictly, immutable, closed to keys that mean nothing."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", validate_by_name=True)
+    model_config = ConfigDict(strict=True, extra="forbid", validate_by_name=True, **_COMMON)
 
     @model_serializer(mode="wrap")
     def _without_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
@@ -219,7 +223,7 @@ class Audit(Facts):
 class Parent(BaseModel):
     """The model that a backbone was taken from, and the one before it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid", **_COMMON)
 
     model: str
     """SHA-256 of the manifest of the model's folder."""
@@ -232,7 +236,7 @@ class Parent(BaseModel):
 class BackboneSpec(BaseModel):
     """A backbone's description; enough to build it again without its weights. `networks.spec.Spec` acts on it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid", **_COMMON)
 
     library: Literal["timm", "torchvision", "python", "onnx"]
     name: str
@@ -597,7 +601,7 @@ class Metrics(Facts):
 class ClassFigures(RootModel[dict[str, Figures]]):
     """classes.json of reports: support, precision, recall and f1 of each class on the test images, by its name."""
 
-    model_config = ConfigDict(strict=True, frozen=True)
+    model_config = ConfigDict(strict=True, **_COMMON)
 
 
 def interval(figures: Mapping[str, int | float], name: str) -> tuple[float, float] | None:
