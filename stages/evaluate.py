@@ -7,7 +7,7 @@ from thaw.data.packed import PackedImages
 from thaw.evaluation import test_answers, test_set
 from thaw.evaluation.plots import write_plots
 from thaw.evaluation.worst_images import write_worst
-from thaw.pipeline import artifacts, guard, tables
+from thaw.pipeline import artifacts, facts, guard, tables
 from thaw.training import model
 
 SECTIONS = ("seed", "evaluate")
@@ -42,8 +42,9 @@ def main() -> None:
             curves, tests = test_set.read_curves(phases, names), test_set.read_range_tests(phases, names)
             write_plots(folder, labels, answers[chosen], images.classes, curves, tests)
         tables.write(Path(OUTS[2]), test_set.predictions(samples, labels, answers[chosen], images.classes))
-        artifacts.write_json(Path(OUTS[1]), classes)
-        artifacts.write_json(Path(OUTS[0]), {"validation": test_set.validation_metrics(Path(INPUTS[4])), **metrics})
+        facts.write(Path(OUTS[1]), classes)
+        validation = test_set.validation_metrics(Path(INPUTS[4]))
+        facts.write(Path(OUTS[0]), metrics.model_copy(update={"validation": validation}))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from thaw.evaluation import test_set
 from thaw.evaluation.plots import write_plots
 from thaw.head.layers import build_head
 from thaw.pipeline import artifacts, facts, tables
-from thaw.pipeline.facts import ClassNames, ModelFacts
+from thaw.pipeline.facts import ClassNames, ModelFacts, Selection
 from thaw.report import page, sources
 from thaw.training import model, phase_folder
 
@@ -74,7 +74,7 @@ def render(root: Path, *, licence: str | None = None, **settings: Any) -> str:
     return page.render(read(root), final, raw="data/mine", settings=settings or {"seed": 0}, licence=licence)
 
 
-def selection(**changes: Any) -> dict[str, Any]:
+def selection(**changes: Any) -> Selection:
     """Return selection.json for a head and the phase `top`."""
     duel = {
         "reference": "head", "difference": -0.072, "low": -0.116, "high": -0.029, "win_rate": 0.99,
@@ -86,8 +86,9 @@ def selection(**changes: Any) -> dict[str, Any]:
         "chosen": True, "start": "head", "accuracy": 0.908, "calibrated_log_loss": 0.228, "against_head": duel,
         "against_start": duel, "against_best": duel, "best_epoch": 2, "train_validation_gap": 0.1,
     }  # fmt: skip
-    shared = {"chosen": "top", "verdict": VERDICT, "images": 22, "min_win_rate": 0.6, "draws": 100}
-    return shared | {"candidates": {"head": head, "top": top}} | changes
+    shared: dict[str, Any] = {"chosen": "top", "verdict": VERDICT, "images": 22, "min_win_rate": 0.6, "draws": 100}
+    shared |= {"candidates": {"head": head, "top": top}, "findings": []}
+    return Selection.model_validate(shared | changes)
 
 
 def _prepared(
@@ -166,9 +167,9 @@ def _reports(folder: Path, images: PackedImages) -> None:
         seed=0,
     )
     folder.mkdir()
-    artifacts.write_json(folder / "metrics.json", metrics)
-    artifacts.write_json(folder / "classes.json", known)
-    artifacts.write_json(folder / "selection.json", selection())
+    facts.write(folder / "metrics.json", metrics)
+    facts.write(folder / "classes.json", known)
+    facts.write(folder / "selection.json", selection())
     table = test_set.predictions(images.samples.iloc[rows], labels, chances, images.classes)
     tables.write(folder / "predictions.csv", table)
     with artifacts.new_folder(folder / "plots") as plots:

@@ -22,12 +22,14 @@ from thaw.pipeline.facts import (
     BackboneFacts,
     BackboneSpec,
     ClassNames,
+    ExportedFacts,
     FeaturesFacts,
     HeadFacts,
     Lineage,
     ModelFacts,
     Parent,
     Preprocessing,
+    Selection,
 )
 from thaw.training.phase import Start
 
@@ -122,6 +124,22 @@ def audit(**changes: Any) -> Audit:
     return Audit.model_validate(usual | changes)
 
 
+def selection(**candidates: dict[str, Any]) -> Selection:
+    """Return selection.json of these candidates, of which each says what matters to a test."""
+    usual = {"chosen": False, "accuracy": 0.8, "log_loss": 0.7, "temperature": 1.0, "calibrated_log_loss": 0.6}
+    return Selection.model_validate(
+        {
+            "chosen": next(iter(candidates)),
+            "verdict": "Unfreezing helped.",
+            "images": 3,
+            "min_win_rate": 0.6,
+            "draws": 100,
+            "candidates": {name: usual | {"replaced_best": True} | own for name, own in candidates.items()},
+            "findings": [],
+        }
+    )
+
+
 def backbone_facts(network: Backbone) -> BackboneFacts:
     """Return what models/backbone says of a network."""
     return BackboneFacts(
@@ -159,6 +177,26 @@ def model_facts(spec: BackboneSpec | None = None, **changes: Any) -> ModelFacts:
         lineage=Lineage(data="fingerprint", backbone="weights"),
     )
     return changed(usual, **changes)
+
+
+def exported_facts(**changes: Any) -> ExportedFacts:
+    """Return model.json of an exported model of grey images that is only told of."""
+    usual = {
+        "format": 1,
+        "classes": CLASSES,
+        "preprocessing": preprocessing().model_dump() | {"channels": 1},
+        "input": {"input_px": 32, "mean": [0.5], "std": [0.5]},
+        "flips": "none",
+        "views": 1,
+        "temperature": 1.0,
+        "explanation": "occlusion",
+        "backbone": {"library": "timm", "name": "test_resnet", "license": "", "url": ""},
+        "license": "other",
+        "phase": "top",
+        "fingerprint": "f" * 64,
+        "lineage": {"data": "d" * 64, "backbone": "b" * 64},
+    }
+    return ExportedFacts.model_validate(usual | changes)
 
 
 def features_facts(classes: list[str], *, parent: Parent | None = None) -> FeaturesFacts:
