@@ -153,6 +153,7 @@ def test_a_disk_that_fills_up_meanwhile_leaves_no_view(scratch: Path, monkeypatc
 def test_room_that_is_made_while_a_view_is_opened_does_not_empty_it(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = batch()
     folder, verify = view_folder(prefix(), ROWS, 0), artifacts.verify
+    kept = (folder / "000.npy").stat().st_ino
 
     def verify_while_another_makes_room(path: Path) -> str:
         found = verify(path)
@@ -164,7 +165,7 @@ def test_room_that_is_made_while_a_view_is_opened_does_not_empty_it(monkeypatch:
 
     monkeypatch.setattr(artifacts, "verify", verify_while_another_makes_room)
     assert torch.equal(batch(), expected)
-    assert folder.exists()
+    assert (folder / "000.npy").stat().st_ino == kept, "it was deleted and computed again"
 
 
 def test_a_view_without_activations_under_a_true_manifest_is_built_again() -> None:
