@@ -18,6 +18,7 @@ from thaw.errors import ArtifactError, BackboneError, DataError
 from thaw.export import files, parity
 from thaw.export.graph import ExportableClassifier
 from thaw.networks.backbone import Backbone
+from thaw.networks.onnx import runtime
 from thaw.pipeline import artifacts, facts
 from thaw.pipeline.facts import ExportedFacts
 from thaw.serving.explain import occluded, overlay, patch_places
@@ -51,6 +52,30 @@ def test_the_exported_model_answers_as_the_torch_model_for_any_number_of_images(
         np.testing.assert_allclose(exported.probabilities(squares(num)), ours.probabilities(squares(num)), atol=1e-5)
     assert exported.probabilities(squares(1)[:0]).shape == (0, 3)
     assert exported.classes == tiny.CLASSES
+
+
+def write_large_export(folder: Path, final: Path) -> Path:
+    """Export as if the weights were too large for one file."""
+    usual = runtime.LARGEST_BYTES
+    runtime.LARGEST_BYTES = 1000
+    try:
+        return write_export(folder, final)
+    finally:
+        runtime.LARGEST_BYTES = usual
+
+
+def test_weights_too_large_for_one_onnx_file_lie_beside_it_and_belong_to_the_export(
+    exported: Exported, twins: Twins, tmp_path: Path, elsewhere: Callable[..., Any]
+) -> None:
+    folder = elsewhere(write_large_export, tmp_path / "export", twins.final)
+    model_bytes, data_bytes = ((folder / name).stat().st_size for name in ("model.onnx", "model.onnx.data"))
+    assert model_bytes + data_bytes < 1.1 * (twins.exported / "model.onnx").stat().st_size
+    moved = folder.rename(tmp_path / "moved")
+    large = Exported.open(moved, threads=1)
+    np.testing.assert_array_equal(large.probabilities(squares(3)), exported.probabilities(squares(3)))
+    (moved / "model.onnx.data").write_bytes(bytes(data_bytes))
+    with pytest.raises(ArtifactError, match=r"model.onnx.data is not what its manifest says"):
+        Exported.open(moved)
 
 
 def test_bands_of_16_bits_are_exported_as_they_were_learned(tmp_path: Path, elsewhere: Callable[..., Any]) -> None:

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from onnx import external_data_helper
 
 from thaw.errors import ArtifactError, BackboneError, first_line
 from thaw.export.graph import ExportableClassifier
+from thaw.networks.onnx import runtime
 from thaw.networks.spec import Spec
 from thaw.pipeline import facts, timings
 from thaw.pipeline.facts import ExportedFacts, ExportedInput, ExportedPreprocessing, ModelFacts, Origin
@@ -53,7 +55,7 @@ def describe(
 
 @timings.counted("export")
 def write(folder: Path, whole: ExportableClassifier, stored: ExportedFacts) -> None:
-    """Fill a folder with model.onnx, model.pt2 and model.json.
+    """Fill a folder with model.onnx, model.pt2 and model.json, and model.onnx.data where the weights are large.
 
     Raises: BackboneError, with the exporter's reason, if the network cannot be exported.
     """
@@ -81,7 +83,10 @@ def write(folder: Path, whole: ExportableClassifier, stored: ExportedFacts) -> N
 
 
 def _save_onnx(path: Path, model: onnx.ModelProto, stored: ExportedFacts) -> None:
-    """Save a graph without the exporter's notes: they hold paths of this machine and stack traces."""
+    """Save a graph without the exporter's notes: they hold paths of this machine and stack traces.
+
+    Tensors that are too large for one file lie beside it, in `model.onnx.data`.
+    """
     for part in (model, model.graph, *model.functions, *_nodes(model)):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
@@ -89,8 +94,11 @@ def _save_onnx(path: Path, model: onnx.ModelProto, stored: ExportedFacts) -> Non
         value.ClearField("metadata_props")
         value.ClearField("doc_string")
     onnx.helper.set_model_props(model, metadata(stored))
-    onnx.checker.check_model(model)
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > runtime.LARGEST_BYTES:
+        external_data_helper.convert_model_to_external_data(model, location=f"{path.name}.data")
+        external_data_helper.write_external_data_tensors(model, str(path.parent))
     path.write_bytes(model.SerializeToString(deterministic=True))
+    onnx.checker.check_model(str(path))
 
 
 def _nodes(model: onnx.ModelProto) -> list[Any]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -193,19 +194,19 @@ class Phase:
         params, num_steps = self.params, batches.num_steps
         torch.manual_seed(int(generator(self.seed, self.name, "dropout", epoch).integers(2**31)))
         train_with_norms(self.model, params.norm)
-        hooks = follow_statistics(self.model) if params.norm == "stats" else []
         total = factors = 0.0
-        for step, batch in enumerate(batches.epoch(epoch)):
-            factors += self.stepper.set_rates((epoch - 1) * num_steps + step, params.epochs * num_steps, epoch)
-            loss = batches.loss(self.model, batch, epoch, step)
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"{self.name}: the loss is {value} at step {step + 1} of epoch {epoch}; lower lr "
-                    f"(now {self.stepper.peak:g}), or unfreeze less; the last good checkpoint is kept"
-                )
-            self.stepper.take(loss, complete=(step + 1) % params.accumulate == 0 or step + 1 == num_steps)
-            total += value
-        for hook in hooks:
-            hook.remove()
+        with ExitStack() as stack:
+            for hook in follow_statistics(self.model) if params.norm == "stats" else []:
+                stack.callback(hook.remove)
+            for step, batch in enumerate(batches.epoch(epoch)):
+                factors += self.stepper.set_rates((epoch - 1) * num_steps + step, params.epochs * num_steps, epoch)
+                loss = batches.loss(self.model, batch, epoch, step)
+                value = float(loss.detach())
+                if not math.isfinite(value):
+                    raise TrainingError(
+                        f"{self.name}: the loss is {value} at step {step + 1} of epoch {epoch}; lower lr "
+                        f"(now {self.stepper.peak:g}), or unfreeze less; the last good checkpoint is kept"
+                    )
+                self.stepper.take(loss, complete=(step + 1) % params.accumulate == 0 or step + 1 == num_steps)
+                total += value
         return {"epoch": epoch, "train_loss": total / num_steps} | self.stepper.rates(factors / num_steps, epoch)

@@ -1,13 +1,14 @@
 """Set up and run one phase of unfreezing: cut, bank of views, rules, training, proof of the freeze."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor, nn
 
 from thaw.activations.engine import device_of, use_threads
-from thaw.activations.prefix import Prefix, Views
+from thaw.activations.prefix import HalfOverflowError, Prefix, Views
 from thaw.activations.sources import Source, sources_of
 from thaw.augment.views import num_answers
 from thaw.config.checks import check_effects
@@ -74,10 +75,11 @@ def run_phase(
     augment: AugmentParams,
     seed: int,
     compute: ComputeParams,
-    on_epoch: Callable[[dict[str, float]], None],
+    on_epoch: Callable[[dict[str, float]], None] = lambda _: None,
 ) -> Trained:
     """Train one phase from its start, prove that nothing below the cut moved, and return what it leaves.
 
+    Where an activation turns out to be beyond float16, the phase starts again with all of them in float32.
     Raises: ParamsError if the phase is shallower than the one it starts from, or a setting would do nothing for this
     network, TrainingError if it diverges.
     """
@@ -93,38 +95,52 @@ def run_phase(
     if params.cutmix > 0:
         require_maps(name, prefix.trial.shapes)
     _say_what_trains(name, params, backbone, index, classifier, prefix)
-    phase = Phase(
-        name,
-        classifier,
-        params,
-        rules_of(params, backbone, index),
-        task=_task(params, images, augment),
-        seed=seed,
-        device=device_of(compute),
-        folder=_checkpoint(model.model_dump(mode="json"), augment.model_dump(), seed, prefix.engine.name),
-        pretrained=pretrained,
-    )
-    check_phase(name, params, phase.stepper.rules, classifier)
-    train, val = sources_of(name, params, prefix, images, compute)
-    keep_freed_memory()
-    result, average = _train(phase, train, val, on_epoch)
+    before = trained_tensors(classifier) if params.average or prefix.storage == np.float16 else {}
+
+    def attempt() -> tuple[Phase, LabelledRows, Result, Average | None]:
+        phase = Phase(
+            name,
+            classifier,
+            params,
+            rules_of(params, backbone, index),
+            task=_task(params, images, augment),
+            seed=seed,
+            device=device_of(compute),
+            folder=_checkpoint(model.model_dump(mode="json"), augment.model_dump(), seed, _numbers(prefix)),
+            pretrained=pretrained,
+        )
+        check_phase(name, params, phase.stepper.rules, classifier)
+        train, val = sources_of(name, params, prefix, images, compute)
+        keep_freed_memory()
+        return phase, val[1], *_train(phase, before, train, val, on_epoch)
+
+    try:
+        phase, val, result, average = attempt()
+    except HalfOverflowError as error:
+        print(f"{name}: {error}: the phase starts again with all activations in float32", flush=True)
+        prefix.store_as_float32()
+        classifier.load_state_dict(before)
+        phase, val, result, average = attempt()
     phase_folder.check_frozen(frozen, phase_folder.frozen_digest(backbone, index), name)
     lr = result.range_test.lr if result.range_test else params.lr
     model = model.model_copy(update={"lr": lr, "best_epoch": result.best_epoch})
-    return Trained(result, model, val[1], phase.folder, average)
+    return Trained(result, model, val, phase.folder, average)
 
 
 def _train(
     phase: Phase,
+    before: Mapping[str, Tensor],
     train: tuple[Source, LabelledRows],
     val: tuple[Source, LabelledRows],
     on_epoch: Callable[[dict[str, float]], None],
 ) -> tuple[Result, Average | None]:
-    """Train, prove that what rules freeze above the cut did not move, and say what came of it."""
+    """Train, prove that what rules freeze above the cut did not move, and say what came of it.
+
+    `before` has the tensors that the phase begins with, where an average is asked for.
+    """
     name, params, classifier = phase.name, phase.params, phase.model
     with artifacts.one_at_a_time(phase.folder):  # two trials of the same phase would share their checkpoint
         above = phase_folder.digest_of(frozen_tensors(classifier))
-        before = trained_tensors(classifier) if params.average else {}
         result = phase.run(train, val, _printing(name, on_epoch))
         gained = result.best_epoch > 0
         average = average_of(phase, before, result.tensors, val) if params.average and gained else None
@@ -177,6 +193,11 @@ def _facts(
 def _checkpoint(*settings: object) -> Path:
     """Return the folder of the checkpoint, under a fingerprint of everything that the phase depends on."""
     return scratch.folder() / "checkpoints" / artifacts.digest([*settings, guard.code_digest()])
+
+
+def _numbers(prefix: Prefix) -> list[str]:
+    """Return what the last digits of a phase depend on beside its settings: engine, libraries, machine, storage."""
+    return [*prefix.engine.identity, *prefix.engine.made_by, prefix.storage.name]
 
 
 def _say_what_trains(

@@ -23,6 +23,7 @@ from thaw.networks.cut import probe
 from thaw.networks.sources.opening import open_backbone
 from thaw.pipeline import artifacts, facts, tables
 from thaw.pipeline.facts import Audit
+from thaw.training import phase_folder
 from thaw.training.groups import Rule, lowest_block, param_groups, rule_of, rules_of
 from thaw.training.loop import Classifier
 from thaw.training.loss import require_maps
@@ -56,18 +57,19 @@ def plan_tables(params: Params) -> list[Table]:
     """
     use_threads(params.compute)
     num_train, channels, num_classes = _data_set(params)
-    wanted = params.backbone
-    backbone = open_backbone(
-        wanted.source,
-        pretrained=False,
-        in_channels=channels,
-        input_px=wanted.input_px,
-        keep=wanted.keep,
-        taps=wanted.taps,
-        pool=params.head.pool,
-    )
-    asked = params.head
-    head = build_head(backbone.num_features, num_classes, asked.hidden, asked.dropout, kind=asked.kind)
+    wanted, asked = params.backbone, params.head
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # the same weights in every plan: an engine that was exported is used again
+        backbone = open_backbone(
+            wanted.source,
+            pretrained=False,
+            in_channels=channels,
+            input_px=wanted.input_px,
+            keep=wanted.keep,
+            taps=wanted.taps,
+            pool=asked.pool,
+        )
+        head = build_head(backbone.num_features, num_classes, asked.hidden, asked.dropout, kind=asked.kind)
     return [
         _phase_table(name, phase, backbone, num_train, head, params) for name, phase in params.unfreeze.phases.items()
     ]
@@ -124,8 +126,10 @@ def _costs(
     """Return how a phase comes by its activations, and the seconds of training on them."""
     depth = len(backbone.units) - lowest_block(phase, backbone)
     prefix, suffix = backbone.split(depth)
-    images = torch.rand_like(backbone.example(_PROBE_IMAGES))
-    key = artifacts.digest(["plan", backbone.spec.model_dump(mode="json"), depth])
+    shape = backbone.example(_PROBE_IMAGES).shape
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last)
+    weights = phase_folder.digest_of(prefix.state_dict())
+    key = artifacts.digest(["plan", backbone.spec.model_dump(mode="json"), depth, weights])
     engine = Engine(prefix, images, key=key, compute=params.compute)
     boundary = [widen(narrow(value, np.dtype(np.float32))) for value in engine(images)]
     if phase.cutmix > 0:
