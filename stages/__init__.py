@@ -6,13 +6,21 @@ torch is imported, which takes seconds in which a kill must not leave an orphan.
 
 import importlib.util
 import sys
+from pathlib import Path
 
-if any(importlib.util.find_spec(name) is None for name in ("torch", "pydantic", "psutil", "pandas", "yaml")):
+if any(importlib.util.find_spec(name) is None for name in ("thaw", "torch", "pydantic", "psutil", "pandas", "yaml")):
     sys.exit(
-        f"{sys.executable} lacks Thaw's requirements; run `make install`, then `make repro` (or `dvc repro` with "
-        ".venv/bin first on PATH)"
+        f"{sys.executable} lacks Thaw's requirements; run `pip install -r requirements.txt` (in a clone of Thaw "
+        "`make install`), then `dvc repro` with that environment's python first on PATH"
     )
 
-from thaw.pipeline.guard import leave_with_dvc  # after the check: it needs the requirements
+# After the check: these need the requirements.
+from thaw.errors import RunError
+from thaw.pipeline.guard import leave_with_dvc
+from thaw.pipeline.record import refuse_newer
 
 leave_with_dvc()
+try:
+    refuse_newer(Path.cwd())
+except RunError as error:
+    sys.exit(str(error))

@@ -7,8 +7,12 @@
 The modules behind these names are imported when a name is first used: `import thaw` alone imports none of them.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+if sys.platform == "win32":
+    sys.exit("Thaw runs on Linux and macOS, not on Windows; install it inside WSL 2")
 
 if TYPE_CHECKING:
     from thaw.networks.sources.opening import open_backbone

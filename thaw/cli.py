@@ -1,4 +1,4 @@
-"""The command line: `thaw check | plan | blocks | predict | serve | summary`, or `python -m thaw` with the same."""
+"""The command line: `thaw new | update | check | plan | blocks | predict | serve | summary`, as `python -m thaw`."""
 
 import sys
 from collections.abc import Callable
@@ -35,6 +35,37 @@ def options(
     ] = False,
 ) -> None:
     """What can be said before the command."""
+
+
+@app.command()
+def new(
+    project: Annotated[Path, typer.Argument(help="The project's folder; it must not be there yet, or be empty.")],
+    images: Annotated[
+        Path | None, typer.Option("--images", help="A folder with a sub-folder of images for each class.")
+    ] = None,
+    manifest: Annotated[
+        Path | None, typer.Option("--manifest", help="A CSV with the columns path and label, instead of --images.")
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", help="The pretrained network, such as timm:resnet50; without it, ours.")
+    ] = None,
+    subdir: Annotated[
+        bool, typer.Option("--subdir", help="Make the project a part of the git repository that it lies in.")
+    ] = False,
+) -> None:
+    """Lay out a project of your own: look at the images, copy them, write settings, pipeline and tests."""
+    from thaw.project import commands
+    from thaw.project.layout import Wish
+
+    commands.new(Wish(project, images, manifest, backbone, subdir))
+
+
+@app.command()
+def update() -> None:
+    """Bring the project in this folder to the installed version; files that you have changed are shown as a diff."""
+    from thaw.project import commands
+
+    commands.update(Path.cwd())
 
 
 @app.command()

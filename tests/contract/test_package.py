@@ -22,6 +22,7 @@ from tests import tiny
 from tests.contract import house
 from tests.exports import Twins
 from thaw import extras
+from thaw.pipeline import code, record
 
 # Shared with every project that `thaw new` makes; they exist once in the repository, and once more in the wheel.
 SHARED = ("stages", "dvc.yaml", "params.yaml", ".dvcignore", ".dvc/config", ".dvc/plots")
@@ -104,6 +105,7 @@ def test_the_metadata_states_version_licence_pythons_and_extras(wheel: Path) -> 
         text = archive.read(f"thaw_vision-{thaw.__version__}.dist-info/METADATA").decode()
     found = HeaderParser().parsestr(text)
     assert (found["Name"], found["Version"]) == (extras.DISTRIBUTION, thaw.__version__)
+    assert extras.DISTRIBUTION == record.DISTRIBUTION == code._DISTRIBUTION
     assert (found["License-Expression"], found["Requires-Python"]) == ("Apache-2.0", "<3.14,>=3.11")
     assert set(found.get_all("Provides-Extra", [])) == set(extras.LIBRARIES)
     needs = [Requirement(line) for line in found.get_all("Requires-Dist", [])]
@@ -120,7 +122,10 @@ def test_the_installed_command_states_its_version_and_all_commands(base: dict[st
         assert run(base, tmp_path, *command, "--version").stdout == f"thaw {thaw.__version__}\n"
     helps = [run(base, tmp_path, *command, "--help").stdout for command in (["thaw"], [sys.executable, "-m", "thaw"])]
     assert helps[0].replace("Usage: thaw", "Usage: python -m thaw").split() == helps[1].split()
-    assert all(name in helps[0] for name in ("check", "plan", "blocks", "predict", "serve", "summary", "--version"))
+    assert all(
+        name in helps[0]
+        for name in ("new", "update", "check", "plan", "blocks", "predict", "serve", "summary", "--version")
+    )
 
 
 def test_the_base_answers_and_explains_without_any_library_of_an_extra(

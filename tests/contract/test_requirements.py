@@ -11,11 +11,12 @@ from packaging.requirements import Requirement
 
 from tests.contract import house
 from thaw import extras
+from thaw.pipeline import code
 
 _LINE = re.compile(r"^([A-Za-z0-9_.-]+)==([A-Za-z0-9_.]+)(?:\s+# not imported by us: (\S.*))?$")
 FILES = ("requirements.txt", "requirements-dev.txt")
 BASE = "base"  # what is installed without an extra
-_OURS = {*house.OURS, "tests", "bench"}
+_OURS = {*code.PACKAGES, "tests", "bench"}
 
 
 def _lines(name: str) -> list[str]:
@@ -113,11 +114,11 @@ def test_every_library_that_an_extra_brings_is_known_to_that_error() -> None:
 
 
 def test_the_answering_modules_need_the_base_alone() -> None:
-    reached = {path for module in ("thaw.serving.predict", "thaw.serving.exported") for path in house.closure(module)}
-    reached |= {"thaw/extras.py", "thaw/version.py", "thaw/config/reader.py"}  # what the command imports besides
-    modules = [name for name, path in house.sources().items() if path.relative_to(house.ROOT).as_posix() in reached]
+    answering = ("thaw.serving.predict", "thaw.serving.exported", "thaw.config.reader", "thaw.extras", "thaw.version")
+    reached = {path for module in answering for path in house.CODE.closure(module).values()}
+    modules = [name for name, path in house.CODE.modules.items() if path in reached]
     owners = packages_distributions()
-    roots = {other.split(".")[0] for module in modules for other in house.imports(module)} - _OURS
+    roots = {other.split(".")[0] for module in modules for other in house.CODE.imports(module)} - _OURS
     needed = {_plain(owner) for root in roots for owner in owners.get(root, ())}
     assert needed - {"pyarrow"} <= set(_ranges()[BASE])
     assert "pyarrow" in _ranges()["parquet"]

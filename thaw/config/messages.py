@@ -31,6 +31,12 @@ KERAS = (
     "a network of Keras cannot be cut where it is; export it to ONNX and name that file: onnx:PATH "
     "(docs/guide/backbones.md has the commands)"
 )
+RENAMED_KEYS = {
+    "augment.average": "augment.tta",
+    "select.confidence": "select.min_win_rate",
+    "unfreeze.phases.*.refit": "unfreeze.phases.*.warm_start",
+}
+"""Keys of earlier versions and what they are called now; * stands for the name of a phase."""
 _BOUNDS = {
     "greater_than": "above",
     "greater_than_equal": "at least",

@@ -160,13 +160,22 @@ def _warning(used: Sequence[Range], ranges: Ranges, asked: Ranges | None) -> str
             if high - low < _SMALL_SHARE * (end - start)
         ]
         return f"channels {narrow} use less than a quarter of their prepare.value_range" if narrow else None
-    if not ranges:
+    if not ranges or (better := suggested_range(used, ranges[0])) is None:
         return None
-    (low, high), (start, end) = (min(pair[0] for pair in used), max(pair[1] for pair in used)), ranges[0]
-    if high - start >= _SMALL_SHARE * (end - start) or high <= start:
-        return None
-    better = 2.0 ** math.ceil(math.log2(high + 1)) - 1 if end > 1 and high > 0 else high
+    low, high = min(pair[0] for pair in used), max(pair[1] for pair in used)
+    start, end = ranges[0]
     return (
         f"the values use {low:g} to {high:g} of {start:g} to {end:g}, so the images are nearly black to the network; "
-        f"set prepare.value_range: [{start:g}, {better:g}]"
+        f"set prepare.value_range: [{better[0]:g}, {better[1]:g}]"
     )
+
+
+def suggested_range(used: Sequence[Range], full: Range) -> Range | None:
+    """Return the range to scale by where values use less than a quarter of the type's; None where they use more.
+
+    For integers it ends at the next power of two less one: 4095 for a detector of 12 bits.
+    """
+    high, (start, end) = max(pair[1] for pair in used), full
+    if high - start >= _SMALL_SHARE * (end - start) or high <= start:
+        return None
+    return start, 2.0 ** math.ceil(math.log2(high + 1)) - 1 if end > 1 and high > 0 else high

@@ -1,0 +1,1 @@
+"""A team's own project: laid out, brought to the installed version, and run from Python."""

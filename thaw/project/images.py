@@ -1,0 +1,91 @@
+"""A team's images brought into a project: copied below data/images, where DVC tracks them.
+
+Files are copied, never hard-linked: DVC makes what it tracks read-only, and an original that shares its bytes with
+DVC's cache would spoil the cache when it is edited. Where the file system can share blocks (btrfs, XFS) a copy takes no
+room.
+"""
+
+import errno
+import filecmp
+import os
+import shutil
+import stat
+from pathlib import Path
+
+from thaw.data import listing
+from thaw.data.listing import MANIFEST, Listing
+from thaw.errors import DataError
+from thaw.progress import progress
+
+FOLDER = "data/images"
+
+
+def list_images(images: Path | None, manifest: Path | None) -> Listing:
+    """Return what a folder or a CSV lists. Raises: DataError if that is no data set, or both are given."""
+    if images is not None and manifest is not None:
+        raise DataError("--images and --manifest are both given; give the folder, or the CSV that lists the images")
+    if manifest is not None and not manifest.is_file():
+        raise DataError(f"--manifest is {manifest}, which is no file; give a CSV with the columns path and label")
+    if images is not None and not images.is_dir():
+        raise DataError(f"--images is {images}, which is no folder; give a folder with a sub-folder for each class")
+    source = images if images is not None else manifest
+    assert source is not None
+    return listing.read(source)
+
+
+def manifest_of(images: Path | None, manifest: Path | None) -> Path | None:
+    """Return the CSV that belongs to the images, if there is one."""
+    inside = images / MANIFEST if images is not None else None
+    return manifest or (inside if inside is not None and inside.is_file() else None)
+
+
+def copy_images(listed: Listing, manifest: Path | None, folder: Path) -> list[str]:
+    """Copy what is listed into a new folder, with the manifest; return what cannot be read, each with the reason."""
+    unreadable = []
+    folder.mkdir(parents=True)
+    for path in progress(listed.table["path"], total=len(listed.table), label="images copied"):
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if reason := _why_unreadable(listed.root / path):
+            unreadable.append(f"{path}: {reason}")
+        else:
+            _copy(listed.root / path, target)
+    if manifest is not None:
+        shutil.copyfile(manifest, folder / MANIFEST)
+    return unreadable
+
+
+def same_images(listed: Listing, manifest: Path | None, folder: Path) -> bool:
+    """Tell whether a folder holds what `copy_images` would write into it, byte for byte."""
+    wanted = {path: listed.root / path for path in listed.table["path"] if not _why_unreadable(listed.root / path)}
+    if manifest is not None:
+        wanted[MANIFEST] = manifest
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    pairs = progress(wanted.items(), total=len(wanted), label="images compared")
+    return present == set(wanted) and all(filecmp.cmp(source, folder / path, shallow=False) for path, source in pairs)
+
+
+def _why_unreadable(path: Path) -> str:
+    """Return why a file cannot be copied: no regular file, nothing behind a link, no permission. Empty if it can."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return "not a regular file"
+        with path.open("rb"):
+            return ""
+    except OSError as error:
+        return error.strerror or type(error).__name__
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file's bytes, sharing blocks where system and file system can."""
+    if hasattr(os, "copy_file_range"):
+        try:
+            with source.open("rb") as read, target.open("wb") as written:
+                left = os.fstat(read.fileno()).st_size
+                while left > 0 and (count := os.copy_file_range(read.fileno(), written.fileno(), left)):
+                    left -= count
+            return
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF):
+                raise
+    shutil.copyfile(source, target)

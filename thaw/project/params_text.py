@@ -1,0 +1,126 @@
+"""params.yaml edited as text: a value set, a key renamed; comments, order and everything else stay as they are.
+
+Keys are found by PyYAML's positions in the text, so it does not matter how the file is laid out.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import yaml
+
+from thaw.errors import ParamsError
+
+
+def with_value(text: str, path: str, value: object) -> str:
+    """Return the text with the value at a dotted path set; a mapping is laid over the section that is there.
+
+    Raises: ParamsError if the path leads through something that is no section.
+    """
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            text = with_value(text, f"{path}.{key}", inner)
+        return text
+    *above, key = path.split(".")
+    section, missing = _root(text), [*above]
+    while missing:
+        inner_section = _child(section, missing[0])
+        if inner_section is None:
+            break
+        section, missing = inner_section[1], missing[1:]
+    if not isinstance(section, yaml.MappingNode):
+        raise ParamsError(f"params.yaml: {path} cannot be set, since a key above it has a value; edit the file")
+    if missing:
+        nested: object = {key: value}
+        for part in reversed(missing[1:]):
+            nested = {part: nested}
+        return _with_key(text, section, missing[0], nested)
+    if (found := _child(section, key)) is None:
+        return _with_key(text, section, key, value)
+    start, end = found[1].start_mark.index, _end(found[1])
+    blank = " " if text[start - 1] == ":" else ""
+    return f"{text[:start]}{blank}{_flow(value)}{text[end:]}"
+
+
+def value_at(text: str, path: str) -> object:
+    """Return the value at a dotted path, or None where there is none."""
+    value: object = yaml.safe_load(text)
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def renamed(text: str, names: Mapping[str, str]) -> tuple[str, list[str]]:
+    """Return the text with keys renamed, and what was done: `old -> new` for each.
+
+    `names` has old and new dotted paths, `*` for any key; a section that has both keys already keeps both.
+    """
+    done = []
+    for old, new in names.items():
+        key = new.rpartition(".")[2]
+        while (spot := _first_to_rename(text, old, key)) is not None:
+            node, path = spot
+            text = text[: node.start_mark.index] + key + text[node.end_mark.index :]
+            done.append(f"{path} -> {'.'.join([*path.split('.')[:-1], key])}")
+    return text, done
+
+
+def _first_to_rename(text: str, old: str, new_key: str) -> tuple[yaml.Node, str] | None:
+    root = _root(text)
+    for node, _, path in _with_paths(root, old.split(".")):
+        beside = ".".join([*path.split(".")[:-1], new_key])
+        if next(_matches(root, beside.split(".")), None) is None:
+            return node, path
+    return None
+
+
+def _root(text: str) -> yaml.Node:
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    if not isinstance(root, yaml.MappingNode):
+        raise ParamsError("params.yaml must be a mapping of sections such as `seed:` and `prepare:`")
+    return root
+
+
+def _child(section: yaml.Node, key: str) -> tuple[yaml.Node, yaml.Node] | None:
+    pairs = section.value if isinstance(section, yaml.MappingNode) else []
+    return next(((name, value) for name, value in pairs if name.value == key), None)
+
+
+def _matches(root: yaml.Node, path: Sequence[str]) -> Iterator[tuple[yaml.Node, yaml.Node]]:
+    for key, value, _ in _with_paths(root, path):
+        yield key, value
+
+
+def _with_paths(node: yaml.Node, path: Sequence[str], above: str = "") -> Iterator[tuple[yaml.Node, yaml.Node, str]]:
+    """Yield each key and value that a path with `*` leads to, and where they are."""
+    for name, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        if path[0] in ("*", name.value):
+            here = f"{above}{name.value}"
+            if len(path) == 1:
+                yield name, value, here
+            else:
+                yield from _with_paths(value, path[1:], f"{here}.")
+
+
+def _end(node: yaml.Node) -> int:
+    """Return where a value ends in the text; the end that PyYAML gives for a block lies at the next key."""
+    if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
+        last = node.value[-1]
+        return _end(last[1] if isinstance(last, tuple) else last)
+    return int(node.end_mark.index)
+
+
+def _with_key(text: str, section: yaml.MappingNode, key: str, value: object) -> str:
+    """Return the text with a new last key in a section."""
+    if section.flow_style or not section.value:
+        start, end = section.start_mark.index, _end(section)
+        old = text[start:end].rstrip().removesuffix("}").rstrip()
+        return f"{text[:start]}{old}{', ' if section.value else ''}{key}: {_flow(value)}}}{text[end:]}"
+    indent = " " * section.value[0][0].start_mark.column
+    line_end = text.find("\n", _end(section))
+    line_end = len(text) if line_end < 0 else line_end
+    return f"{text[:line_end]}\n{indent}{key}: {_flow(value)}{text[line_end:]}"
+
+
+def _flow(value: object) -> str:
+    """Return a value on one line, as YAML."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True)
+    return text.removesuffix("\n...\n").strip()

@@ -1,0 +1,142 @@
+"""`thaw update`: a project brought to the installed version, without a change of the team's being lost.
+
+Everything is worked out before the first file is written, and the record is written last: a run that was interrupted is
+simply run again.
+"""
+
+import difflib
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from thaw.config.messages import RENAMED_KEYS
+from thaw.config.reader import load_params
+from thaw.errors import RunError
+from thaw.pipeline.artifacts import remove, sha256_of_bytes, write_text
+from thaw.pipeline.record import DISTRIBUTION, ProjectRecord
+from thaw.project import files
+from thaw.project.params_text import renamed
+from thaw.version import VERSION
+
+_PIN = re.compile(rf"^(\s*{DISTRIBUTION}\s*(?:\[[^\]]*\])?\s*==\s*)([^\s;#]+)", re.MULTILINE | re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Update:
+    """What an update does to a project."""
+
+    root: Path
+    written: dict[str, str]
+    """New text of each file that is written, by its path."""
+    removed: list[str]
+    """Files of the earlier version that this one has no use for."""
+    diffs: dict[str, str]
+    """For each file that the team has changed, how the installed version's differs; these files are left."""
+    notes: list[str]
+    """What was done to params.yaml and requirements.txt, and what could not be done."""
+    record: ProjectRecord
+
+    def apply(self) -> None:
+        """Write and remove the files, and then the record. Raises: RunError if a file cannot be written."""
+        try:
+            for name, text in self.written.items():
+                write_text(self.root / name, text)
+            for name in self.removed:
+                remove(self.root / name)
+            self.record.write(self.root)
+        except OSError as error:
+            raise RunError(
+                f"{error.filename or self.root} cannot be written: {error.strerror}; mend that, and run `thaw update` "
+                "again"
+            ) from None
+
+    def in_words(self) -> Iterator[str]:
+        """Yield the lines that tell a person what was done, the diffs first."""
+        yield from self.diffs.values()
+        if self.diffs:
+            yield f"left, since changed here: {', '.join(self.diffs)}; take over what you want of the diffs above"
+        ours = [name for name in self.written if name not in (files.PARAMS, files.REQUIREMENTS)]
+        for verb, names in (("rewritten", ours), ("removed", self.removed)):
+            if names:
+                yield f"{verb}: {', '.join(names)}"
+        yield from self.notes
+        if not (self.written or self.removed or self.diffs):
+            yield f"nothing to do: this is a project of Thaw {VERSION}"
+
+
+def plan_update(root: Path) -> Update:
+    """Return what brings a project to the installed version; nothing is written yet.
+
+    Raises: RunError for what is no project, or one of a newer Thaw; ParamsError for a params.yaml that would not be
+    valid, with the new name of each key that has one.
+    """
+    record = ProjectRecord.read(root, installed=VERSION)
+    offered, notes = files.project_files(), list[str]()
+    written, diffs, hashes = dict[str, str](), dict[str, str](), dict[str, str]()
+    for name, text in offered.items():
+        present, before = _text(root / name), record.files.get(name)
+        hashes[name] = _sha256(text)
+        if present == text:
+            continue
+        if (present is None and before is None) or (present is not None and _sha256(present) == before):
+            written[name] = text
+        elif before != hashes[name]:  # both have changed it, or the team alone has removed it
+            diffs[name] = _diff(name, present, text)
+            hashes[name] = before or ""
+    gone = [name for name in record.files if name not in offered and (root / name).exists()]
+    removed = [name for name in gone if _sha256(_text(root / name) or "") == record.files[name]]
+    notes += [f"{name} is no longer needed, and left since it was changed here" for name in gone if name not in removed]
+    written |= _params(root, notes) | _requirements(root, notes)
+    return Update(root, written, removed, diffs, notes, ProjectRecord(thaw=VERSION, files=hashes))
+
+
+def _params(root: Path, notes: list[str]) -> dict[str, str]:
+    """Return params.yaml with its keys renamed, if some were. Raises: ParamsError if it is not valid then."""
+    text = _text(root / files.PARAMS)
+    if text is None:
+        raise RunError(f"{root / files.PARAMS} is missing; restore it with `git checkout -- {files.PARAMS}`")
+    new, done = renamed(text, RENAMED_KEYS)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, files.PARAMS)
+        path.write_text(new, encoding="utf-8")
+        load_params(path)
+    notes += [f"{files.PARAMS}: {change}" for change in done]
+    return {files.PARAMS: new} if done else {}
+
+
+def _requirements(root: Path, notes: list[str]) -> dict[str, str]:
+    """Return requirements.txt with the pin of Thaw raised, if it has one of another version."""
+    text = _text(root / files.REQUIREMENTS) or ""
+    match = _PIN.search(text)
+    if match is None:
+        notes.append(
+            f"{files.REQUIREMENTS} has no line `{DISTRIBUTION}[train]==VERSION`; see to it that it installs {VERSION}"
+        )
+        return {}
+    if match[2] == VERSION:
+        return {}
+    notes.append(f"{files.REQUIREMENTS}: {DISTRIBUTION} {match[2]} -> {VERSION}")
+    return {files.REQUIREMENTS: _PIN.sub(rf"\g<1>{VERSION}", text)}
+
+
+def _text(path: Path) -> str | None:
+    """Return the text of a file, bytes that are not UTF-8 escaped; None if there is none."""
+    try:
+        return path.read_bytes().decode("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        return None
+
+
+def _sha256(text: str) -> str:
+    return sha256_of_bytes(text.encode("utf-8", "surrogateescape"))
+
+
+def _diff(name: str, present: str | None, offered: str) -> str:
+    if present is None:
+        return f"{name} was removed here; Thaw {VERSION} has a new one"
+    lines = difflib.unified_diff(
+        present.splitlines(), offered.splitlines(), f"{name} (here)", f"{name} (Thaw {VERSION})", lineterm=""
+    )
+    return "\n".join(lines)
