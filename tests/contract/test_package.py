@@ -183,3 +183,9 @@ def test_a_public_name_without_its_extra_is_an_import_error_that_names_it(
     assert "pip install 'thaw-vision[train]'" in last
     caught = f"try: from thaw import {name}\nexcept ImportError as error: print(type(error).__name__)"
     assert run(base, tmp_path, sys.executable, "-c", caught).stdout == "MissingLibraryError\n"
+
+
+def test_in_a_clone_the_clones_code_runs_even_where_another_thaw_is_installed(base: dict[str, str]) -> None:
+    command = [sys.executable, "-c", "import thaw; print(thaw.__file__)"]  # the current folder is first, as with `-m`
+    done = subprocess.run(command, cwd=house.ROOT, env=base, capture_output=True, text=True, check=True)
+    assert Path(done.stdout.strip()) == house.ROOT / "thaw" / "__init__.py"
