@@ -11,7 +11,8 @@ from rich.console import Console
 from thaw import extras
 from thaw.config.reader import PARAMS_FILE, load_params
 from thaw.errors import ThawError
-from thaw.pipeline import artifacts
+from thaw.pipeline import facts
+from thaw.pipeline.facts import Metrics, Selection
 from thaw.serving.tables import Format
 from thaw.version import VERSION
 
@@ -142,8 +143,8 @@ def summary() -> None:
     """Print the result of the last run: head against each phase against the majority class."""
     from thaw.evaluation import summary as shown
 
-    selection = artifacts.read_json(Path("reports/selection.json"))
-    table = shown.summary_table(artifacts.read_json(Path("reports/metrics.json")), selection)
+    selection = facts.read(Path("reports/selection.json"), Selection)
+    table = shown.summary_table(facts.read(Path("reports/metrics.json"), Metrics), selection)
     shown.print_evidence(selection)
     Console().print(table)
 

@@ -1,6 +1,5 @@
 """The mean of a phase and its start: what it holds, what it answers, and all that chooses, tests and shows it."""
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -21,7 +20,7 @@ from thaw.data.packed import PackedImages
 from thaw.evaluation import summary
 from thaw.pipeline import artifacts, facts
 from thaw.pipeline.candidates import folder_of
-from thaw.pipeline.facts import ModelFacts
+from thaw.pipeline.facts import Metrics, ModelFacts
 from thaw.report import sources, text
 from thaw.training import checkpoint, model
 from thaw.training.averaging import mean_of
@@ -192,16 +191,16 @@ def test_a_mean_goes_through_every_stage_and_is_tested_and_shown(
             rewritten(folder)
         select.main()
         evaluate.main()
-        metrics = json.loads((workspace / "reports/metrics.json").read_text(encoding="utf-8"))
-        assert metrics["final"]["phase"] == chosen
-        assert set(metrics["phases"]) == {"top", "head+top"}
-        assert metrics["phases"][chosen]["accuracy"] == metrics["test"]["accuracy"]
+        metrics = facts.read(workspace / "reports/metrics.json", Metrics)
+        assert metrics.final.phase == chosen
+        assert set(metrics.phases) == {"top", "head+top"}
+        assert metrics.phases[chosen].accuracy == metrics.test["accuracy"]
         final, kept = (load_file(folder / "weights.safetensors") for folder in (Path("models/final"), right))
         assert all(torch.equal(final[name], value) for name, value in kept.items())
         found = sources.read(Path("data/prepared"), Path("models/final"), phases, Path("reports"))
         assert list(found.phases) == ["head", "top", "head+top"]
         assert found.validation is not None
-        assert [row["depth"] for row in text.phase_rows(found)] == [0, 2, 2]
+        assert [row.depth for row in text.phase_rows(found)] == [0, 2, 2]
         assert set(pd.read_csv("reports/plots/learning_rates.csv")["phase"]) == {"top"}
         rows = summary.summary_rows(metrics, found.selection)
         assert [row[0] for row in rows[1:]] == ["head", "top", "head+top"]

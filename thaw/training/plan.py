@@ -16,13 +16,13 @@ from thaw.activations.prefix import narrow, widen
 from thaw.augment.views import num_distinct
 from thaw.config.schema import Params, PhaseParams
 from thaw.data import listing
-from thaw.data.packed import read_table
 from thaw.errors import ThawError
 from thaw.head.layers import build_head
 from thaw.networks.backbone import Backbone, check_channels
 from thaw.networks.cut import probe
 from thaw.networks.sources.opening import open_backbone
-from thaw.pipeline import artifacts
+from thaw.pipeline import artifacts, facts, tables
+from thaw.pipeline.facts import Audit
 from thaw.training.groups import Rule, lowest_block, param_groups, rule_of, rules_of
 from thaw.training.loop import Classifier
 from thaw.training.loss import require_maps
@@ -167,9 +167,9 @@ def _data_set(params: Params) -> tuple[int, int, int]:
     """
     prepared = Path("data/prepared")
     if (prepared / "samples.csv").exists():
-        samples = read_table(prepared / "samples.csv")
+        samples = tables.read(prepared / "samples.csv")
         artifacts.verify(prepared, only=("samples.csv", "audit.json"))
-        channels = artifacts.read_json(prepared / "audit.json")["channels"]
+        channels = facts.read(prepared / "audit.json", Audit).channels
         check_channels(params.backbone.asked_channels, channels)
         return int((samples["split"] == "train").sum()), channels, int(samples["label"].nunique())
     listed = listing.read(listing.locate(params.data.raw))
