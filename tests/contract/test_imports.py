@@ -14,6 +14,7 @@ from thaw.pipeline import code
 STAGES = sorted(house.dvc_stages())
 CORE = {f"thaw.{name}" for name in layers_page.CORE}
 TOP = {f"thaw.{name}" for name in layers_page.TOP}
+
 # Import every stage in a child of its own, and report what of ours was loaded. The slow libraries are loaded once.
 _LOADED = """
 import importlib, json, os, sys
@@ -49,7 +50,7 @@ def test_dvc_yaml_is_short() -> None:
 def test_every_data_file_beside_the_code_belongs_to_a_module() -> None:
     found = {path for name in house.CODE.modules for path in house.CODE.closure(name).values()}
     files = [path for package in code.PACKAGES for path in (house.ROOT / package).rglob("*") if path.is_file()]
-    data = {path for path in files if path.suffix not in {".py", ".pyc"}}
+    data = {path for path in files if path.suffix not in {".py", ".pyc"} and path.name != "py.typed"}
     assert data
     assert not sorted(data - found), "an edit there would rerun no stage"
 
