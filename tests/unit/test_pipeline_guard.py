@@ -168,7 +168,7 @@ def test_inputs_that_change_meanwhile_end_in_an_error_and_no_out(
 
 
 def test_a_section_that_the_stage_does_not_use_may_change_meanwhile(start: Start, workspace: Path) -> None:
-    text = "Path('params.yaml').read_text().replace('threads: null', 'threads: 1')"
+    text = "Path('params.yaml').read_text() + 'compute: {threads: 1}\\n'"
     code, errors = _finish(start(f"            Path('params.yaml').write_text({text})"))
     assert code == 0, errors
 
