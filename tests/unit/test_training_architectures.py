@@ -19,14 +19,14 @@ from thaw.training.plan import plan_tables
 # test_ are real ones of their kind, made small.
 _ARCHITECTURES = {
     "timm:test_resnet": ("train", 2, 4),
-    "timm:test_convnext": ("frozen", 2, 3),
-    "timm:test_vit": ("frozen", 2, 4),
-    "timm:test_efficientnet": ("train", 2, 4),
-    "timm:test_byobnet": ("train", 2, 4),
+    "timm:test_convnext": ("frozen", 2, 4),
+    "timm:test_vit": ("frozen", 3, 5),
+    "timm:test_efficientnet": ("train", 2, 5),
+    "timm:test_byobnet": ("train", 2, 3),
     "timm:test_nfnet": ("frozen", 2, 4),
     "timm:lcnet_035": ("train", 3, 5),
     "timm:tinynet_e": ("train", 3, 6),
-    "torchvision:mobilenet_v3_small": ("train", 4, 9),
+    "torchvision:mobilenet_v3_small": ("train", 5, 9),
     "torchvision:shufflenet_v2_x0_5": ("train", 2, 3),
 }
 
