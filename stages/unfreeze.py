@@ -11,7 +11,7 @@ from thaw.pipeline import artifacts, guard
 from thaw.training import phase_folder
 from thaw.training.phase import Start, run_phase
 
-SECTIONS = ("seed", "augment", "unfreeze.phases.${key}")
+SECTIONS = ("seed", "augment", "unfreeze.defaults", "unfreeze.phases.${key}")
 INPUTS = ("data/prepared", "models/backbone", "models/phases/${item.start}")
 OUTS = ("models/phases/${key}",)
 
@@ -23,7 +23,7 @@ def main() -> None:
     if name not in phases:
         raise ParamsError(f"{name!r} is no phase of params.yaml; name one of {', '.join(phases)}")
     before, out = f"models/phases/{phases[name].start}", f"models/phases/{name}"
-    sections, inputs = (*SECTIONS[:2], f"unfreeze.phases.{name}"), (*INPUTS[:2], before)
+    sections, inputs = (*SECTIONS[:3], f"unfreeze.phases.{name}"), (*INPUTS[:2], before)
     with guard.stage(f"unfreeze@{name}", sections=sections, inputs=inputs, outs=(out,)) as params:
         images = PackedImages.open(Path(INPUTS[0]))
         with artifacts.new_folder(Path(out)) as folder:

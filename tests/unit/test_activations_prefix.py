@@ -15,7 +15,7 @@ from thaw.activations.engine import Engine, machine_of
 from thaw.activations.prefix import HalfOverflowError, Prefix, Views
 from thaw.activations.sources import Cached, Fresh
 from thaw.config.schema import ComputeParams
-from thaw.errors import ParamsError, TrainingError
+from thaw.errors import TrainingError
 from thaw.pipeline import artifacts
 
 pytestmark = pytest.mark.usefixtures("scratch")
@@ -162,9 +162,12 @@ def test_a_row_outside_the_bank_is_never_answered_with_another() -> None:
         Cached(prefix(), ROWS, 1, label="x").batch(np.array([3]), np.array([0]))
 
 
-def test_images_smaller_than_the_input_are_refused_with_what_to_do() -> None:
-    with pytest.raises(ParamsError, match=r"prepare.size_px is 24, but the network sees 32 px; raise it to at least"):
-        prefix(images=tiny.packed(12, size_px=24))
+def test_images_smaller_than_the_input_are_enlarged_and_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    small = prefix(images=tiny.packed(12, size_px=24))
+    assert small.views.plain(ROWS).shape == (len(ROWS), 3, 32, 32)
+    assert capsys.readouterr().out.startswith(
+        "the network sees 32 px and prepare.size_px packs 24 px, so each image is"
+    )
 
 
 class Spiked(torch.nn.Module):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stages import evaluate, features, head, select, unfreeze
 from tests import tiny
+from thaw.config.reader import read_tree
 from thaw.config.schema import PhaseParams
 from thaw.data.packed import PackedImages
 from thaw.evaluation import summary
@@ -156,8 +157,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with artifacts.new_folder(Path("models/backbone")) as folder:
         save_file(checkpoint.trained_tensors(network.module), folder / "weights.safetensors")
         facts.write(folder / "model.json", tiny.backbone_facts(network))
-    tree = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    tree["compute"] |= {"threads": 1, "workers": 0, "frozen_engine": "torch"}
+    tree = read_tree(ROOT / "params.yaml")
+    tree["compute"] = {"threads": 1, "workers": 0, "frozen_engine": "torch"}
     tree["augment"] |= {"flip": "horizontal", "tta": True}
     tree["features"]["views"], tree["select"]["draws"], tree["evaluate"]["draws"] = 1, 100, 100
     tree["unfreeze"]["phases"] = {

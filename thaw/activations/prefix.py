@@ -17,7 +17,7 @@ from thaw.augment.draws import generator, representatives
 from thaw.augment.views import render
 from thaw.config.schema import AugmentParams, ComputeParams
 from thaw.data.packed import PackedImages, Rows
-from thaw.errors import ParamsError, TrainingError
+from thaw.errors import TrainingError
 from thaw.networks.spec import Spec
 from thaw.pipeline import artifacts, timings
 
@@ -78,6 +78,16 @@ class Trial:
     """That of each boundary tensor for one image, maps with the axes that the suffix takes."""
 
 
+def enlargement(input_px: int, size_px: int) -> str | None:
+    """Return a line where a network's input is larger than the packed squares, which are then enlarged for it."""
+    if input_px <= size_px:
+        return None
+    return (
+        f"the network sees {input_px} px and prepare.size_px packs {size_px} px, so each image is enlarged; "
+        f"set prepare.size_px to {round(input_px * 8 / 7)} to keep the images' detail"
+    )
+
+
 class Prefix:
     """The frozen part of a network, with the engine that runs it and the views that go through it."""
 
@@ -94,11 +104,8 @@ class Prefix:
 
         `suffix`, what will be trained on the activations, has a say in how precisely they are stored.
         """
-        if views.spec.input_px > views.images.size_px:
-            raise ParamsError(
-                f"params.yaml: prepare.size_px is {views.images.size_px}, but the network sees "
-                f"{views.spec.input_px} px; raise it to at least that, or set backbone.input_px"
-            )
+        if note := enlargement(views.spec.input_px, views.images.size_px):
+            print(note)
         self.views, self.identity = views, identity
         self._suffix = suffix
         self._rows = _spread_rows(views.images)

@@ -420,6 +420,10 @@ class ModelFacts(FeaturesFacts):
     head: HeadFacts
     frozen_sha256: str | None = None
     """Of every tensor below the cut; absent from the head."""
+    norm: Literal["frozen", "stats", "train"] | None = None
+    """What the norm layers of the suffix did; absent from the head's own file."""
+    warm_start: bool | None = None
+    """Whether norm statistics and head were brought in line before the first step; absent likewise."""
     lr: float | None = None
     """Peak learning rate of the head; absent from the head's own file."""
     best_epoch: int | None = None
