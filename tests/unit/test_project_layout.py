@@ -175,7 +175,7 @@ def test_what_cannot_become_a_project_is_one_line_and_leaves_nothing(
 
 def test_without_git_the_line_says_what_to_install(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(place))
-    with pytest.raises(RunError, match="git is not on PATH, and DVC needs it .* install git"):
+    with pytest.raises(RunError, match=r"git is not on PATH, and DVC needs it .* install git"):
         new_project(Wish(Path("demo")))
     assert _left(place) == []
 
