@@ -7,7 +7,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo repro check test browser bench docs zoo deps screenshots repository
+.PHONY: help install demo repro check test browser bench docs zoo screenshots repository
 
 # DVC runs `python` as it finds it on PATH: every recipe below sees the environment's own.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -60,9 +60,6 @@ zoo: $(VENV)/.installed-dev ## cut every architecture of the zoo and write docs/
 
 docs: $(VENV)/.installed ## write docs/guide/params.md anew from thaw/config/schema.py and params.yaml
 	python -m tests.contract.params_page
-
-deps: $(VENV)/.installed ## write into dvc.yaml which source files each stage imports
-	python -m tests.contract.deps
 
 $(VENV)/.installed: requirements.txt | $(BIN)/python
 	python -m pip install --quiet --disable-pip-version-check -r requirements.txt

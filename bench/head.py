@@ -33,7 +33,7 @@ from bench._loop import ImageFiles, Loop, loader
 from bench._workspace import Workspace, open_workspace
 from thaw.activations.engine import use_threads
 from thaw.data.packed import PackedImages, write_table
-from thaw.pipeline import artifacts
+from thaw.pipeline import artifacts, code
 
 _STAGES = ("features", "head")
 _BATCH = 32
@@ -107,6 +107,7 @@ def _folder(workspace: Workspace, folder: Path) -> Iterator[Path]:
     for name in ("data", "models"):
         (folder / name).mkdir(parents=True)
     shutil.copy("params.yaml", folder)
+    code.write(folder / code.FOLDER, code.running())
     (folder / "models" / "backbone").symlink_to(Path("models/backbone").resolve())
     prepared = Path("data/prepared").resolve()
     if artifacts.verify(prepared) == workspace.images.fingerprint:

@@ -31,7 +31,7 @@ from thaw.pipeline import artifacts
 _SIZES = (2_000, 10_000, 50_000)
 _SIDE_PX = 96
 _NAME = "top"
-_STAGES = (["prepare"], ["backbone"], ["features"], ["head"], ["unfreeze", _NAME])
+_STAGES = (["code"], ["prepare"], ["backbone"], ["features"], ["head"], ["unfreeze", _NAME])
 _WITH_IMAGES = ("prepare", "features", "head", f"unfreeze@{_NAME}")
 
 Stages = Mapping[str, Mapping[str, float]]

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from thaw.networks.backbone import assemble
 from thaw.networks.sources.opening import fetch_tensors, random_tensors
-from thaw.pipeline import artifacts, guard
+from thaw.pipeline import artifacts, facts, guard
 
 SECTIONS = ("backbone", "head")  # of head only the pooling, which DVC cannot name alone: it may be left out
 INPUTS = ()
@@ -27,14 +27,15 @@ def main() -> None:
             print(
                 f"{source} has SHA-256 {spec.sha256}; set backbone.sha256 to it, so that nothing else is ever accepted"
             )
-        facts = {"backbone": spec.model_dump(mode="json"), "blocks": backbone.blocks, "features": backbone.num_features}
+        stored = facts.BackboneFacts(
+            source=source, in_channels=asked, backbone=spec, blocks=backbone.blocks, features=backbone.num_features
+        )
         with artifacts.new_folder(Path(OUTS[0])) as folder:
             save_file(
                 {name: value.contiguous() for name, value in backbone.module.state_dict().items()},
                 folder / "weights.safetensors",
             )
-            wish = {} if asked is None else {"in_channels": asked}
-            artifacts.write_json(folder / "model.json", {"source": source, **wish, **facts})
+            facts.write(folder / "model.json", stored)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ INPUTS = (
     "reports/predictions.csv",
     "reports/plots",
     "reports/selection.json",
-    "thaw/report/templates",
 )
 OUTS = ("reports/index.html",)
 

@@ -48,7 +48,7 @@ def main() -> None:
                 on_epoch=on_epoch,
             )
             trained.write(folder)
-        artifacts.remove(trained.checkpoint)
+        artifacts.forget(trained.checkpoint)
 
 
 if __name__ == "__main__":

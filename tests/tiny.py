@@ -15,6 +15,7 @@ from thaw.head.layers import build_head
 from thaw.networks.backbone import Backbone, assemble
 from thaw.networks.sources.opening import describe
 from thaw.pipeline import artifacts
+from thaw.pipeline.facts import BackboneFacts
 from thaw.training.phase import Start
 
 CLASSES = ["bright", "dark", "striped"]
@@ -94,6 +95,16 @@ def backbone(name: str = "test_resnet", *, in_channels: int = 3, input_px: int =
     torch.manual_seed(seed)
     spec = describe(f"timm:{name}").with_channels(in_channels)
     return replace(assemble(spec.model_copy(update={"input_px": input_px}), None), fingerprint="weights")
+
+
+def backbone_facts(network: Backbone) -> BackboneFacts:
+    """Return what models/backbone says of a network."""
+    return BackboneFacts(
+        source=f"timm:{network.spec.name}",
+        backbone=network.spec,
+        blocks=network.blocks,
+        features=network.num_features,
+    )
 
 
 def preprocessing(size_px: int = 40) -> dict[str, Any]:

@@ -19,6 +19,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "backbones.md"
 # source, input px (small where the network takes it), blocks
 ZOO = [
     ("torchvision:alexnet", 64, 4),
+    ("torchvision:squeezenet1_1", 64, 9),
     ("torchvision:googlenet", 64, 12),
     ("torchvision:vgg16", 32, 6),
     ("torchvision:vgg16_bn", 32, 6),
@@ -57,6 +58,7 @@ ZOO = [
     ("torchvision:swin_t", 64, 9),
     ("timm:maxvit_tiny_tf_224", 64, 6),
     ("torchvision:maxvit_t", 224, 7),
+    ("timm:xcit_nano_12_p16_224", 64, 17),
 ]
 
 
@@ -123,7 +125,7 @@ def measure(source: str, input_px: int) -> tuple[Row, float]:
         not any(isinstance(prefix, UncutPrefix) for prefix, _ in halves),
     )
     begun = time.perf_counter()
-    cut(network.module, network.units, len(network.units) // 2)
+    cut(network.module, network.units, len(network.units) // 2, images)
     return row, time.perf_counter() - begun
 
 

@@ -1,4 +1,4 @@
-"""What the source says about itself: imports, closures, the stages of every dvc.yaml. No test here."""
+"""What the repository says about itself: its code, the stages of every dvc.yaml. No test here."""
 
 import ast
 import os
@@ -10,69 +10,10 @@ from typing import Any
 
 import yaml
 
+from thaw.pipeline.code import FOLDER, PACKAGES, Code
+
 ROOT = Path(__file__).resolve().parents[2]
-OURS = ("thaw", "stages")
-
-
-@cache
-def sources() -> dict[str, Path]:
-    """Every module of ours by its dotted name, packages by the path of their __init__.py."""
-    found = {}
-    for path in sorted(path for folder in OURS for path in (ROOT / folder).rglob("*.py")):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
-
-
-@cache
-def imports(name: str, *, typing_only: bool = False) -> frozenset[str]:
-    """Names of all modules that a module of ours imports, at any depth of its code, with the packages above them.
-
-    What stands under `if TYPE_CHECKING:` counts only with `typing_only`; what a package offers lazily through its own
-    `__getattr__` never does, since it is loaded only by who asks for it.
-    """
-    assert name in sources(), f"there is no file for {name}"
-    path = sources()[name]
-    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    found: set[str] = set()
-    for node in _reached(tree, typing_only=typing_only):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            base = ".".join([*above, *([node.module] if node.module else [])])
-            found |= {base, *(f"{base}.{alias.name}" for alias in node.names if f"{base}.{alias.name}" in sources())}
-    return frozenset(".".join(module.split(".")[:end]) for module in found for end in range(1, module.count(".") + 2))
-
-
-def _reached(tree: ast.Module, *, typing_only: bool) -> Iterator[ast.AST]:
-    pending: list[ast.AST] = [
-        node for node in tree.body if not (isinstance(node, ast.FunctionDef) and node.name == "__getattr__")
-    ]
-    while pending:
-        node = pending.pop()
-        yield node
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and not typing_only:
-            pending += node.orelse
-        else:
-            pending += ast.iter_child_nodes(node)
-
-
-def closure(name: str) -> set[str]:
-    """Paths from the root of every source file of ours that importing a module can bring in, itself included."""
-    seen: set[str] = set()
-    pending = {name, *(".".join(name.split(".")[:end]) for end in range(1, name.count(".") + 1))}
-    while pending:
-        module = pending.pop()
-        seen.add(module)
-        pending |= (imports(module) & sources().keys()) - seen
-    return {sources()[module].relative_to(ROOT).as_posix() for module in seen}
-
-
-def is_source(path: str) -> bool:
-    """Whether a dep is a source file of ours; a folder of templates below thaw/ is an input as any other."""
-    return path.startswith(tuple(f"{folder}/" for folder in OURS)) and path.endswith(".py")
+CODE = Code({package: ROOT / package for package in PACKAGES})
 
 
 @dataclass(frozen=True)
@@ -87,8 +28,8 @@ class DvcStage:
 
     @property
     def code(self) -> set[str]:
-        """The deps that are source files of ours."""
-        return {dep for dep in self.deps if is_source(dep)}
+        """The deps that say which code the stage runs."""
+        return {dep for dep in self.deps if dep.startswith(f"{FOLDER.as_posix()}/")}
 
 
 @cache

@@ -38,8 +38,8 @@ def test_predict_loads_no_torch_and_nothing_else_that_is_for_training(twins: Twi
 
 def test_the_exported_classifier_and_its_commands_can_reach_no_torch() -> None:
     for module in ("thaw.serving.exported", "thaw.serving.predict", "thaw.serving.serve"):
-        reached = house.closure(module)
-        names = [name for name, path in house.sources().items() if path.relative_to(house.ROOT).as_posix() in reached]
+        reached = set(house.CODE.closure(module).values())
+        names = [name for name, path in house.CODE.modules.items() if path in reached]
         assert module in names
-        imported = {other.split(".")[0] for name in names for other in house.imports(name)}
+        imported = {other.split(".")[0] for name in names for other in house.CODE.imports(name)}
         assert not set(HEAVY) & imported, module

@@ -17,7 +17,7 @@ from PIL import Image
 from stages import prepare as stage
 from thaw.data.packed import PackedImages
 from thaw.errors import ThawError
-from thaw.pipeline import artifacts
+from thaw.pipeline import artifacts, code
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,6 +33,7 @@ def workspace(tmp_path: Path) -> Path:
     for number, label in enumerate(("cat", "dog")):
         for index in range(20):
             save(tmp_path / "raw" / label / f"{index:02d}.png", seed=100 * number + index)
+    code.write(tmp_path / code.FOLDER, code.running(), only=["prepare"])
     return tmp_path
 
 

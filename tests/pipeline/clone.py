@@ -20,12 +20,12 @@ from thaw.data import sample
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES_A_CLASS = 40
 OUTS = (
-    "data/prepared", "data/features", "models/backbone", "models/phases/head", "models/phases/top",
+    "data/code", "data/prepared", "data/features", "models/backbone", "models/phases/head", "models/phases/top",
     "models/phases/mid", "models/final", "reports/plots", "reports/predictions.csv", "reports/index.html",
     "models/export",
 )  # fmt: skip
 STAGES = (
-    "prepare", "backbone", "features", "head", "unfreeze@top", "unfreeze@mid", "select", "evaluate", "report", "export",
+    "code", "prepare", "backbone", "features", "head", "unfreeze@top", "unfreeze@mid", "select", "evaluate", "report", "export",
 )  # fmt: skip
 _GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false")
 _SMALL = {

@@ -15,8 +15,8 @@ def test_a_change_of_the_head_reruns_the_head_and_what_follows(finished: Run, va
     model = artifacts.read_json(run.clone.root / "models" / "phases" / "mid" / "model.json")
     assert model["head"]["hidden"] == [8]
     assert run.clone.lock()["backbone"]["outs"] == finished.clone.lock()["backbone"]["outs"]
-    same = [name for name in STAGES[:3] if run.clone.lock()[name] == finished.clone.lock()[name]]
-    assert same == ["prepare", "features"]
+    same = [name for name in STAGES[:4] if run.clone.lock()[name] == finished.clone.lock()[name]]
+    assert same == ["code", "prepare", "features"]
 
 
 def test_the_rate_of_one_phase_reruns_that_phase_and_a_new_phase_adds_a_stage(variants: dict[str, Run]) -> None:

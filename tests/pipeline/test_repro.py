@@ -15,6 +15,7 @@ _WITH_INTERVAL = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "ece"
 def test_a_fresh_repro_runs_every_stage_once_and_select_after_all_phases(finished: Run) -> None:
     assert sorted(stages_run(finished.output)) == sorted(STAGES)
     order = stages_run(finished.output).index
+    assert order("code") == 0
     assert order("unfreeze@top") < order("unfreeze@mid") < order("select") < order("evaluate") < order("report")
 
 

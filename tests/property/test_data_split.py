@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from random import Random
 
+import numpy as np
 import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thaw.data.split import SPLITS, Unit, assign, place_of, repair
+from thaw.data.split import SPLITS, Unit, assign, connected, place_of, repair
 from thaw.errors import DataError
 
 BASE = [(f"{label}{index}", "", label) for label in "ab" for index in range(60)]
@@ -63,6 +64,15 @@ def test_repair_fills_every_gap_with_one_move_each(cells: list[tuple[str, str]])
     gaps = {(label, where) for label, _ in cells for where in SPLITS} - set(cells)
     assert len(repair(units)) == len(gaps)
     assert {(next(iter(unit.labels)), unit.split) for unit in units} == set(cells) | gaps
+
+
+@given(st.lists(st.tuples(st.integers(0, 14), st.integers(0, 14)), max_size=20))
+def test_rows_are_in_one_set_if_a_chain_of_ties_leads_from_one_to_the_other(ties: list[tuple[int, int]]) -> None:
+    near = np.eye(15, dtype=np.int64)
+    near[tuple(np.array(ties, dtype=np.int64).reshape(-1, 2).T)] = 1
+    reached = np.linalg.matrix_power(near | near.T, 15) > 0
+    expected = [np.flatnonzero(row).tolist() for number, row in enumerate(reached) if row.argmax() == number]
+    assert connected(15, ties) == expected
 
 
 unit = st.builds(

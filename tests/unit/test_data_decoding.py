@@ -1,5 +1,6 @@
 """What is read, and exactly how it becomes grey or RGB."""
 
+import struct
 from io import BytesIO
 from typing import Any, Literal
 
@@ -96,6 +97,18 @@ def test_exif_orientation_gives_the_pixels_of_the_upright_twin(orientation: int,
 def test_damaged_exif_counts_as_none() -> None:
     data = photo("JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
     assert np.array_equal(read(data).pixels, read(photo("JPEG")).pixels)
+
+
+def test_an_orientation_counts_although_another_tag_is_damaged() -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "maker"
+    damaged = bytearray(exif.tobytes())
+    damaged[17] = 83  # the type of the maker's name: Pillow reads it, and cannot write it
+    with Image.open(BytesIO(photo("JPEG", exif=bytes(damaged)))) as image, pytest.raises(struct.error):
+        ImageOps.exif_transpose(image)
+    picture, twin = read(photo("JPEG", exif=bytes(damaged))), read(photo("JPEG", exif=exif))
+    assert np.array_equal(picture.pixels, twin.pixels)
+    assert (picture.width, picture.height) == (40, 60)
 
 
 def flat(mode: str, value: Any, kind: str, **options: Any) -> int:
@@ -215,6 +228,18 @@ def test_crop_keeps_the_centre_and_pad_keeps_everything() -> None:
     padded = read(data, fit="pad", background=100, size_px=48).pixels[:, :, 0]
     assert np.unique(padded[:16]).tolist() == np.unique(padded[32:]).tolist() == [100]
     assert np.array_equal(padded[16:32], image)
+
+
+@pytest.mark.parametrize("size", [(48, 16), (47, 16), (16, 48), (17, 48), (33, 48), (30_000, 2)])
+@pytest.mark.parametrize("size_px", [48, 49])
+def test_the_border_of_a_padded_image_is_smaller_by_a_pixel_above_and_to_the_left(
+    size: tuple[int, int], size_px: int
+) -> None:
+    pixels = read(encoded(Image.new("L", size, 9)), fit="pad", background=100, size_px=size_px).pixels[:, :, 0]
+    for axis, length in enumerate((size[1], size[0])):
+        inside = np.flatnonzero((pixels == 9).any(axis=1 - axis))
+        assert len(inside) == max(1, round(length * (size_px / max(size))))
+        assert inside[0] == (size_px - len(inside)) // 2
 
 
 def test_a_square_of_the_right_size_is_kept_as_it_is() -> None:

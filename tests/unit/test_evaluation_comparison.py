@@ -1,11 +1,11 @@
 """When a deeper phase may replace a shallower one."""
 
+import math
 import re
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from thaw.errors import DataError
 from thaw.evaluation.calibration import fit_temperature, probabilities, sample_losses
@@ -136,12 +136,13 @@ def test_no_validation_images_are_refused() -> None:
         decide(labels_of(0), Candidate("head", None, np.zeros((0, 2))))
 
 
-def test_mcnemar_agrees_with_the_exact_binomial_test() -> None:
+def test_mcnemar_is_twice_the_smaller_tail_of_fair_coins() -> None:
     random = np.random.default_rng(0)
     for _ in range(20):
         one, other = random.random(60) < 0.8, random.random(60) < 0.7
         gained, lost = int((one & ~other).sum()), int((~one & other).sum())
-        assert mcnemar_p(one, other) == pytest.approx(binomtest(gained, gained + lost, 0.5).pvalue, abs=1e-12)
+        tail = sum(math.comb(gained + lost, k) for k in range(min(gained, lost) + 1)) / 2 ** (gained + lost)
+        assert mcnemar_p(one, other) == pytest.approx(min(1, 2 * tail), abs=1e-12)
     assert mcnemar_p(np.ones(4, dtype=np.bool_), np.ones(4, dtype=np.bool_)) == 1
 
 
@@ -164,6 +165,24 @@ def test_the_fitted_temperature_undoes_a_known_one() -> None:
     fitted = fit_temperature(logits * 4, labels)
     around = [sample_losses(logits * 4, labels, fitted * factor).mean() for factor in (0.97, 1.0, 1.03)]
     assert around[1] < min(around[0], around[2])
+
+
+@pytest.mark.parametrize(("images", "margin"), [(15, 0.0355), (24, 0.0245), (27, 0.0149)])
+def test_a_cost_of_two_valleys_never_gives_a_loss_above_that_at_one(images: int, margin: float) -> None:
+    logits, labels = np.tile([margin, 0.0], (images, 1)), np.zeros(images, dtype=np.int64)
+    temperatures = np.exp(np.linspace(np.log(0.05), np.log(20), 400))
+    losses = np.array([sample_losses(logits, labels, t).sum() for t in temperatures])
+    costs = losses + np.log(temperatures) ** 2 / 2
+    assert (np.diff(np.sign(np.diff(costs))) < 0).any()  # a hill between two valleys
+    assert sample_losses(logits, labels, fit_temperature(logits, labels)).sum() <= sample_losses(logits, labels).sum()
+
+
+@pytest.mark.parametrize("loudness", [0.02, 1e3])
+def test_a_temperature_stays_within_its_bounds(loudness: float) -> None:
+    labels = labels_of(200)
+    temperature = fit_temperature(logits_of(labels, 0.9) * loudness, labels)
+    assert 0.05 <= temperature <= 20
+    assert temperature == pytest.approx(0.05 if loudness < 1 else 20, rel=1e-6)
 
 
 def test_the_sentence_says_whether_unfreezing_helped_and_by_how_much() -> None:

@@ -1,5 +1,7 @@
 """Networks without an output layer, and their first layer adapted to grey images."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,8 @@ from thaw.errors import ArtifactError, BackboneError
 from thaw.networks.backbone import Backbone, assemble
 from thaw.networks.build import build, load_tensors
 from thaw.networks.sources.opening import describe, open_backbone
-from thaw.networks.spec import Spec, read_spec
+from thaw.networks.spec import Spec
+from thaw.pipeline import artifacts, facts
 
 EQUAL = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 UNEQUAL = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -93,11 +96,20 @@ def test_the_networks_that_rescale_their_input_get_it_in_their_own_scale(name: s
     assert vars(build(spec))["transform_input"] is False
 
 
-def test_a_network_without_a_linear_output_layer_is_refused() -> None:
-    with pytest.raises(
-        BackboneError, match="torchvision's squeezenet1_0 has no linear output layer to replace; choose"
-    ):
-        open_backbone("torchvision:squeezenet1_0", pretrained=False)
+@pytest.mark.parametrize("source", ["torchvision:squeezenet1_0", "torchvision:squeezenet1_1"])
+def test_an_output_layer_that_is_a_1_x_1_convolution_is_removed(source: str) -> None:
+    torch.manual_seed(0)
+    network = open_backbone(source, pretrained=False, input_px=64)
+    images = torch.rand(network.example(2).shape)
+    assert network.num_features == 512
+    assert not any(name.startswith("classifier") for name in network.module.state_dict())
+    maps = network.module.get_submodule("features")(images)
+    torch.testing.assert_close(network.module(images), maps.mean((2, 3)))
+
+
+def test_a_network_without_an_output_layer_to_replace_is_refused() -> None:
+    with pytest.raises(BackboneError, match=r"raft_small ends in no linear layer and no 1 x 1 conv"):
+        build(describe("torchvision:mobilenet_v3_small").model_copy(update={"name": "raft_small"}))
 
 
 def test_an_input_size_that_the_network_cannot_take_is_one_line() -> None:
@@ -166,12 +178,14 @@ def test_a_refused_load_leaves_the_network_as_it_was() -> None:
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
-def test_a_spec_survives_json_and_a_damaged_one_says_where() -> None:
-    assert read_spec(spec().model_dump(mode="json")) == spec()
-    with pytest.raises(ArtifactError, match=r"model.json: input_px: .* greater than 0; run `dvc repro`"):
-        read_spec(spec().model_dump(mode="json") | {"input_px": 0})
-    with pytest.raises(ArtifactError, match=r"model.json: backbone: "):
-        read_spec(None)
+def test_a_spec_survives_its_fact_file_and_a_damaged_one_says_where(tmp_path: Path) -> None:
+    path = tmp_path / "model.json"
+    stored = facts.BackboneFacts(source="timm:test_resnet", backbone=spec(), blocks=["conv1"], features=96)
+    facts.write(path, stored)
+    assert Spec.of(facts.read(path, facts.BackboneFacts).backbone) == spec()
+    artifacts.write_json(path, stored.model_dump() | {"backbone": spec().model_dump() | {"input_px": 0}})
+    with pytest.raises(ArtifactError, match=r"model.json: backbone.input_px is 0: .* greater than 0; run `dvc repro`"):
+        facts.read(path, facts.BackboneFacts)
 
 
 @pytest.mark.parametrize(("name", "side"), [("test_vit", 96), ("test_vit", 224), ("swin_tiny_patch4_window7_224", 64)])

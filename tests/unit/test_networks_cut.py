@@ -1,5 +1,6 @@
 """A network cut in two is the same network, at every block boundary."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -139,8 +140,77 @@ def test_a_boundary_may_be_several_tensors() -> None:
     assert_equal_at_every_boundary(network)
 
 
-def test_a_number_that_crosses_the_boundary_is_refused_with_what_to_do() -> None:
-    network = Backbone(_Skip(lambda _, last, side_px: last * side_px).eval(), SPEC)
+class _Positions(nn.Module):
+    """Blocks that are given positions, computed from learned ones, and sizes, all from before the first block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 4, stride=4)
+        self.positions = nn.Parameter(torch.randn(4, 4))
+        self.blocks = nn.Sequential(*[nn.Sequential(nn.Sequential(nn.Conv2d(4, 4, 1))) for _ in range(3)])
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.stem(images)
+        (count, channels, height, width), device = maps.shape, images.device
+        positions = (self.positions * 2).sin()
+        for block in self.blocks:
+            maps = block(maps).flatten(2).reshape(count, channels, height, width)
+            maps = maps + positions + torch.zeros(height, width, device=device)
+        flat: Tensor = maps.reshape(count * channels, -1).mean(1).reshape(count, channels)
+        return flat
+
+
+def test_sizes_and_positions_that_cross_the_boundary_are_computed_again_behind_it() -> None:
+    torch.manual_seed(0)
+    network = Backbone(_Positions().eval(), SPEC)
+    images = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    whole = network(images)
+    assert network.blocks == ["stem", "blocks.0", "blocks.1", "blocks.2"]
+    for depth in depths(network):
+        prefix, suffix = network.split(depth)
+        for few in (images, images[:1]):
+            boundary = prefix(few)
+            assert [len(value) for value in boundary] == [len(few)], depth
+            torch.testing.assert_close(suffix.train()(*boundary), whole[: len(few)], rtol=0, atol=0)
+            assert torch.equal(suffix.eval()(*boundary), whole[: len(few)]), depth
+
+
+def test_a_device_that_crosses_the_boundary_is_that_of_the_suffix() -> None:
+    network = Backbone(_Positions().eval(), SPEC)
+    prefix, suffix = network.split(1)
+    boundary = prefix(example(network))[0]
+    assert suffix.to("meta")(boundary.to("meta")).device == torch.device("meta")
+
+
+@pytest.mark.parametrize(("source", "num_blocks"), [("timm:xcit_nano_12_p16_224", 17), ("timm:pvt_v2_b0", 5)])
+def test_a_network_of_tokens_that_passes_their_height_and_width_on_is_cut_anywhere(
+    source: str, num_blocks: int
+) -> None:
+    torch.manual_seed(0)
+    network = open_backbone(source, pretrained=False, input_px=64)
+    assert len(network.blocks) == num_blocks
+    assert_equal_at_every_boundary(network)
+
+
+class _Together(nn.Module):
+    """Blocks that are told the mean of all images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*[nn.Sequential(nn.Sequential(nn.Conv2d(3, 3, 1))) for _ in range(3)])
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.blocks[0](images)
+        mean = maps.mean()
+        for block in self.blocks[1:]:
+            maps = block(maps) - mean
+        features: Tensor = maps.mean((2, 3))
+        return features
+
+
+def test_a_tensor_of_all_images_together_is_refused_with_what_to_do() -> None:
+    network = Backbone(_Together().eval(), SPEC)
+    network.split("all")
     with pytest.raises(BackboneError, match=r"something other than a tensor with one row an image .* choose another"):
         network.split(1)
 
@@ -174,6 +244,32 @@ def test_a_network_that_cannot_be_traced_is_not_cut_and_its_frozen_blocks_are_he
     assert {name for name, training in modes.items() if training} == {
         name for name in modes if name == "blocks" or name.startswith("blocks.2")
     }
+
+
+class _Scaled(Branching):
+    """A network that cannot be traced, with a parameter and buffers of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.register_buffer("shift", torch.ones(1))
+        self.register_buffer("spread", torch.ones(1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) * self.scale + self.get_buffer("shift") * self.get_buffer("spread")
+
+
+def test_a_network_that_is_not_cut_moves_with_all_of_its_tensors() -> None:
+    network = Backbone(_Scaled().eval(), SPEC)
+    names = list(network.module.state_dict())
+    suffix = network.split(1)[1].double()
+    assert suffix(example(network).double()).dtype == torch.float64
+    inside = [*network.module.parameters(), *network.module.buffers()]
+    assert {value.dtype for value in inside if value.is_floating_point()} == {torch.float64}
+    assert list(suffix.state_dict()) == names
+    moved = copy.deepcopy(suffix).float()
+    assert moved(example(network)).dtype == torch.float32
+    assert suffix(example(network).double()).dtype == torch.float64
 
 
 def test_taps_want_a_network_that_can_be_traced() -> None:

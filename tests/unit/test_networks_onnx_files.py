@@ -16,7 +16,7 @@ from tests.onnx_files import exported, network, saved, small
 from thaw.errors import BackboneError
 from thaw.networks.backbone import assemble
 from thaw.networks.sources.opening import describe, fetch_tensors, open_backbone, random_tensors
-from thaw.networks.spec import read_spec
+from thaw.networks.spec import Spec
 from thaw.pipeline import artifacts
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the exporters' own
@@ -39,7 +39,7 @@ def test_a_model_is_built_again_without_the_file_that_it_came_from(resnet18: Pat
     with torch.inference_mode():
         expected = open_backbone(f"onnx:{path}")(images)
         path.unlink()
-        assert torch.equal(assemble(read_spec(stored), tensors)(images), expected)
+        assert torch.equal(assemble(Spec.model_validate(stored), tensors)(images), expected)
 
 
 def test_tensors_beside_the_file_are_part_of_its_hash(tmp_path: Path) -> None:

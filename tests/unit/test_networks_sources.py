@@ -4,7 +4,6 @@ import contextlib
 import functools
 import hashlib
 import http.server
-import json
 import os
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from thaw.networks.backbone import load_backbone
 from thaw.networks.sources import opening
 from thaw.networks.sources.opening import describe, fetch_tensors, open_backbone
 from thaw.networks.sources.weights import read_tensors, unwrapped
-from thaw.pipeline import artifacts
+from thaw.pipeline import artifacts, facts
 
 pytestmark = pytest.mark.usefixtures("scratch")
 
@@ -228,7 +227,7 @@ def test_the_backbone_that_the_stage_stored_comes_back(tmp_path: Path) -> None:
             {name: value.contiguous() for name, value in network.module.state_dict().items()},
             folder / "weights.safetensors",
         )
-        (folder / "model.json").write_text(json.dumps({"backbone": network.spec.model_dump(mode="json")}))
+        facts.write(folder / "model.json", tiny.backbone_facts(network))
     again = load_backbone(tmp_path / "backbone", in_channels=3)
     assert again.spec == network.spec
     for name, value in again.module.state_dict().items():

@@ -1,7 +1,9 @@
+import fnmatch
 import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.conftest import ROOT
 from thaw.errors import ArtifactError
 from thaw.pipeline import artifacts
 
@@ -154,3 +157,158 @@ def test_remove_takes_folders_files_and_links_but_not_what_a_link_points_to(tmp_
     artifacts.remove(kept)
     artifacts.remove(kept)
     assert not kept.exists()
+
+
+_WRITE_AT_ONCE = """
+import sys, time
+from pathlib import Path
+from thaw.pipeline import artifacts
+
+target, number, others = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+target.with_name(f"ready {number}").touch()
+while len(list(target.parent.glob("ready *"))) < others:
+    time.sleep(0.001)
+failed = 0
+for _ in range(int(sys.argv[4])):
+    try:
+        if target.suffix == ".json":
+            artifacts.write_json(target, {"by": number * 100})
+        else:
+            with artifacts.new_folder(target) as folder:
+                (folder / "by").write_text(number * 100)
+    except OSError as error:
+        failed += 1
+        print(error, file=sys.stderr)
+sys.exit(failed > 0)
+"""
+
+
+def _write_at_once(target: Path, times: int) -> None:
+    """Let two processes write one file or folder, both at the same time."""
+    command = [sys.executable, "-c", _WRITE_AT_ONCE, str(target)]
+    writers = [
+        subprocess.Popen([*command, number, "2", str(times)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        for number in ("1", "2")
+    ]
+    for writer in writers:
+        _, said = writer.communicate(timeout=120)
+        assert writer.returncode == 0, said
+
+
+def test_two_processes_that_write_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
+    target = tmp_path / "key.json"
+    _write_at_once(target, 200)
+    assert artifacts.read_json(target)["by"] in ("1" * 100, "2" * 100)
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.usefixtures("scratch")
+def test_two_processes_that_write_one_folder_take_turns(tmp_path: Path) -> None:
+    target = tmp_path / "engine"
+    _write_at_once(target, 50)
+    assert artifacts.verify(target)
+    assert (target / "by").read_text() in ("1" * 100, "2" * 100)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_file_has_the_permissions_that_open_would_give_it(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        artifacts.write_text(tmp_path / "a.json", "a")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    artifacts.write_text(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        artifacts.write_text(path, "\udc80")
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_what_a_killed_run_left_of_a_file_is_cleared_away_and_what_is_being_written_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "[notes].json"
+    leftover, young, foreign = (tmp_path / f".{name}.partial" for name in ("[notes].json.1", "[notes].json.2", "n.3"))
+    for partial in (leftover, young, foreign):
+        partial.write_text("half")
+    for partial in (leftover, foreign):
+        os.utime(partial, (1e9, 1e9))
+    artifacts.write_text(path, "whole")
+    assert {entry.name for entry in tmp_path.iterdir()} == {path.name, young.name, foreign.name}
+
+
+def test_names_of_files_that_are_being_written_are_ignored_by_git_and_dvc(root: Path, tmp_path: Path) -> None:
+    with artifacts.new_file(tmp_path / "a.json") as partial:
+        assert partial.parent == tmp_path
+        for name in (".gitignore", ".dvcignore"):
+            patterns = (root / name).read_text(encoding="utf-8").splitlines()
+            assert any(fnmatch.fnmatch(partial.name, pattern) for pattern in patterns), name
+        partial.write_text("{}")
+
+
+@pytest.mark.usefixtures("scratch")
+def test_a_lock_may_be_waited_for_by_its_holder_and_counts_as_held_for_everyone(tmp_path: Path) -> None:
+    refused = []
+
+    def ask() -> None:
+        try:
+            with artifacts.one_at_a_time(tmp_path / "view", wait=False):
+                pass
+        except BlockingIOError:
+            refused.append(threading.current_thread().name)
+
+    with artifacts.one_at_a_time(tmp_path / "view"), artifacts.one_at_a_time(tmp_path / "view"):
+        other = threading.Thread(target=ask, name="other")
+        other.start()
+        other.join()
+        ask()
+    assert refused == ["other", threading.current_thread().name]
+    ask()
+    assert len(refused) == 2
+
+
+def test_a_lock_leaves_no_file_behind_and_none_beside_what_it_guards(scratch: Path, tmp_path: Path) -> None:
+    guarded = tmp_path / "models" / "view"
+    guarded.parent.mkdir()
+    with artifacts.one_at_a_time(guarded):
+        assert len(list((scratch / "locks").iterdir())) == 1
+        assert not list(guarded.parent.iterdir())
+    assert not list((scratch / "locks").iterdir())
+
+
+@pytest.mark.usefixtures("scratch")
+def test_one_process_at_a_time_holds_a_lock_whose_file_comes_and_goes(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from thaw.pipeline import artifacts\n"
+        "counter = Path(sys.argv[1])\n"
+        "for _ in range(60):\n"
+        "    with artifacts.one_at_a_time(counter):\n"
+        "        counter.write_text(str(int(counter.read_text()) + 1))\n"
+    )
+    counter = tmp_path / "counter"
+    counter.write_text("0")
+    command = [sys.executable, "-c", script, str(counter)]
+    writers = [subprocess.Popen(command, cwd=ROOT) for _ in range(3)]
+    assert [writer.wait(timeout=120) for writer in writers] == [0, 0, 0]
+    assert counter.read_text() == "180"
+
+
+@pytest.mark.usefixtures("scratch")
+def test_what_is_in_use_or_was_used_lately_is_not_forgotten(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "engine")
+    artifacts.forget(folder, unused_s=60)
+    assert artifacts.verify(folder)
+    os.utime(folder, (1e9, 1e9))
+    script = (
+        "import sys; from pathlib import Path; from thaw.pipeline import artifacts\n"
+        "artifacts.forget(Path(sys.argv[1]), unused_s=60)\n"
+    )
+    with artifacts.one_at_a_time(folder):
+        subprocess.run([sys.executable, "-c", script, str(folder)], cwd=ROOT, check=True)
+    assert artifacts.verify(folder)
+    artifacts.forget(folder, unused_s=60)
+    assert not folder.exists()
+    artifacts.forget(folder, unused_s=60)

@@ -2,18 +2,21 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.conftest import ROOT
-from thaw.pipeline import guard, scratch
+from thaw.pipeline import code, guard
+from thaw.pipeline import scratch as scratch_folder
 
 # A suite that runs in the background hands on to its children that SIGINT is ignored; at a terminal it is not.
 _STAGE = """
@@ -48,13 +51,16 @@ def start(workspace: Path) -> Iterator[Start]:
     (workspace / "in").mkdir()
     (workspace / "in" / "a.txt").write_text("one")
     (workspace / ".thaw").mkdir()
+    code.write(workspace / code.FOLDER, code.running(), only=["prepare"])
     running = []
 
-    def begin(body: str = "            pass", *, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    def begin(
+        body: str = "            pass", *, launcher: tuple[str, ...] = (), packages: Path = ROOT
+    ) -> subprocess.Popen[str]:
         script = workspace / "stage.py"
         script.write_text(_STAGE.format(body=body))
         command = [*launcher, sys.executable, str(script)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+        environment = {**os.environ, "PYTHONPATH": str(packages), "PYTHONWARNINGS": "ignore"}
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
         running.append(process)
         return process
@@ -63,6 +69,13 @@ def start(workspace: Path) -> Iterator[Start]:
     for process in running:
         process.kill()
         process.communicate()
+
+
+def _own_packages(folder: Path) -> Path:
+    """Copy the code into a folder, to change it there."""
+    for package in code.PACKAGES:
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
 
 
 def _until(ready: Callable[[], bool], what: str, seconds: float = 60) -> None:
@@ -105,6 +118,38 @@ def test_a_full_disk_is_one_line_that_names_the_disk(start: Start, workspace: Pa
     assert code == 1
     assert errors.count("\n") == 1
     assert f"No space left on device; free space on the disk of {workspace}\n" in errors
+
+
+_ADVICE = "out of memory; lower batch_size or compute.workers in params.yaml, or close other programs\n"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "bytearray(2**60)",
+        "import numpy; numpy.zeros(2**58, numpy.uint8)",
+        "import torch; torch.empty(2**58, dtype=torch.uint8)",
+        # This machine has no GPU to fill: the class is torch's, the text that of its CUDA allocator.
+        "import torch; raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a ...')",
+        "import errno, os; raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))",
+    ],
+)
+def test_too_little_memory_is_one_line_that_says_what_to_lower(start: Start, body: str) -> None:
+    assert _finish(start(f"            {body}")) == (1, _ADVICE)
+
+
+def test_an_error_of_torch_that_is_not_of_memory_keeps_its_traceback(start: Start) -> None:
+    code, errors = _finish(start("            import torch; torch.ones(2) @ torch.ones(3)"))
+    assert code == 1
+    assert "Traceback" in errors
+    assert "out of memory" not in errors
+
+
+def test_a_stage_that_fails_has_not_loaded_torch_to_tell_why(start: Start) -> None:
+    told = "            import atexit; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr))\n"
+    code, errors = _finish(start(f"{told}            raise RuntimeError('surprise')"))
+    assert code == 1
+    assert errors.endswith("RuntimeError: surprise\nFalse\n")
 
 
 def test_params_with_mistakes_stop_a_stage_before_it_starts(start: Start, workspace: Path) -> None:
@@ -167,6 +212,77 @@ def test_inputs_that_change_meanwhile_end_in_an_error_and_no_out(
     assert not (workspace / "out").exists()
 
 
+def test_code_that_differs_from_the_fingerprint_is_refused_before_any_work(start: Start, workspace: Path) -> None:
+    packages = _own_packages(workspace / "elsewhere")
+    with (packages / "thaw" / "data" / "decoding.py").open("a") as file:
+        file.write("# edited\n")
+    (packages / "thaw" / "data" / "tiff.py").unlink()
+    status, errors = _finish(start(packages=packages))
+    assert status == 1
+    assert errors == (
+        "data/code/prepare.json was written for other code than prepare would run now "
+        "(thaw/data/decoding.py, thaw/data/tiff.py); run `dvc repro`\n"
+    )
+    assert not (workspace / "started").exists()
+
+
+def test_code_that_differs_in_an_installed_thaw_is_refused_with_the_command_for_that(
+    start: Start, workspace: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    packages = _own_packages(tmp_path_factory.mktemp("site-packages"))
+    with (packages / "thaw" / "data" / "decoding.py").open("a") as file:
+        file.write("# edited\n")
+    status, errors = _finish(start(packages=packages))
+    assert (status, errors.count("\n")) == (1, 1), errors
+    assert errors.endswith("(thaw/data/decoding.py); run `dvc repro --force code`, then `dvc repro`\n")
+    assert not (workspace / "started").exists()
+
+
+def test_code_that_the_stage_cannot_import_may_differ(start: Start, workspace: Path) -> None:
+    packages = _own_packages(workspace / "elsewhere")
+    with (packages / "thaw" / "report" / "text.py").open("a") as file:
+        file.write("# edited\n")
+    status, errors = _finish(start(packages=packages))
+    assert status == 0, errors
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (None, "data/code/prepare.json is missing; run `dvc repro code`, which writes it\n"),
+        ('{"stage": "prep', "data/code/prepare.json is no fingerprint of code; run `dvc repro --force code`\n"),
+        ("{}", "data/code/prepare.json is no fingerprint of code; run `dvc repro --force code`\n"),
+    ],
+    ids=["missing", "cut short", "something else"],
+)
+def test_a_fingerprint_that_cannot_be_read_is_refused(
+    start: Start, workspace: Path, content: str | None, line: str
+) -> None:
+    path = workspace / code.path_of("prepare")
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    assert _finish(start()) == (1, line)
+    assert not (workspace / "started").exists()
+
+
+def test_a_source_file_that_changes_meanwhile_ends_in_an_error_although_it_is_not_loaded_yet(
+    start: Start, workspace: Path
+) -> None:
+    packages = _own_packages(workspace / "elsewhere")
+    edit = "            open('elsewhere/thaw/data/decoding.py', 'a').write('# edited')"
+    status, errors = _finish(start(edit, packages=packages))
+    assert status == 1
+    assert errors.startswith(f"{packages / 'thaw' / 'data' / 'decoding.py'} changed while prepare was running")
+    assert not (workspace / "out").exists()
+
+
+def test_bytecode_that_python_writes_meanwhile_is_no_change(start: Start, workspace: Path) -> None:
+    write = "            Path('in/__pycache__').mkdir(); Path('in/__pycache__/a.pyc').write_text('')"
+    status, errors = _finish(start(write))
+    assert status == 0, errors
+
+
 def test_a_section_that_the_stage_does_not_use_may_change_meanwhile(start: Start, workspace: Path) -> None:
     text = "Path('params.yaml').read_text().replace('threads: null', 'threads: 1')"
     code, errors = _finish(start(f"            Path('params.yaml').write_text({text})"))
@@ -205,14 +321,78 @@ def test_a_stage_without_dvc_above_it_runs_on_its_own(start: Start) -> None:
     assert _finish(start(launcher=("nice",)))[0] == 0
 
 
+def _old(path: Path) -> Path:
+    """Make something in the scratch folder that was last used long ago."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".json":
+        path.write_text("{}")
+    else:
+        path.mkdir()
+        (path / "content").write_text("content")
+    os.utime(path, (1e9, 1e9))
+    return path
+
+
+@pytest.mark.usefixtures("workspace")
+def test_what_was_not_used_for_a_month_is_forgotten_unless_a_process_holds_it(scratch: Path) -> None:
+    names = ("checkpoints/phase", "engines/key", "engines/key.json", "engines/.half.partial")
+    held, *unused = [_old(scratch / name) for name in ("checkpoints/held", *names)]
+    recent = scratch / "engines" / "recent"
+    recent.mkdir()
+    with _another_process_holds(held):
+        guard._forget_old()
+        assert held.exists()
+    assert recent.exists()
+    assert not [path for path in unused if path.exists()]
+    guard._forget_old()
+    assert not held.exists()
+
+
+def test_stages_that_forget_the_same_things_at_once_do_not_disturb_each_other(scratch: Path, workspace: Path) -> None:
+    for number in range(300):
+        _old(scratch / "engines" / f"{number}")
+        _old(scratch / "engines" / f"{number}.json")
+    script = (
+        "import time; from pathlib import Path; from thaw.pipeline import guard\n"
+        "Path(f'ready {time.monotonic_ns()}').touch()\n"
+        "while len(list(Path().glob('ready *'))) < 3: time.sleep(0.001)\n"
+        "guard._forget_old()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    stages = [
+        subprocess.Popen([sys.executable, "-c", script], env=environment, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    assert [stage.communicate(timeout=120)[1] for stage in stages] == ["", "", ""]
+    assert not list((scratch / "engines").iterdir())
+
+
+@contextmanager
+def _another_process_holds(path: Path) -> Iterator[None]:
+    script = (
+        "import sys; from pathlib import Path; from thaw.pipeline import artifacts\n"
+        "with artifacts.one_at_a_time(Path(sys.argv[1])):\n"
+        "    print('held', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", script, str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        assert holder.stdin
+        assert holder.stdout.readline() == "held\n"
+        yield
+        holder.stdin.close()
+
+
 def test_the_scratch_folder_of_a_queued_trial_is_that_of_the_repository(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial = tmp_path / ".dvc" / "tmp" / "exps" / "tmpabc"
     trial.mkdir(parents=True)
     monkeypatch.chdir(trial)
-    assert scratch.folder() == tmp_path / ".thaw"
+    assert scratch_folder.folder() == tmp_path / ".thaw"
     monkeypatch.chdir(tmp_path)
-    assert scratch.folder() == tmp_path / ".thaw"
+    assert scratch_folder.folder() == tmp_path / ".thaw"
     monkeypatch.setenv("THAW_SCRATCH", str(tmp_path / "big"))
-    assert scratch.folder() == tmp_path / "big"
+    assert scratch_folder.folder() == tmp_path / "big"

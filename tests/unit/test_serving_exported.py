@@ -231,9 +231,19 @@ def test_the_parity_gate_takes_no_nan_and_no_other_class(value: float) -> None:
     found[0] = [1 - value, value]
     with pytest.raises(ArtifactError, match=r"model\.onnx differs"):
         parity.compare("model.onnx", found, expected)
-    near = np.array([[0.49999, 0.50001], [0.9, 0.1]])
+
+
+def test_the_parity_gate_takes_a_tie_that_rounding_decides_either_way() -> None:
+    expected = np.array([[0.5000001, 0.4999999], [0.9, 0.1]])
+    assert parity.compare("model.onnx", expected[:, ::-1].copy()[:1], expected[:1]) == pytest.approx(2e-7)
+
+
+def test_the_parity_gate_counts_another_class_that_lies_beyond_the_tolerance() -> None:
+    expected = np.array([[0.50008, 0.49992], [0.9, 0.1]])
+    found = np.array([[0.49999, 0.50001], [0.9, 0.1]])
+    assert np.abs(found - expected).max() < parity.TOLERANCE < expected[0, 0] - expected[0, 1]
     with pytest.raises(ArtifactError, match="in the class of 1 of 2 test images"):
-        parity.compare("model.onnx", near, expected)
+        parity.compare("model.onnx", found, expected)
 
 
 def test_rows_for_the_gate_are_spread_over_all_classes() -> None:

@@ -19,7 +19,7 @@ from tests import tiny
 from thaw.config.schema import PhaseParams
 from thaw.data.packed import PackedImages
 from thaw.evaluation import summary
-from thaw.pipeline import artifacts
+from thaw.pipeline import artifacts, facts
 from thaw.pipeline.candidates import folder_of
 from thaw.report import sources, text
 from thaw.training import checkpoint, model
@@ -153,7 +153,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     network = tiny.backbone()
     with artifacts.new_folder(Path("models/backbone")) as folder:
         save_file(checkpoint.trained_tensors(network.module), folder / "weights.safetensors")
-        artifacts.write_json(folder / "model.json", {"backbone": network.spec.model_dump(mode="json")})
+        facts.write(folder / "model.json", tiny.backbone_facts(network))
     tree = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     tree["compute"] |= {"threads": 1, "workers": 0, "frozen_engine": "torch"}
     tree["augment"] |= {"flip": "horizontal", "tta": True}

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from thaw.data import pixel_values, tiff
 from thaw.data.pixel_values import Measured, Pixels, Ranges, UnusableError
@@ -32,17 +32,6 @@ __all__ = ["FORMATS", "Picture", "UnusableError", "decode", "from_array"]
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
 
-# EXIF orientation (tag 274) to what undoes it: EXIF 2.32, section 4.6.4.
-_ORIENTATION_TAG = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _BITS_PER_SAMPLE_TAG = 258
 _FILTER = Image.Resampling.LANCZOS
 
@@ -130,7 +119,7 @@ def _decode(data: bytes, frame: _Frame, max_megapixels: float) -> Picture:
     if animated:
         image.seek(0)
     image.load()
-    image = _upright(image)
+    _set_upright(image)
     if (bits := _deep_bits(image)) is not None:
         values = np.asarray(image)[:, :, None]
         return _banded(values, (0.0, 2.0**bits - 1), frame, animated=animated)
@@ -198,13 +187,13 @@ def _reaches_its_end(data: bytes) -> bool:
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _set_upright(image: Image.Image) -> None:
     try:
-        orientation = image.getexif().get(_ORIENTATION_TAG)
-    except Exception:  # noqa: BLE001 - damaged EXIF; the pixels are fine
-        return image
-    undo = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return image if undo is None else image.transpose(undo)
+        ImageOps.exif_transpose(image, in_place=True)
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001, S110 - damaged EXIF; the pixels are fine
+        pass
 
 
 def _plain(image: Image.Image) -> Image.Image:
@@ -222,14 +211,12 @@ def _square(image: Image.Image, frame: _Frame, background: int) -> Image.Image:
     `crop` takes the central square, `pad` keeps everything on a square of the background, `squash` drops the aspect.
     """
     size_px, fit = frame.size_px, frame.fit
-    width, height = image.size
-    if fit == "crop":
-        side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        # Cutting before resizing gives the same square, and a 30000 by 2 image costs no memory.
-        return image.resize((size_px, size_px), _FILTER, box=(left, top, left + side, top + side))
+    if fit == "crop":  # the box is cut before the resize: a 30000 by 2 image costs no memory
+        return ImageOps.fit(image, (size_px, size_px), _FILTER)
     if fit == "squash":
         return image.resize((size_px, size_px), _FILTER)
+    # Not ImageOps.pad: it loses a side that rounds to 0, and rounds half a pixel of the border to even.
+    width, height = image.size
     scale = size_px / max(width, height)
     inner = image.resize((max(1, round(width * scale)), max(1, round(height * scale))), _FILTER)
     place = ((size_px - inner.width) // 2, (size_px - inner.height) // 2)

@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from thaw.errors import DataError
 
@@ -124,23 +127,15 @@ def _tied(groups: list[str], hashes: list[str]) -> dict[str, list[int]]:
 
 
 def connected(num_rows: int, ties: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """Return the rows in sets, each in order, where tied rows share a set, as do all that are tied to one (union-find).
+    """Return the rows in sets, each in order, where tied rows share a set, as do all that are tied to one.
 
     The sets are in the order of their first rows; a row without a tie is a set of its own.
     """
-    parent = list(range(num_rows))
-
-    def root(row: int) -> int:
-        while parent[row] != row:
-            parent[row] = parent[parent[row]]
-            row = parent[row]
-        return row
-
-    for row, other in ties:
-        parent[root(row)] = root(other)
+    ends = np.array(list(ties), dtype=np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(ends.shape[1]), ends), shape=(num_rows, num_rows))
     members: dict[int, list[int]] = defaultdict(list)
-    for row in range(num_rows):
-        members[root(row)].append(row)
+    for row, component in enumerate(connected_components(graph, directed=False)[1].tolist() if num_rows else []):
+        members[component].append(row)
     return list(members.values())
 
 

@@ -2,10 +2,9 @@
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
 
-_STEPS = 40
-"""Golden-section steps: the bracket of 6 in log temperature shrinks by 0.618 a step, to 3e-8."""
-_RATIO = (5**0.5 - 1) / 2
+_LOG_BOUNDS = (float(np.log(0.05)), float(np.log(20)))
 
 
 def log_probabilities(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float64]:
@@ -46,18 +45,6 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> 
         total = float(sample_losses(logits, labels, float(np.exp(log_temperature))).sum())
         return total + log_temperature**2 / 2
 
-    low, high = -3.0, 3.0
-    left, right = high - _RATIO * (high - low), low + _RATIO * (high - low)
-    cost_left, cost_right = cost(left), cost(right)
-    for _ in range(_STEPS):
-        if cost_left <= cost_right:
-            high, right, cost_right = right, left, cost_left
-            left = high - _RATIO * (high - low)
-            cost_left = cost(left)
-        else:
-            low, left, cost_left = left, right, cost_right
-            right = low + _RATIO * (high - low)
-            cost_right = cost(right)
-    middle = (low + high) / 2
+    found = minimize_scalar(cost, bounds=_LOG_BOUNDS, method="bounded", options={"xatol": 1e-8})
     # With the prior the cost may have two valleys, and the search end in the shallower one.
-    return float(np.exp(middle)) if cost(middle) < cost(0.0) else 1.0
+    return float(np.exp(found.x)) if found.fun < cost(0.0) else 1.0

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 from thaw.evaluation.bootstrap import bootstrap_weights, interval_of, unit_of
 from thaw.evaluation.calibration import fit_temperature, probabilities, sample_losses
@@ -89,8 +90,7 @@ def mcnemar_p(correct: NDArray[np.bool_], reference: NDArray[np.bool_]) -> float
     Given the images that only one of the two gets right, either is as likely to be the one: a binomial test with 1/2.
     """
     gained, lost = int((correct & ~reference).sum()), int((~correct & reference).sum())
-    tail = sum(math.comb(gained + lost, k) for k in range(min(gained, lost) + 1))
-    return min(1.0, float(2 * tail / 2 ** (gained + lost)))
+    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
 @dataclass(frozen=True)

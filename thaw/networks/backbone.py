@@ -13,8 +13,8 @@ from thaw.errors import BackboneError, first_line
 from thaw.networks.blocks import Block, list_blocks
 from thaw.networks.build import build, load_tensors
 from thaw.networks.cut import UncutPrefix, UncutSuffix, UntraceableError, cut, probe
-from thaw.networks.spec import Spec, read_spec
-from thaw.pipeline import artifacts
+from thaw.networks.spec import Spec
+from thaw.pipeline import artifacts, facts
 
 Depth = int | str
 
@@ -95,9 +95,9 @@ class Backbone:
         index = self.cut_index(depth)
         taps, pool = [self.blocks.index(name) for name in self._tap_names()], self.spec.pool
         random = torch.Generator().manual_seed(0)
-        images = None if pool == "own" else torch.rand(self.example(2).shape, generator=random)
+        images = torch.rand(self.example(2).shape, generator=random)
         try:
-            prefix, suffix = cut(self.module, self.units, index, taps, pool=pool, images=images)
+            prefix, suffix = cut(self.module, self.units, index, images, taps=taps, pool=pool)
             probe(prefix, self.example(2), everywhere=self.spec.library == "onnx")
         except UntraceableError:
             if taps or pool != "own":
@@ -151,7 +151,7 @@ def load_backbone(folder: Path, *, in_channels: int) -> Backbone:
     Raises: ArtifactError if the folder is not whole, BackboneError if it is for images of other channels.
     """
     fingerprint = artifacts.verify(folder)
-    facts = artifacts.read_json(folder / "model.json")
-    check_channels(facts.get("in_channels"), in_channels)
-    spec = read_spec(facts.get("backbone")).with_channels(in_channels)
+    stored = facts.read(folder / "model.json", facts.BackboneFacts)
+    check_channels(stored.in_channels, in_channels)
+    spec = Spec.of(stored.backbone).with_channels(in_channels)
     return replace(assemble(spec, load_file(folder / "weights.safetensors")), fingerprint=fingerprint)

@@ -15,6 +15,8 @@ from thaw.networks import input_layer
 from thaw.networks.blocks import list_blocks
 from thaw.networks.spec import Spec
 
+_IMAGENET_CLASSES = 1000
+
 
 def build(spec: Spec) -> nn.Module:
     """Return the network of a spec with random weights and no output layer, its input as `spec.in_channels` asks."""
@@ -80,8 +82,11 @@ def _build_torchvision(spec: Spec) -> nn.Module:
     # GoogLeNet and Inception v3 have side outputs that serve their own training only.
     extra = {"aux_logits": False, "init_weights": False} if name in {"googlenet", "inception_v3"} else {}
     module: nn.Module = models.get_model(name, weights=None, **extra)
-    if not _remove_output(module):
-        raise BackboneError(f"torchvision's {name} has no linear output layer to replace; choose another, or timm's")
+    if not _remove_output(module) and not _remove_output_conv(module):
+        raise BackboneError(
+            f"torchvision's {name} ends in no linear layer and no 1 x 1 convolution for {_IMAGENET_CLASSES} classes; "
+            "choose another, or timm's"
+        )
     input_layer.widen(module, spec.in_channels)
     return module
 
@@ -133,6 +138,19 @@ def _remove_output(module: nn.Module) -> bool:
     for last in linear[-1:]:
         setattr(module.get_submodule(last.rpartition(".")[0]), last.rpartition(".")[2], nn.Identity())
     return bool(linear)
+
+
+def _remove_output_conv(module: nn.Module) -> bool:
+    """Replace a last layer that gives maps of ImageNet's classes by nothing; return whether there was one.
+
+    What the network pooled behind it are then the maps before it, which are the features.
+    """
+    last = [path for path, child in module.named_modules() if next(child.parameters(recurse=False), None) is not None]
+    layer = module.get_submodule(last[-1])
+    if not isinstance(layer, nn.Conv2d) or layer.kernel_size != (1, 1) or layer.out_channels != _IMAGENET_CLASSES:
+        return False
+    setattr(module.get_submodule(last[-1].rpartition(".")[0]), last[-1].rpartition(".")[2], nn.Identity())
+    return True
 
 
 @torch.inference_mode()

@@ -1,10 +1,10 @@
 """Cut a network in two at a block boundary: a prefix that can be cached and a suffix that can be trained.
 
-The network is traced with torch.fx and its graph divided between blocks. Whatever tensors are live across the
-boundary are the boundary activation: one for a ResNet, several for a NASNet.
+The network is traced with torch.fx and its graph divided between blocks. The tensors of each image that are live across
+the boundary are the boundary activation: one for a ResNet, several for a NASNet.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torchvision.models.feature_extraction import DualGraphModule, NodePathTrace
 
 from thaw.errors import BackboneError, first_line
 from thaw.networks.blocks import Block
+from thaw.networks.crossing import Fixed, find_fixed
 from thaw.networks.pooling import Pool, repool
 from thaw.networks.taps import add_taps, is_nhwc
 
@@ -52,34 +53,35 @@ def cut(
     module: nn.Module,
     blocks: Sequence[Block],
     index: int,
-    taps: Sequence[int] = (),
+    images: Tensor,
     *,
+    taps: Sequence[int] = (),
     pool: Pool = "own",
-    images: Tensor | None = None,
 ) -> tuple[nn.Module, nn.Module]:
     """Return (prefix, suffix): blocks[:index] and blocks[index:], sharing the network's own tensors.
 
-    `taps` are the blocks whose pooled outputs are features as well (see taps.py). `pool` is how the last maps are
-    pooled (see pooling.py), found out on two `images`.
+    `images` [2, channels, height, width] are run through, to find out what crosses the boundary. `taps` are the blocks
+    whose pooled outputs are features as well (see taps.py). `pool` is how the last maps are pooled (see pooling.py).
 
     The prefix is in eval mode for good and maps images to a tuple of tensors; the suffix takes these tensors and
-    follows `.train()` and `.eval()`. Tensors keep their names. Raises: BackboneError if the network cannot be
-    traced, or if something other than tensors with a row for each image crosses the boundary.
+    follows `.train()` and `.eval()`. Tensors keep their names. What crosses the boundary without an axis of images is
+    computed again in the suffix (see crossing.py). Raises: BackboneError if the network cannot be traced.
     """
     modes = {training: _trace(module, training=training) for training in (False, True)}
     module.eval()
-    halves = {}
+    divided = {}
     for training, (graph, names) in modes.items():
         inside = _inside(graph, names, [*blocks[:-1], _without_pooling(module, blocks[-1])]) if taps else {}
-        own = repool(graph, module, pool, images, nhwc=is_nhwc(module)) if images is not None else None
+        own = repool(graph, module, pool, images, nhwc=is_nhwc(module)) if pool != "own" else None
         of_node = _blocks_of_nodes(graph, _inside(graph, names, blocks))
         if taps:
             add_taps(graph, of_node, inside, taps, nhwc=is_nhwc(module))
         if own is not None and not own.users:
             graph.erase_node(own)
-        halves[training] = _halve(graph, of_node, index)
-    prefix: nn.Module = _Identity() if index == 0 else fx.GraphModule(module, halves[False][0]).eval()
-    suffix = DualGraphModule(module, halves[True][1], halves[False][1])
+        divided[training] = _Division(graph, of_node, index)
+    fixed = find_fixed(module, divided[False].prefix(), images) if index else {}
+    prefix: nn.Module = fx.GraphModule(module, divided[False].prefix(fixed)).eval() if index else _Identity()
+    suffix = DualGraphModule(module, divided[True].suffix(fixed), divided[False].suffix(fixed))
     return prefix, suffix.eval()
 
 
@@ -130,28 +132,43 @@ def _blocks_of_nodes(graph: fx.Graph, inside: dict[fx.Node, int]) -> dict[fx.Nod
     return of_node
 
 
-def _halve(graph: fx.Graph, of_node: dict[fx.Node, int], index: int) -> tuple[fx.Graph, fx.Graph]:
-    images, *optional = (node for node in graph.nodes if node.op == "placeholder")
-    output = next(node for node in graph.nodes if node.op == "output")
-    defaults = {node: node.args[0] if node.args else None for node in optional}
-    nodes = [node for node in graph.nodes if node not in defaults]
-    below = {node for node in nodes if node is images or (node is not output and of_node[node] < index)}
-    crossing = [node for node in nodes if node in below and any(user not in below for user in node.users)]
-    live = [node for node in crossing if node.op != "get_attr"]
+class _Division:
+    """A traced network divided between two blocks."""
 
-    prefix, copies = fx.Graph(), dict[fx.Node, Any](defaults)
-    for node in nodes:
-        if node in below:
-            copies[node] = prefix.node_copy(node, copies.__getitem__)
-    prefix.output(tuple(copies[node] for node in live))
+    def __init__(self, graph: fx.Graph, of_node: dict[fx.Node, int], index: int) -> None:
+        images, *optional = (node for node in graph.nodes if node.op == "placeholder")
+        self._defaults = {node: node.args[0] if node.args else None for node in optional}
+        self._nodes = [node for node in graph.nodes if node not in self._defaults]
+        self._below = {
+            node for node in self._nodes if node is images or (node.op != "output" and of_node[node] < index)
+        }
+        crossing = [node for node in self._nodes if node in self._below and set(node.users) - self._below]
+        self._read_again = {node for node in crossing if node.op == "get_attr"}
+        self.live = [node for node in crossing if node.op != "get_attr"]
+        """What crosses the boundary, in order of execution; of the same length in each mode."""
 
-    suffix, copies = fx.Graph(), dict[fx.Node, Any](defaults)
-    for position, node in enumerate(live):
-        copies[node] = suffix.placeholder(f"boundary_{position}")
-    for node in nodes:
-        if node not in below or (node in crossing and node.op == "get_attr"):
-            copies[node] = suffix.node_copy(node, copies.__getitem__)
-    return prefix, suffix
+    def prefix(self, fixed: Collection[int] = ()) -> fx.Graph:
+        """Return the graph below the boundary; it gives what crosses but for the positions in `fixed`."""
+        graph, copies = fx.Graph(), dict[fx.Node, Any](self._defaults)
+        for node in self._nodes:
+            if node in self._below:
+                copies[node] = graph.node_copy(node, copies.__getitem__)
+        graph.output(tuple(copies[node] for position, node in enumerate(self.live) if position not in fixed))
+        return graph
+
+    def suffix(self, fixed: Mapping[int, Fixed]) -> fx.Graph:
+        """Return the graph above the boundary, which computes what is `fixed` by itself."""
+        graph, copies = fx.Graph(), dict[fx.Node, Any](self._defaults)
+        for position, node in enumerate(self.live):
+            if position not in fixed:
+                copies[node] = graph.placeholder(f"boundary_{position}")
+        boundary = next(node for node in graph.nodes)
+        for position, value in fixed.items():
+            copies[self.live[position]] = value.add_to(graph, boundary)
+        for node in self._nodes:
+            if node not in self._below or node in self._read_again:
+                copies[node] = graph.node_copy(node, copies.__getitem__)
+        return graph
 
 
 @torch.inference_mode()
@@ -189,12 +206,9 @@ class UncutSuffix(nn.Module):
     def __init__(self, network: nn.Module, frozen: Sequence[str]) -> None:
         """`frozen` are the paths of the modules that belong to frozen blocks."""
         super().__init__()
-        for name, child in network.named_children():
-            self.add_module(name, child)
-        for name, parameter in network.named_parameters(recurse=False):
-            self.register_parameter(name, parameter)
-        for name, buffer in network.named_buffers(recurse=False):
-            self.register_buffer(name, buffer)
+        # The network's own registries: a tensor that `.to` replaces is replaced in both.
+        for registry in ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules"):
+            setattr(self, registry, getattr(network, registry))
         self._whole = [network]  # in a list, so that its tensors are not found a second time
         self._frozen = tuple(frozen)
         self.eval()

@@ -1,62 +1,24 @@
 """What identifies a network: where it comes from, and what it expects of an image."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from thaw.errors import ArtifactError, BackboneError
+from thaw.errors import BackboneError
+from thaw.pipeline.facts import BackboneSpec
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of the images that most networks are pretrained on, red, green and blue, on the scale 0 to 1."""
 
 
-class Parent(BaseModel):
-    """The model that a backbone was taken from, and the one before it."""
+class Spec(BackboneSpec):
+    """A backbone's description, and what changes it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    @classmethod
+    def of(cls, stored: BackboneSpec) -> Self:
+        """Return the Spec that a fact file holds."""
+        return cls.model_validate(dict(stored))
 
-    model: str
-    """SHA-256 of the manifest of the model's folder."""
-    classes: list[str]
-    data: str
-    """Fingerprint of the images that it was trained on."""
-    parent: "Parent | None" = None
-
-
-class Spec(BaseModel):
-    """A backbone's description, as stored in model.json; enough to build it again without its weights."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    library: Literal["timm", "torchvision", "python", "onnx"]
-    name: str
-    """The architecture's name in its library."""
-    in_channels: Annotated[int, Field(gt=0)] = 3
-    input_px: Annotated[int, Field(gt=0)]
-    """Side of the square input, in pixels."""
-    mean: Annotated[tuple[float, ...], Field(min_length=1)]
-    """Mean on the scale 0 to 1: of red, green and blue in the pretraining images, or of each of `in_channels`."""
-    std: Annotated[tuple[float, ...], Field(min_length=1)]
-    """Deviation, likewise."""
-    interpolation: str
-    license: str
-    url: str
-    """Where the weights came from; empty for random weights."""
-    sha256: str
-    """SHA-256 of the weights file; empty for random weights."""
-    keep: str = ""
-    """The last block that is kept; empty for the whole network."""
-    taps: tuple[str, ...] = ()
-    """Blocks whose pooled outputs are features as well; `all` alone stands for every one."""
-    pool: Literal["own", "avg", "max", "both"] = "own"
-    """How the last maps, or tokens, become features: as the network does it, or by their average, maximum or both."""
-    parent: Parent | None = None
-    """The model of Thaw that the weights come from, if they do."""
-    graph: str = ""
-    """The graph of a network in ONNX, packed, without its weights; empty for one that its library builds."""
-
-    def with_channels(self, in_channels: int) -> "Spec":
+    def with_channels(self, in_channels: int) -> Self:
         """Return the Spec for images of that many channels. Raises: BackboneError unless it learned those, or RGB."""
         if in_channels != self.in_channels and self.in_channels == 1:
             raise BackboneError(
@@ -70,7 +32,7 @@ class Spec(BaseModel):
             )
         return self.model_copy(update={"in_channels": in_channels})
 
-    def normalised(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> "Spec":
+    def normalised(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> Self:
         """Return the Spec with other constants for its input, one for each channel or for all; None changes nothing.
 
         Raises: BackboneError for another number of values than channels.
@@ -87,11 +49,11 @@ class Spec(BaseModel):
             update={name: value * every if len(value) == 1 else value for name, value in given.items()}
         )
 
-    def with_input_size(self, input_px: int | None) -> "Spec":
+    def with_input_size(self, input_px: int | None) -> Self:
         """Return the Spec for squares of another side, in pixels; None changes nothing."""
         return self if input_px is None else self.model_copy(update={"input_px": input_px})
 
-    def truncated(self, keep: str | None, taps: Sequence[str], pool: str = "own") -> "Spec":
+    def truncated(self, keep: str | None, taps: Sequence[str], pool: str = "own") -> Self:
         """Return the Spec of the network up to a block (None keeps all that is left), with taps at others.
 
         `pool` is how its last maps are pooled.
@@ -115,13 +77,3 @@ class Spec(BaseModel):
         if self.in_channels == 1:
             return (sum(values) / len(values),)
         return tuple(values[channel % len(values)] for channel in range(self.in_channels))
-
-
-def read_spec(value: Any) -> Spec:
-    """Return the Spec in the `backbone` entry of a model.json. Raises: ArtifactError if it is not one."""
-    try:
-        return Spec.model_validate(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "backbone"
-        raise ArtifactError(f"model.json: {where}: {first['msg']}; run `dvc repro` to write it again") from None

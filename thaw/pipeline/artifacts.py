@@ -5,20 +5,24 @@ files, and is renamed once it is complete. Whoever reads one calls `verify` firs
 file that a cache restored wrongly, is refused.
 """
 
-import fcntl
+import errno
+import glob
 import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from thaw.errors import ArtifactError
-from thaw.pipeline import timings
+from thaw.pipeline import scratch, timings
 
 MANIFEST = "manifest.json"
+_PARTIAL = ".partial"  # how the name of what is still being written ends; .gitignore and .dvcignore know it
+_LEFT_BEHIND_S = 3600.0  # a file takes seconds to write: one that is older was left by a killed process
 
 
 def sha256_of(path: Path) -> str:
@@ -39,13 +43,10 @@ def digest(value: Any) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Replace `path` by `text` (UTF-8) in one step; a reader sees the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with temporary.open("w", encoding="utf-8") as file:
+    with new_file(path) as partial, partial.open("x", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -67,28 +68,85 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder to fill; it becomes `path`, with a manifest, only if the block succeeds."""
-    partial = path.with_name(f".{path.name}.partial")
-    remove(partial)
-    partial.mkdir(parents=True)
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield a name beside `path` to write to; what is there becomes `path` only if the block succeeds.
+
+    No other process gets the same name: of two that write one file at once, the last one stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*{_PARTIAL}"):
+        with suppress(FileNotFoundError):
+            if leftover.stat().st_mtime < time.time() - _LEFT_BEHIND_S:
+                leftover.unlink()
+    partial = path.with_name(f".{path.name}.{os.urandom(6).hex()}{_PARTIAL}")
     try:
         yield partial
-        with timings.part("write"):
-            write_json(partial / MANIFEST, {"files": _describe(partial)})
-            remove(path)
-            partial.rename(path)
+        partial.replace(path)
     finally:
-        remove(partial)
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager
-def one_at_a_time(folder: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold the lock beside a folder of the scratch space. Raises: BlockingIOError if it is held and `wait` is off."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f".{folder.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder to fill; it becomes `path`, with a manifest, only if the block succeeds.
+
+    Two processes that write one folder take turns, so that a folder under the temporary name was left by a killed one.
+    """
+    partial = path.with_name(f".{path.name}{_PARTIAL}")
+    with one_at_a_time(path):
+        remove(partial)
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            with timings.part("write"):
+                write_json(partial / MANIFEST, {"files": _describe(partial)})
+                remove(path)
+                partial.rename(path)
+        finally:
+            remove(partial)
+
+
+@contextmanager
+def one_at_a_time(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of a file or folder, which need not exist; the thread that holds it need not wait for itself.
+
+    The lock is a file in the scratch folder while it is held. The system frees it when its process ends, however it
+    ends. Raises: BlockingIOError if it is held, be it by this thread, and `wait` is off.
+    """
+    from filelock import FileLock, Timeout  # here: commands that take no lock need not wait for it
+
+    lock = FileLock(_lock_file(path), is_singleton=True)
+    try:
+        if lock.is_locked and not wait:
+            raise Timeout(lock.lock_file)
+        lock.acquire(blocking=wait)
+    except Timeout:
+        raise BlockingIOError(errno.EWOULDBLOCK, "its lock is held", str(path)) from None
+    try:
         yield
+    finally:
+        if lock.lock_counter == 1:  # those that wait see that their file is gone, and open the next one
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def _lock_file(path: Path) -> Path:
+    """Return where the lock of a path lies: the same file wherever the folder that both are in is mounted."""
+    folder = scratch.folder() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    place = os.path.relpath(Path(os.path.realpath(path.parent), path.name), os.path.realpath(folder))
+    return folder / f"{path.name[:40]}-{sha256_of_bytes(os.fsencode(place))[:16]}.lock"
+
+
+def forget(path: Path, *, unused_s: float = 0.0) -> None:
+    """Delete a file or folder of the scratch space, unless a process holds its lock or it was used in that time.
+
+    One that is gone meanwhile is no error. What a killed run left is deleted under the lock of what it was to be.
+    """
+    whole = path.with_name(path.name.removeprefix(".").removesuffix(_PARTIAL)) if path.suffix == _PARTIAL else path
+    with suppress(BlockingIOError, FileNotFoundError), one_at_a_time(whole, wait=False):
+        if path.stat().st_mtime <= time.time() - unused_s:
+            remove(path)
 
 
 @timings.counted("read")

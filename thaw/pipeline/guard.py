@@ -6,8 +6,6 @@ would start a second writer; a partial output would be consumed by `dvc repro -s
 """
 
 import errno
-import fcntl
-import hashlib
 import json
 import os
 import signal
@@ -15,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import FrameType
@@ -25,13 +23,24 @@ import psutil
 from thaw.config.reader import PARAMS_FILE, load_params, read_tree
 from thaw.config.schema import Params
 from thaw.errors import ParamsError, RunError, ThawError
-from thaw.pipeline import scratch, timings
-from thaw.pipeline.artifacts import digest, remove, sha256_of, write_json
+from thaw.pipeline import code, scratch, timings
+from thaw.pipeline.artifacts import (
+    digest,
+    forget,
+    one_at_a_time,
+    remove,
+    sha256_of,
+    sha256_of_bytes,
+    write_json,
+    write_text,
+)  # fmt: skip
 
 _BY_DVC = "DVC_STAGE"  # set by DVC in the environment of every stage
 _WATCH_INTERVAL_S = 1.0
 _GRACE_S = 10.0
 _KEPT_S = 30 * 24 * 3600.0
+# What torch says on a processor, torch on CUDA and MPS, and ONNX Runtime; none of them raises MemoryError.
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Failed to allocate memory", "bad_alloc", "bad allocation")
 
 
 def main(body: Callable[[], None]) -> None:
@@ -44,19 +53,29 @@ def main(body: Callable[[], None]) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-    except MemoryError:
-        print(
-            "out of memory; lower batch_size or compute.workers in params.yaml, or close other programs",
-            file=sys.stderr,
-        )
-        sys.exit(1)
-    except OSError as error:
-        if error.filename is None and error.errno is None:
+    except Exception as error:
+        if (line := _explained(error)) is None:
             raise
-        where = f" ({error.filename})" if error.filename else ""
-        advice = f"; free space on the disk of {_disks()}" if error.errno == errno.ENOSPC else ""
-        print(f"the system refused a file operation: {error.strerror}{where}{advice}", file=sys.stderr)
+        print(line, file=sys.stderr)
         sys.exit(1)
+
+
+def _explained(error: Exception) -> str | None:
+    """Return what to do about an error of the machine's; None for a defect, which keeps its traceback."""
+    if _is_out_of_memory(error):
+        return "out of memory; lower batch_size or compute.workers in params.yaml, or close other programs"
+    if not isinstance(error, OSError) or (error.filename is None and error.errno is None):
+        return None
+    where = f" ({error.filename})" if error.filename else ""
+    advice = f"; free space on the disk of {_disks()}" if error.errno == errno.ENOSPC else ""
+    return f"the system refused a file operation: {error.strerror}{where}{advice}"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Tell by the text where a library has no MemoryError: torch is not loaded to ask for its classes."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY)
 
 
 def _disks() -> str:
@@ -70,8 +89,8 @@ def stage(name: str, *, sections: Sequence[str], inputs: Sequence[str], outs: Se
     """Yield the validated params of a stage that holds its lock, and check at the end that nothing moved under it.
 
     `sections` are the dotted keys of params.yaml, `inputs` the paths that the stage reads, `outs` those that it
-    writes. Raises: RunError if the stage already runs in this folder, or if a section, an input or a loaded source
-    file changed meanwhile; the outs are then removed.
+    writes. Raises: RunError if the code differs from the stage's fingerprint, if the stage already runs in this folder,
+    or if a section, an input or a source file changed meanwhile; the outs are then removed.
     """
     started = time.perf_counter()
     timings.add("import", time.time() - psutil.Process().create_time())
@@ -79,12 +98,17 @@ def stage(name: str, *, sections: Sequence[str], inputs: Sequence[str], outs: Se
     for path in inputs:
         if not Path(path).exists():
             raise RunError(f"{path} is missing; run `dvc repro`, which makes it before this stage")
+    sources = [] if name == code.STAGE else [code.path_of(name), *code.sources(name)]
+    read = [*map(Path, inputs), *sources]
+    before = _snapshot(sections, read)
+    if sources:  # after the snapshot, which sees an edit from here on
+        code.check(name)
     with _lock(name):
         leave_with_dvc()
         _forget_old()
-        before = _snapshot(sections, inputs)
         yield params
-        changed = [what for what, state in _snapshot(sections, inputs).items() if before.get(what, state) != state]
+        after = _snapshot(sections, read)
+        changed = sorted(what for what in before | after if before.get(what) != after.get(what))
     if changed:
         for out in outs:
             remove(Path(out))
@@ -98,8 +122,9 @@ def stage(name: str, *, sections: Sequence[str], inputs: Sequence[str], outs: Se
 def _forget_old() -> None:
     """Delete exported prefixes, and checkpoints of runs that were never taken up again, after a month."""
     for path in [*scratch.folder().glob("checkpoints/*"), *scratch.folder().glob("engines/*")]:
-        if path.stat().st_mtime < time.time() - _KEPT_S:
-            remove(path)
+        with suppress(FileNotFoundError):  # another stage of the same moment was faster
+            if path.stat().st_mtime < time.time() - _KEPT_S:
+                forget(path, unused_s=_KEPT_S)
 
 
 def _report(name: str, seconds: float) -> None:
@@ -117,7 +142,7 @@ def _report(name: str, seconds: float) -> None:
 
 def code_digest() -> str:
     """Return the SHA-256 of every source file of ours in memory; a checkpoint of other code is never resumed."""
-    return digest({f"{path.parent.name}/{path.name}": sha256_of(path) for path in _own_sources()})
+    return digest({name: sha256_of(path) for name, path in code.loaded().items()})
 
 
 def _raise_exit(signum: int, _frame: FrameType | None) -> None:
@@ -126,20 +151,15 @@ def _raise_exit(signum: int, _frame: FrameType | None) -> None:
 
 @contextmanager
 def _lock(name: str) -> Iterator[None]:
-    workspace = hashlib.sha256(str(Path.cwd()).encode()).hexdigest()[:12]
-    path = scratch.folder() / "locks" / f"{name.replace('@', '.')}-{workspace}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
+    workspace = sha256_of_bytes(str(Path.cwd()).encode())[:12]
+    holder = scratch.folder() / "locks" / f"{name.replace('@', '.')}-{workspace}.pid"
+    with ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise RunError(
-                f"{name} is already running here (process {file.read().strip() or 'unknown'}); wait for it, or stop it"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+            held.enter_context(one_at_a_time(Path(name), wait=False))
+        except BlockingIOError:
+            process = holder.read_text(encoding="utf-8") if holder.exists() else "unknown"
+            raise RunError(f"{name} is already running here (process {process}); wait for it, or stop it") from None
+        write_text(holder, str(os.getpid()))
         yield
 
 
@@ -183,8 +203,8 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def _snapshot(sections: Sequence[str], inputs: Sequence[str]) -> dict[str, str]:
-    """Return a fingerprint for each section of params.yaml, each input and each source file of ours in memory."""
+def _snapshot(sections: Sequence[str], paths: Sequence[Path]) -> dict[str, str]:
+    """Return the state of each section of params.yaml and of each file that is, or lies below, one of the paths."""
     state: dict[str, str] = {}
     try:
         tree = read_tree(PARAMS_FILE)
@@ -195,24 +215,16 @@ def _snapshot(sections: Sequence[str], inputs: Sequence[str]) -> dict[str, str]:
         for key in section.split("."):
             value = value.get(key) if isinstance(value, dict) else None
         state[f"params.yaml: {section}"] = digest(value)
-    for name in inputs:
-        state |= {str(path): _stamp(path) for path in _files(Path(name))}
-    return state | {str(path): _stamp(path) for path in _own_sources()}
+    for path in paths:
+        state |= {str(file): _stamp(file) for file in _files(path)}
+    return state
 
 
 def _files(path: Path) -> list[Path]:
+    """Return a path that is no folder, or the files below it, without bytecode, which Python writes at any time."""
     if not path.is_dir():
         return [path]
-    return sorted(Path(folder) / name for folder, _, names in os.walk(path) for name in [*names, ""])
-
-
-def _own_sources() -> list[Path]:
-    root = Path(__file__).resolve().parents[1]
-    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    sources = {Path(file).resolve() for file in files if file}
-    return sorted(
-        path for path in sources if path.is_relative_to(root) and path.relative_to(root).parts[0] in {"thaw", "stages"}
-    )
+    return [Path(folder, name) for folder, _, names in os.walk(path) for name in names if not name.endswith(".pyc")]
 
 
 def _stamp(path: Path) -> str:

@@ -18,7 +18,7 @@ from thaw.data.pixel_values import Pixels
 from thaw.data.square import Image, read_square
 from thaw.errors import ArtifactError, DataError
 from thaw.networks.backbone import Backbone, assemble, load_backbone
-from thaw.networks.spec import read_spec
+from thaw.networks.spec import Spec
 from thaw.pipeline import artifacts
 from thaw.training import phase_folder
 
@@ -126,14 +126,14 @@ def load(folder: Path | str = "models/final") -> Model:
         raise ArtifactError(f"{folder}/model.json does not describe a classifier; run `dvc repro`")
     tensors = load_file(folder / "weights.safetensors")
     own = {name.removeprefix("backbone."): value for name, value in tensors.items() if name.startswith("backbone.")}
-    backbone = assemble(read_spec(facts["backbone"]), own)
+    backbone = assemble(Spec.model_validate(facts["backbone"]), own)
     return Model(backbone, phase_folder.assemble(backbone, tensors, facts), facts, fingerprint)
 
 
 def load_phase(folder: Path, backbone_folder: Path) -> Model:
     """Return the classifier that a phase's folder makes of the backbone. Raises: ArtifactError if one is not whole."""
     tensors, facts = phase_folder.read(folder)
-    backbone = load_backbone(backbone_folder, in_channels=read_spec(facts["backbone"]).in_channels)
+    backbone = load_backbone(backbone_folder, in_channels=facts["backbone"]["in_channels"])
     if facts["lineage"]["backbone"] != backbone.fingerprint:
         raise ArtifactError(f"{folder} was trained on another backbone than is in {backbone_folder}; run `dvc repro`")
     return Model(backbone, phase_folder.assemble(backbone, tensors, facts), facts, facts["lineage"]["parent"])

@@ -2,7 +2,7 @@
 
 With norm layers in train mode the suffix normalises by the batch, while the head was solved on features normalised by
 the statistics of the pretraining images. Unless both are brought together first, the first epoch is spent on repairing
-the damage (docs/decisions/0008-refit-before-the-first-step.md).
+the damage (docs/decisions/0008-warm-start-before-the-first-step.md).
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from thaw.training.norms import running_norms
 
 # Weight of the mean loss against half the squared norm of the weights, in the head that training starts from. The head
 # that is best on validation has weights so large that small steps of the suffix upset it
-# (docs/decisions/0011-a-phase-starts-from-a-soft-head.md).
+# (docs/decisions/0011-a-phase-starts-from-a-strongly-regularised-head.md).
 _SOFT = 1.7
 
 

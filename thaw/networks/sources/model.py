@@ -11,8 +11,9 @@ from pathlib import Path
 
 from thaw.errors import ArtifactError, BackboneError
 from thaw.networks.sources.weights import Found, read_tensors
-from thaw.networks.spec import Parent, Spec, read_spec
-from thaw.pipeline import artifacts, scratch
+from thaw.networks.spec import Spec
+from thaw.pipeline import artifacts, facts, scratch
+from thaw.pipeline.facts import ModelFacts, Parent
 
 _WEIGHTS = "weights.safetensors"
 
@@ -22,11 +23,11 @@ def describe(name: str) -> Spec:
     folder = folder_of(name)
     try:
         fingerprint = artifacts.verify(folder)
-        facts = artifacts.read_json(folder / "model.json")
-        spec = read_spec(facts["backbone"])
-        parent = Parent(model=fingerprint, classes=facts["classes"], data=facts["lineage"]["data"], parent=spec.parent)
-    except (ArtifactError, KeyError) as error:
+        stored = facts.read(folder / "model.json", ModelFacts)
+    except ArtifactError as error:
         raise BackboneError(f"model:{name} is no whole model of Thaw: {error}") from None
+    spec = Spec.of(stored.backbone)
+    parent = Parent(model=fingerprint, classes=stored.classes, data=stored.lineage.data, parent=spec.parent)
     return spec.model_copy(update={"parent": parent, "url": f"model:{name}"})
 
 
