@@ -84,8 +84,9 @@ def test_values_without_a_range_of_their_own_need_the_one_they_use(
 def test_bands_without_a_range_of_their_own_get_one_each(tmp_path: Path) -> None:
     def make(random: np.random.Generator) -> NDArray[Any]:
         values = np.stack([random.uniform(0, 10 ** (band + 1), (40, 50)) for band in range(5)], axis=2)
-        values[0, 0], values[0, 1] = 0, [10, 100, 1000, 10000, 100000]
-        return values.astype(np.float32)
+        values[0, 0] = 0
+        values[0, 1] = [10, 100, 1000, 10000, 100000]
+        return np.asarray(values, dtype=np.float32)
 
     for index in range(4):
         path = tmp_path / ("a" if index % 2 else "b") / f"{index}.tif"
