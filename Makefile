@@ -58,8 +58,9 @@ bench: repository $(VENV)/.installed-dev ## run every measurement in bench/ for 
 zoo: $(VENV)/.installed-dev ## cut every architecture of the zoo and write docs/backbones.md anew; takes minutes
 	python -m tests.zoo
 
-docs: $(VENV)/.installed ## write docs/guide/params.md anew from thaw/config/schema.py and params.yaml
+docs: $(VENV)/.installed ## write docs/guide/params.md and the table of decision 0023 anew from the code
 	python -m tests.contract.params_page
+	python -m tests.contract.layers_page
 
 $(VENV)/.installed: requirements.txt | $(BIN)/python
 	python -m pip install --quiet --disable-pip-version-check -r requirements.txt

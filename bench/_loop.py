@@ -4,7 +4,6 @@ It is a good loop of its kind: the frozen part is in eval mode under no_grad, so
 are decoded by a DataLoader's workers, and validation runs once an epoch. Nothing of Thaw's speeds it up.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from torchvision.transforms import v2
 
 from thaw.activations.prefix import Views
 from thaw.networks.spec import Spec
+from thaw.pipeline.machine import usable_cores
 
 Batch = tuple[Tensor, Tensor]
 """The network's input [images, channels, height, width], and targets: class indices or probabilities."""
@@ -110,7 +110,7 @@ class ImageFiles(Dataset[tuple[Tensor, Any]]):
 
 def loader(images: ImageFiles, *, batch_size: int, workers: int | None, train: bool) -> DataLoader[Any]:
     """Return a loader of batches: shuffled and without an incomplete last one for training; None is a worker a core."""
-    count = len(os.sched_getaffinity(0)) if workers is None else workers
+    count = usable_cores() if workers is None else workers
     size = min(batch_size, len(images))
     return DataLoader(
         images,

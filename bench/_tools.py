@@ -22,6 +22,7 @@ import yaml
 
 from thaw.errors import ThawError
 from thaw.pipeline import artifacts, guard, scratch
+from thaw.pipeline import machine as machine_facts
 
 Facts = dict[str, Any]
 
@@ -42,7 +43,7 @@ def report(name: str, measure: Callable[[], Mapping[str, Any]]) -> None:
 def machine() -> Facts:
     """Return what a figure depends on beside the code: usable cores, versions, and the commit of the code itself."""
     return {
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": machine_facts.usable_cores(),
         "python": ".".join(map(str, sys.version_info[:3])),
         **{name: version(name) for name in ("torch", "onnxruntime", "timm", "dvc")},
         "commit": commit(),

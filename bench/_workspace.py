@@ -40,7 +40,7 @@ class Workspace:
     @property
     def augment(self) -> AugmentParams:
         """The augmentation, with the flips that were found to keep the label."""
-        return self.params.augment.model_copy(update={"flip": self.start.model["augment"]["flip"]})
+        return self.params.augment.model_copy(update={"flip": self.start.model.augment.flip})
 
     @property
     def spec(self) -> Spec:
@@ -70,7 +70,7 @@ def open_workspace(num_images: int | None = None) -> Workspace:
     images = even_part(PackedImages.open(Path("data/prepared")), num_images)
     tensors, model = phase_folder.read(Path("models/phases/head"))
     if num_images is not None:  # a phase refuses a head that was trained on other images
-        model["lineage"]["data"] = images.fingerprint
+        model = model.model_copy(update={"lineage": model.lineage.model_copy(update={"data": images.fingerprint})})
     return Workspace(
         params=params,
         images=images,

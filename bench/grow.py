@@ -27,7 +27,8 @@ from thaw.config.reader import load_params, read_tree
 from thaw.config.schema import ComputeParams
 from thaw.data.packed import PackedImages
 from thaw.evaluation import test_answers
-from thaw.pipeline import artifacts
+from thaw.pipeline import artifacts, facts
+from thaw.pipeline.facts import ModelFacts
 from thaw.training import model
 
 NEW = "uncertain"
@@ -103,14 +104,14 @@ def gather(clone: Path, compute: ComputeParams) -> dict[str, Any]:
     """Return the recalls of head and final model on the test images of a finished run, and how many there are."""
     images = PackedImages.open(clone / "data" / "prepared")
     rows, head = images.rows("test"), clone / "models" / "phases" / "head"
-    labels = images.labels(rows)
+    labels, grown = images.labels(rows), facts.read(head / "model.json", ModelFacts).head.grown_from
     return {
         "recalls": {
             "head": recall_of(head, images, rows, compute, clone / "models" / "backbone"),
             "final": recall_of(clone / _FINAL, images, rows, compute),
         },
         "num_test": {name: int((labels == number).sum()) for number, name in enumerate(images.classes)},
-        "grown_from": artifacts.read_json(head / "model.json")["head"].get("grown_from"),
+        "grown_from": grown and grown.model_dump(mode="json"),
     }
 
 

@@ -33,7 +33,8 @@ from bench._loop import ImageFiles, Loop, loader
 from bench._workspace import Workspace, open_workspace
 from thaw.activations.engine import use_threads
 from thaw.data.packed import PackedImages, write_table
-from thaw.pipeline import artifacts, code
+from thaw.pipeline import artifacts, code, facts
+from thaw.pipeline.facts import ClassNames
 
 _STAGES = ("features", "head")
 _BATCH = 32
@@ -123,7 +124,7 @@ def write_prepared(folder: Path, images: PackedImages, settings: Path) -> None:
         for number, shard in enumerate(images.shards):
             np.save(partial / f"images-{number:05d}.npy", shard)
         write_table(partial / "samples.csv", images.samples)
-        artifacts.write_json(partial / "classes.json", {"classes": images.classes})
+        facts.write(partial / "classes.json", ClassNames(classes=images.classes))
         shutil.copy(settings, partial / "settings.json")
 
 

@@ -23,7 +23,7 @@ def main() -> None:
         rows, phases = images.rows("test"), Path(INPUTS[2])
         labels, samples = images.labels(rows), images.samples.iloc[rows]
         final = model.load(INPUTS[3])
-        chosen, names = final.facts["phase"], final.facts["selected_from"]
+        chosen, names = final.facts.phase, final.candidates
         models, same = test_answers.load_distinct(final, phases, Path(INPUTS[1]))
         distinct = test_answers.answer(models, images, rows, compute=params.compute, label="evaluate")
         answers = {name: distinct[same[name]] for name in names}
@@ -32,7 +32,7 @@ def main() -> None:
             answers,
             chosen,
             classes=images.classes,
-            temperature=final.facts["temperature"],
+            temperature=final.temperature,
             groups=samples["group"].to_numpy(),
             draws=params.evaluate.draws,
             seed=params.seed,

@@ -7,7 +7,8 @@ from thaw.data.packed import PackedImages, read_table
 from thaw.errors import DataError
 from thaw.export import card, files, parity
 from thaw.export.graph import ExportableClassifier
-from thaw.pipeline import artifacts, guard, timings
+from thaw.pipeline import artifacts, facts, guard, timings
+from thaw.pipeline.facts import Audit
 from thaw.training import model
 
 SECTIONS = ("data",)
@@ -33,23 +34,23 @@ def main() -> None:
             final.head,
             size_px=images.size_px,
             symmetries=final.symmetries,
-            temperature=final.facts["temperature"],
+            temperature=final.temperature,
             dtype=images.dtype.name,
         )
         license_ = card.license_of(params.data.raw, params.data.license)
-        facts = files.describe(
+        stored = files.describe(
             final.facts, final.backbone.spec, whole, fingerprint=final.fingerprint, license_=license_
         )
         metrics, classes, selection = (artifacts.read_json(Path(name)) for name in INPUTS[2:5])
-        audit, predictions = artifacts.read_json(prepared / "audit.json"), read_table(Path(INPUTS[5]))
+        audit, predictions = facts.read(prepared / "audit.json", Audit), read_table(Path(INPUTS[5]))
         evidence = card.Evidence(params.data.raw, audit, metrics, classes, selection, predictions)
         squares = images.read(parity.spread(images.rows("test")))
         with artifacts.new_folder(Path(OUTS[0])) as folder:
-            files.write(folder, whole, facts)
+            files.write(folder, whole, stored)
             with timings.part("answer"):
                 expected = final.probabilities(squares)
             difference = parity.check(folder, squares, expected)
-            artifacts.write_text(folder / "README.md", card.render(facts, evidence))
+            artifacts.write_text(folder / "README.md", card.render(stored, evidence))
         print(f"export: probabilities of {len(squares)} test images within {difference:.1e} of the torch model")
 
 

@@ -9,7 +9,8 @@ from thaw.data.packed import PackedImages
 from thaw.head import earlier_layers, extract, features
 from thaw.head.flips import FlipChoice, choose_flip
 from thaw.networks.backbone import load_backbone
-from thaw.pipeline import artifacts, guard
+from thaw.pipeline import artifacts, facts, guard
+from thaw.pipeline.facts import FeaturesFacts, Lineage, Preprocessing
 
 SECTIONS = ("seed", "augment", "features")
 INPUTS = ("data/prepared", "models/backbone")
@@ -21,33 +22,35 @@ def main() -> None:
     with guard.stage("features", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
         use_threads(params.compute)
         images = PackedImages.open(Path("data/prepared"))
-        preprocessing = artifacts.read_json(Path("data/prepared/settings.json"))
+        preprocessing = facts.read(Path("data/prepared/settings.json"), Preprocessing)
         backbone = load_backbone(Path("models/backbone"), in_channels=images.channels)
-        lineage = {"data": images.fingerprint, "backbone": backbone.fingerprint}
         whole = earlier_layers.tapped(backbone)
-        augment, choice = params.augment, FlipChoice(params.augment.flip)
+        augment = params.augment
         views = Views(images, backbone.spec, params.seed, augment.model_copy(update={"flip": "none"}))
         identity = artifacts.digest([backbone.fingerprint, "whole", *whole.blocks])
         prefix = Prefix(views, whole.module, identity=identity, compute=params.compute)
         train_rows, val_rows = images.rows("train"), images.rows("val")
-        facts = {
-            "classes": images.classes,
-            "backbone": backbone.spec.model_dump(mode="json"),
-            "blocks": backbone.blocks,
-            "preprocessing": preprocessing,
-            "lineage": lineage,
-        }
         with artifacts.new_folder(Path(OUTS[0])) as folder:
-            train, val, facts["earlier_layers"] = whole.plain(prefix, images, params.seed, folder)
+            train, val, layers = whole.plain(prefix, images, params.seed, folder)
             if augment.flip == "auto":
                 mirrored = extract.compute_mirrored(prefix, augment, val_rows, folder)
                 choice = choose_flip(train, val, *mirrored, num_classes=len(images.classes), seed=params.seed)
                 print(choice)
+            else:
+                choice = FlipChoice(augment.flip)
             augment = augment.model_copy(update={"flip": choice.flip})
-            facts["augment"] = choice.describe() | {"tta": augment.tta}
             extract.add_views(folder, "train", prefix.seen_as(augment), train_rows, params.features.views)
             extract.add_views(folder, "val", prefix.seen_as(still(augment)), val_rows, num_answers(augment))
-            features.write(folder, train, val, val_rows, facts)
+            stored = FeaturesFacts(
+                classes=images.classes,
+                backbone=backbone.spec,
+                blocks=backbone.blocks,
+                preprocessing=preprocessing,
+                lineage=Lineage(data=images.fingerprint, backbone=backbone.fingerprint),
+                earlier_layers=layers,
+                augment=choice.facts(tta=augment.tta),
+            )
+            features.write(folder, train, val, val_rows, stored)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from pathlib import Path
 from thaw.head import features
 from thaw.head.fit import fit_head
 from thaw.pipeline import artifacts, guard
+from thaw.pipeline.facts import ModelFacts
 from thaw.training import phase_folder
 
 SECTIONS = ("seed", "head")
@@ -17,14 +18,9 @@ def main() -> None:
     with guard.stage("head", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
         data = features.read(Path("data/features"))
         fitted = fit_head(params.head, data, seed=params.seed)
-        model = {
-            **data.facts,
-            "phase": "head",
-            "start": None,
-            "depth_blocks": 0,
-            "cut": len(data.facts["blocks"]),
-            "head": fitted.facts,
-        }
+        model = ModelFacts(
+            **dict(data.facts), phase="head", start=None, depth_blocks=0, cut=len(data.facts.blocks), head=fitted.facts
+        )
         with artifacts.new_folder(Path(OUTS[0])) as folder:
             phase_folder.write(
                 folder,

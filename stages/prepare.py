@@ -6,7 +6,7 @@ from tempfile import TemporaryFile
 from thaw.config.reader import load_params
 from thaw.data import audit, catalog, listing, packed, split
 from thaw.data.ingest import ingest
-from thaw.pipeline import artifacts, guard
+from thaw.pipeline import artifacts, facts, guard
 from thaw.progress import progress
 
 SECTIONS = ("seed", "data", "prepare")
@@ -45,12 +45,10 @@ def main() -> None:
                 dtype=dtype,
                 value_range=settings.value_range,
             )
-            artifacts.write_json(folder / "audit.json", report)
-            artifacts.write_json(
-                folder / "settings.json", packed.preprocessing(settings.model_dump(exclude_none=True), dtype)
-            )
-            if warning := report.get("value_range", {}).get("warning"):
-                print(f"prepare: {warning}")
+            facts.write(folder / "audit.json", report)
+            facts.write(folder / "settings.json", packed.preprocessing(settings, dtype))
+            if report.value_range and report.value_range.warning:
+                print(f"prepare: {report.value_range.warning}")
 
 
 if __name__ == "__main__":

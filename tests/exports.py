@@ -33,10 +33,10 @@ def whole_of(classifier: model.Model) -> ExportableClassifier:
     return ExportableClassifier(
         classifier.backbone,
         classifier.head,
-        size_px=classifier.facts["preprocessing"]["size_px"],
+        size_px=classifier.facts.preprocessing.size_px,
         symmetries=classifier.symmetries,
-        temperature=classifier.facts["temperature"],
-        dtype=classifier.facts["preprocessing"].get("dtype", "uint8"),
+        temperature=classifier.temperature,
+        dtype=classifier.facts.preprocessing.pixel_type,
     )
 
 

@@ -1,9 +1,15 @@
-"""Tiny data sets on disk, as a team has them. No test here."""
+"""Tiny data sets on disk, as a team has them, and this Thaw as an installed one. No test here."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from thaw.pipeline.record import DISTRIBUTION
+from thaw.version import VERSION
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def write_photos(folder: Path, *, images_a_class: int = 3, classes: tuple[str, ...] = ("bright", "dark")) -> Path:
@@ -17,3 +23,12 @@ def write_photos(folder: Path, *, images_a_class: int = 3, classes: tuple[str, .
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
     return folder
+
+
+def as_installed(folder: Path, version: str = VERSION) -> str:
+    """Return a PYTHONPATH on which this Thaw lies as if it were installed: with what pip notes of its version."""
+    info = folder / f"{DISTRIBUTION.replace('-', '_')}-{version}.dist-info"
+    info.mkdir(parents=True, exist_ok=True)
+    text = f"Metadata-Version: 2.1\nName: {DISTRIBUTION}\nVersion: {version}\n"
+    (info / "METADATA").write_text(text, encoding="utf-8")
+    return os.pathsep.join([str(folder), str(ROOT)])

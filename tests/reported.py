@@ -14,7 +14,8 @@ from thaw.data.packed import PackedImages, write_table
 from thaw.evaluation import test_set
 from thaw.evaluation.plots import write_plots
 from thaw.head.layers import build_head
-from thaw.pipeline import artifacts
+from thaw.pipeline import artifacts, facts
+from thaw.pipeline.facts import ClassNames, ModelFacts
 from thaw.report import page, sources
 from thaw.training import model, phase_folder
 
@@ -98,47 +99,43 @@ def _prepared(
     rejected: Sequence[tuple[str, str]],
 ) -> None:
     counts = samples.groupby(["label", "split"]).size()
-    group = {"images": 3, "splits": ["test", "train"], **samples.iloc[:3][["path", "label"]].to_dict("list")}
-    group["paths"], group["labels"] = group.pop("path"), group.pop("label")
-    audit = {
-        "images": len(samples),
-        "channels": channels,
-        "classes": {
+    paths, labels = (samples[column].tolist()[:3] for column in ("path", "label"))
+    group = {"images": 3, "splits": ["test", "train"], "paths": paths, "labels": labels}
+    audit = tiny.audit(
+        images=len(samples),
+        channels=channels,
+        classes={
             name: {split: int(counts.get((name, split), 0)) for split in ("train", "val", "test")} for name in classes
         },
-        "rejected": len(rejected),
-        "exact_duplicates": {"count": 0, "first": []},
-        "near_duplicates": {"count": 1, "first": [group], "groups_across_splits": 1},
-    }
+        rejected=len(rejected),
+        near_duplicates={"count": 1, "first": [group], "groups_across_splits": 1},
+    )
     with artifacts.new_folder(folder) as partial:
         np.save(partial / "images-00000.npy", tiny.pixels(len(samples), channels=channels, size_px=size_px))
         write_table(partial / "samples.csv", samples)
         write_table(partial / "rejected.csv", pd.DataFrame(rejected, columns=["path", "reason"], dtype=object))
-        artifacts.write_json(partial / "classes.json", {"classes": list(classes)})
-        artifacts.write_json(partial / "audit.json", audit)
+        facts.write(partial / "classes.json", ClassNames(classes=list(classes)))
+        facts.write(partial / "audit.json", audit)
 
 
-def _final(folder: Path, classes: Sequence[str], channels: int) -> dict[str, Any]:
+def _final(folder: Path, classes: Sequence[str], channels: int) -> ModelFacts:
     network = tiny.backbone(in_channels=channels)
     torch.manual_seed(1)
     head = build_head(network.num_features, len(classes), [], 0.0)
     tensors = {f"backbone.{name}": value for name, value in network.module.state_dict().items()}
     tensors |= {f"head.{name}": value for name, value in head.state_dict().items()}
-    facts = tiny.start(network).model | {"classes": list(classes), "phase": "top", "temperature": 1.25}
+    model_json = tiny.changed(tiny.start(network).model, classes=list(classes), phase="top", temperature=1.25)
     with artifacts.new_folder(folder) as partial:
         save_file({name: value.contiguous() for name, value in tensors.items()}, partial / "weights.safetensors")
-        artifacts.write_json(partial / "model.json", facts)
-    return facts
+        facts.write(partial / "model.json", model_json)
+    return model_json
 
 
-def _phase(folder: Path, name: str, images: PackedImages, facts: dict[str, Any]) -> None:
+def _phase(folder: Path, name: str, images: PackedImages, final: ModelFacts) -> None:
     rows = images.rows("val")
     logits = np.random.default_rng(3).normal(size=(len(rows), len(images.classes))).astype(np.float32)
-    model_json = facts | {
-        "phase": name,
-        "start": None if name == "head" else "head",
-        "depth_blocks": int(name != "head"),
-    }
+    start = None if name == "head" else "head"
+    model_json = tiny.changed(final, phase=name, start=start, depth_blocks=int(name != "head"), temperature=None)
     with artifacts.new_folder(folder) as partial:
         phase_folder.write(
             partial,

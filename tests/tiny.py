@@ -2,22 +2,36 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from thaw.config.schema import AugmentParams, ComputeParams, PhaseParams
 from thaw.data.packed import COLUMNS, PackedImages, write_table
 from thaw.head.layers import build_head
 from thaw.networks.backbone import Backbone, assemble
 from thaw.networks.sources.opening import describe
-from thaw.pipeline import artifacts
-from thaw.pipeline.facts import BackboneFacts
+from thaw.pipeline import artifacts, facts
+from thaw.pipeline.facts import (
+    Audit,
+    AugmentFacts,
+    BackboneFacts,
+    BackboneSpec,
+    ClassNames,
+    FeaturesFacts,
+    HeadFacts,
+    Lineage,
+    ModelFacts,
+    Parent,
+    Preprocessing,
+)
 from thaw.training.phase import Start
 
+Kind = TypeVar("Kind", bound=BaseModel)
 CLASSES = ["bright", "dark", "striped"]
 TORCH = ComputeParams(threads=1, workers=0, device="cpu", frozen_engine="torch", cache_gib=1.0)
 BY_NAME = TORCH.model_copy(update={"frozen_engine": "onnxruntime"})
@@ -86,7 +100,7 @@ def prepared(folder: Path, images: PackedImages) -> PackedImages:
     with artifacts.new_folder(folder) as partial:
         np.save(partial / "images-00000.npy", images.shards[0])
         write_table(partial / "samples.csv", images.samples)
-        artifacts.write_json(partial / "classes.json", {"classes": images.classes})
+        facts.write(partial / "classes.json", ClassNames(classes=images.classes))
     return PackedImages.open(folder)
 
 
@@ -95,6 +109,17 @@ def backbone(name: str = "test_resnet", *, in_channels: int = 3, input_px: int =
     torch.manual_seed(seed)
     spec = describe(f"timm:{name}").with_channels(in_channels)
     return replace(assemble(spec.model_copy(update={"input_px": input_px}), None), fingerprint="weights")
+
+
+def audit(**changes: Any) -> Audit:
+    """Return an audit that found nothing, but for what is given."""
+    lists = ("label_conflicts", "exact_duplicates", "first_frame_only", "moved_by_repair", "given_split_changed")
+    nothing = {"count": 0, "first": []}
+    usual: dict[str, Any] = dict.fromkeys((*lists, "missing"), nothing)
+    usual |= {"images": 24, "channels": 3, "rejected": 0, "units_of_tied_groups": 0}
+    usual["near_duplicates"] = nothing | {"groups_across_splits": 0}
+    usual["classes"] = {name: {"train": 5, "val": 3, "test": 0} for name in CLASSES}
+    return Audit.model_validate(usual | changes)
 
 
 def backbone_facts(network: Backbone) -> BackboneFacts:
@@ -107,9 +132,40 @@ def backbone_facts(network: Backbone) -> BackboneFacts:
     )
 
 
-def preprocessing(size_px: int = 40) -> dict[str, Any]:
+def preprocessing(**changes: Any) -> Preprocessing:
     """Return the settings of `prepare` that a model keeps."""
-    return {"size_px": size_px, "fit": "crop", "background": 255, "max_megapixels": 100.0}
+    usual = {"size_px": 40, "fit": "crop", "background": 255, "max_megapixels": 100.0}
+    return Preprocessing.model_validate(usual | changes)
+
+
+def changed(stored: Kind, **changes: Any) -> Kind:
+    """Return facts with other values of some keys."""
+    return type(stored).model_validate(stored.model_dump() | changes)
+
+
+def model_facts(spec: BackboneSpec | None = None, **changes: Any) -> ModelFacts:
+    """Return model.json of a head on a network of that spec, or on one that is only told of."""
+    usual = ModelFacts(
+        classes=CLASSES,
+        backbone=spec or describe("timm:test_resnet"),
+        blocks=["conv1", "layer1"],
+        preprocessing=preprocessing(),
+        augment=AugmentFacts(flip="none", tta=False),
+        phase="head",
+        start=None,
+        depth_blocks=0,
+        cut=2,
+        head=HeadFacts(hidden=[], dropout=0.0),
+        lineage=Lineage(data="fingerprint", backbone="weights"),
+    )
+    return changed(usual, **changes)
+
+
+def features_facts(classes: list[str], *, parent: Parent | None = None) -> FeaturesFacts:
+    """Return features.json of a network that is only told of."""
+    spec = describe("timm:test_resnet").model_copy(update={"parent": parent})
+    ours = {name: value for name, value in model_facts(spec, classes=classes) if name in FeaturesFacts.model_fields}
+    return FeaturesFacts(**ours)
 
 
 def start(
@@ -124,17 +180,12 @@ def start(
     """Return an untrained head as a phase's start."""
     torch.manual_seed(1)
     head = build_head(network.num_features, classes, hidden, dropout, kind=kind)
-    model = {
-        "classes": CLASSES[:classes],
-        "backbone": network.spec.model_dump(mode="json"),
-        "blocks": network.blocks,
-        "preprocessing": preprocessing(),
-        "augment": {"flip": "none", "tta": False, "accuracy": {}},
-        "phase": "head",
-        "start": None,
-        "depth_blocks": depth_blocks,
-        "cut": len(network.blocks) - depth_blocks,
-        "head": {"hidden": list(hidden), "dropout": dropout, "kind": kind},
-        "lineage": {"data": "fingerprint", "backbone": "weights"},
-    }
+    model = changed(
+        model_facts(network.spec),
+        classes=CLASSES[:classes],
+        blocks=network.blocks,
+        depth_blocks=depth_blocks,
+        cut=len(network.blocks) - depth_blocks,
+        head={"hidden": list(hidden), "dropout": dropout, "kind": kind},
+    )
     return Start({f"head.{name}": value for name, value in head.state_dict().items()}, model)

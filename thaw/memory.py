@@ -31,13 +31,13 @@ def open_array(path: Path) -> NDArray[Any]:
 def drop_pages(arrays: Iterable[NDArray[Any]]) -> None:
     """Unmap what was read: it stays in the system's cache, but a file of a gibibyte no longer counts as ours.
 
-    Arrays that are not mapped are left alone.
+    Arrays that are not mapped are left alone; so are all where the system takes no such advice.
     """
     for array in arrays:
         mapping: object = array
         while isinstance(mapping, np.ndarray):  # views of a view
             mapping = mapping.base
-        if isinstance(mapping, mmap.mmap):
+        if isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
             mapping.madvise(mmap.MADV_DONTNEED)
 
 

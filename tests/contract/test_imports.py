@@ -7,17 +7,13 @@ import sys
 
 import pytest
 
-from tests.contract import house
+from tests.contract import house, layers_page
+from tests.contract.layers_page import LAYERS
 from thaw.pipeline import code
 
 STAGES = sorted(house.dvc_stages())
-# The packages of thaw/, each above all that stand before it.
-LAYERS = (
-    "config", "pipeline", "data", "augment", "networks", "activations", "head", "training", "evaluation", "serving",
-    "export", "report", "project",
-)  # fmt: skip
-CORE = {"thaw.errors", "thaw.memory", "thaw.progress", "thaw.version"}
-TOP = {"thaw.cli", "thaw.__main__"}
+CORE = {f"thaw.{name}" for name in layers_page.CORE}
+TOP = {f"thaw.{name}" for name in layers_page.TOP}
 
 # Import every stage in a child of its own, and report what of ours was loaded. The slow libraries are loaded once.
 _LOADED = """
@@ -135,3 +131,8 @@ def test_the_init_file_of_thaw_holds_no_version_since_a_release_would_rerun_ever
 
 def _floor(name: str) -> str:
     return ".".join(name.split(".")[:2])
+
+
+def test_the_page_on_layers_names_every_file_as_it_is() -> None:
+    text = layers_page.PAGE.read_text(encoding="utf-8")
+    assert text == layers_page.render(text), "run `make docs`"

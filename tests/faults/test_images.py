@@ -17,7 +17,8 @@ from PIL import Image
 from stages import prepare as stage
 from thaw.data.packed import PackedImages
 from thaw.errors import ThawError
-from thaw.pipeline import artifacts, code
+from thaw.pipeline import artifacts, code, facts
+from thaw.pipeline.facts import Audit, Preprocessing
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -73,6 +74,10 @@ def change(workspace: Path, section: str, **values: object) -> None:
 
 def samples(workspace: Path) -> pd.DataFrame:
     return PackedImages.open(workspace / "data" / "prepared").samples
+
+
+def audit(workspace: Path) -> Audit:
+    return facts.read(workspace / "data" / "prepared" / "audit.json", Audit)
 
 
 def rejected(workspace: Path) -> dict[str, str]:
@@ -139,16 +144,21 @@ def test_data_that_use_a_small_part_of_16_bits_are_told_the_range_to_set(
         pixels = np.random.default_rng(seed).integers(0, 4000, (20, 24)).astype(np.uint16)
         Image.fromarray(pixels).save(path)
     assert prepare(workspace)[0] == 0
-    audit = artifacts.read_json(workspace / "data" / "prepared" / "audit.json")
-    assert audit["dtype"] == "uint16"
-    assert audit["value_range"]["warning"].endswith("set prepare.value_range: [0, 4095]")
-    assert audit["value_range"]["warning"] in capsys.readouterr().out
-    assert artifacts.read_json(workspace / "data" / "prepared" / "settings.json")["dtype"] == "uint16"
+    found = audit(workspace)
+    assert found.dtype == "uint16"
+    assert found.value_range is not None
+    warning = str(found.value_range.warning)
+    assert warning.endswith("set prepare.value_range: [0, 4095]")
+    assert warning in capsys.readouterr().out
+    prepared = workspace / "data" / "prepared"
+    assert facts.read(prepared / "settings.json", Preprocessing).dtype == "uint16"
     before = PackedImages.open(workspace / "data" / "prepared").read(np.array([0]))
     change(workspace, "prepare", value_range=[0, 4095])
     assert prepare(workspace)[0] == 0
     after = PackedImages.open(workspace / "data" / "prepared").read(np.array([0]))
-    assert "warning" not in artifacts.read_json(workspace / "data" / "prepared" / "audit.json")["value_range"]
+    found = audit(workspace)
+    assert found.value_range is not None
+    assert found.value_range.warning is None
     np.testing.assert_allclose(after, np.minimum(before * (65535 / 4095), 65535), atol=20)
 
 
@@ -270,10 +280,10 @@ def test_copies_share_a_split_and_contradicted_images_are_rejected(workspace: Pa
     assert copies["split"].nunique() == 1
     assert copies["id"].str[16:].tolist() == ["", "-1", "-2", "-3"]
     assert sorted(rejected(workspace)) == ["cat/01.png", "dog/contradiction.png"]
-    report = artifacts.read_json(workspace / "data" / "prepared" / "audit.json")
-    assert report["exact_duplicates"]["count"] == 1
-    assert report["label_conflicts"]["first"][0]["labels"] == ["cat", "dog"]
-    assert report["near_duplicates"]["first"][0]["paths"] == ["dog/05.png", "dog/mirrored.png"]
+    report = audit(workspace)
+    assert report.exact_duplicates.count == 1
+    assert report.label_conflicts.first[0].labels == ["cat", "dog"]
+    assert report.near_duplicates.first[0].paths == ["dog/05.png", "dog/mirrored.png"]
 
 
 def test_strange_names_make_the_round_trip_in_any_locale(workspace: Path) -> None:

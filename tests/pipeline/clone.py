@@ -25,7 +25,8 @@ OUTS = (
     "models/export",
 )  # fmt: skip
 STAGES = (
-    "code", "prepare", "backbone", "features", "head", "unfreeze@top", "unfreeze@mid", "select", "evaluate", "report", "export",
+    "code", "prepare", "backbone", "features", "head", "unfreeze@top", "unfreeze@mid", "select", "evaluate", "report",
+    "export",
 )  # fmt: skip
 _GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false")
 _SMALL = {

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from stages import backbone, evaluate, features, head, prepare, select, unfreeze
 from thaw.data.packed import PackedImages
 from thaw.errors import ArtifactError, BackboneError, DataError, ParamsError
-from thaw.pipeline import artifacts
+from thaw.pipeline import artifacts, facts
+from thaw.pipeline.facts import Audit
 from thaw.training import model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,10 +79,10 @@ def test_what_is_packed_are_sixteen_bits_of_four_bands_in_the_range_asked_for(fi
     row = int(np.flatnonzero(images.samples["path"] == "wet/01.tif")[0])
     mean = images.read(np.array([row]))[0].mean(axis=(0, 1)) / 65535
     np.testing.assert_allclose(mean, field(1, wet=True).mean(axis=(0, 1)) / 4095, atol=0.01)
-    audit = artifacts.read_json(finished / "data" / "prepared" / "audit.json")
-    assert (audit["channels"], audit["dtype"]) == (4, "uint16")
-    assert audit["value_range"]["clipped_fraction"] == 0
-    assert "warning" not in audit["value_range"]
+    audit = facts.read(finished / "data" / "prepared" / "audit.json", Audit)
+    assert (audit.channels, audit.dtype) == (4, "uint16")
+    assert audit.value_range is not None
+    assert (audit.value_range.clipped_fraction, audit.value_range.warning) == (0, None)
 
 
 def test_the_head_on_the_frozen_network_learns_what_only_the_fourth_band_shows(finished: Path) -> None:

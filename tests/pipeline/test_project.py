@@ -1,4 +1,4 @@
-"""A team's project from its first command to its report: `thaw.fine_tune` on a tiny set, and the project's own tests."""
+"""A team's project from its first command to its report: `thaw.fine_tune` on a tiny set; the project's own tests."""
 
 import os
 import shutil
@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.photos import write_photos
-from tests.pipeline.clone import ROOT, stages_run
+from tests.photos import as_installed, write_photos
+from tests.pipeline.clone import stages_run
 from thaw.errors import DataError, RunError
 from thaw.project.fine_tuning import FineTuned, fine_tune
 from thaw.project.layout import Wish, new_project
+from thaw.version import VERSION
 
 _BACKBONE = "timm:test_resnet"
 _SMALL = {
@@ -49,8 +50,8 @@ class Tuned:
 
 @pytest.fixture
 def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stages of a project find this Thaw, which is not installed, and no state of the machine's."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    """The stages of a project find this Thaw as an installed one, and no state of the machine's."""
+    monkeypatch.setenv("PYTHONPATH", as_installed(tmp_path / "installed"))
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
 
 
@@ -65,7 +66,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
     )
     done = subprocess.run(
         [sys.executable, "-c", script],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "DVC_SITE_CACHE_DIR": str(place / "site")},
+        env=os.environ | {"PYTHONPATH": as_installed(place / "installed"), "DVC_SITE_CACHE_DIR": str(place / "site")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -77,7 +78,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
 
 def _again(project: Path) -> FineTuned:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("PYTHONPATH", as_installed(project.parent / "installed"))
         patch.setenv("DVC_SITE_CACHE_DIR", str(project.parent / "site"))
         return fine_tune(None, project)
 
@@ -158,22 +159,21 @@ def test_without_project_and_images_there_is_nothing_to_do(tmp_path: Path) -> No
 
 
 def test_the_stages_refuse_a_project_of_a_newer_thaw_where_thaw_is_installed(copy: Path, tmp_path: Path) -> None:
-    info = tmp_path / "site-packages" / "thaw_vision-0.1.0.dist-info"  # what an installation leaves of its version
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: thaw-vision\nVersion: 0.1.0\n")
     record = (copy / ".thaw-project.json").read_text(encoding="utf-8")
-    (copy / ".thaw-project.json").write_text(record.replace('"thaw": "0.1.0"', '"thaw": "0.2.0"'), encoding="utf-8")
+    (copy / ".thaw-project.json").write_text(
+        record.replace(f'"thaw": "{VERSION}"', '"thaw": "99.0.0"'), encoding="utf-8"
+    )
     done = subprocess.run(
         [sys.executable, "-m", "stages.select"],
         cwd=copy,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(info.parent), str(ROOT)])},
+        env=os.environ | {"PYTHONPATH": as_installed(tmp_path / "installed")},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 1
     assert done.stderr == (
-        f"{copy} is a project of Thaw 0.2.0, and 0.1.0 is installed; run `pip install -r requirements.txt` there\n"
+        f"{copy} is a project of Thaw 99.0.0, and {VERSION} is installed; run `pip install -r requirements.txt` there\n"
     )
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from thaw.data.split import SPLITS, Unit, assign, connected, place_of, repair
 from thaw.errors import DataError
+from thaw.pipeline.facts import Split
 
 BASE = [(f"{label}{index}", "", label) for label in "ab" for index in range(60)]
 
@@ -55,7 +56,7 @@ def test_new_images_move_no_old_one(names: list[str]) -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(SPLITS)), min_size=1, max_size=25))
-def test_repair_fills_every_gap_with_one_move_each(cells: list[tuple[str, str]]) -> None:
+def test_repair_fills_every_gap_with_one_move_each(cells: list[tuple[str, Split]]) -> None:
     cells = cells + [(label, "train") for label, _ in cells for _ in range(3)]
     units = [
         Unit(str(i), place_of(str(i), 0), frozenset(SPLITS), frozenset(label), [i], where)
@@ -90,7 +91,7 @@ def test_repair_takes_the_best_of_all_moves_at_every_step(units: list[Unit]) -> 
     tried = [replace(unit) for unit in units]
     expected = list(best_moves(tried))
     try:
-        found = [(move["unit"], move["to"]) for move in repair(units)]
+        found = [(move.unit, move.target) for move in repair(units)]
     except DataError:
         assert gaps_of(tried)
         return
@@ -98,14 +99,14 @@ def test_repair_takes_the_best_of_all_moves_at_every_step(units: list[Unit]) -> 
     assert not gaps_of(tried)
 
 
-def gaps_of(units: list[Unit]) -> set[tuple[str, str]]:
+def gaps_of(units: list[Unit]) -> set[tuple[str, Split]]:
     movable = [unit for unit in units if len(unit.allowed) > 1]
     targets = {split for unit in movable for split in unit.allowed}
     wanted = {(label, split) for unit in movable for label in unit.labels for split in targets}
     return wanted - {(label, unit.split) for unit in units for label in unit.labels}
 
 
-def best_moves(units: list[Unit]) -> Iterator[tuple[str, str]]:
+def best_moves(units: list[Unit]) -> Iterator[tuple[str, Split]]:
     """Make the moves by looking at all of them each time, and yield each; stop where none fills a gap."""
     while gaps := gaps_of(units):
         held = [(label, unit.split) for unit in units for label in unit.labels]

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,8 +50,8 @@ def tiny_workspace(tmp_path: Path, root: Path) -> Workspace:
         }
     )
     start = tiny.start(tiny.backbone())
-    start.model["augment"]["flip"] = "both"
-    return Workspace(params, images, tmp_path, _network, start)
+    model = tiny.changed(start.model, augment={"flip": "both", "tta": False})
+    return Workspace(params, images, tmp_path, _network, replace(start, model=model))
 
 
 def _network(channels: int) -> Backbone:

@@ -144,12 +144,12 @@ def test_recalls_of_a_finished_run_are_those_of_its_models(tmp_path: Path, scrat
     images = tiny.prepared(tmp_path / "data" / "prepared", tiny.packed(24))
     network = tiny.backbone()
     begin = tiny.start(network)
-    facts = begin.model | {"lineage": {"data": images.fingerprint, "backbone": "", "parent": None}}
+    stored = tiny.changed(begin.model, lineage={"data": images.fingerprint, "backbone": ""})
     tensors = begin.tensors | {f"backbone.{name}": value for name, value in network.module.state_dict().items()}
     val = images.rows("val")
     with artifacts.new_folder(tmp_path / "models" / "final") as folder:
         phase_folder.write(
-            folder, tensors=tensors, model=facts, logits=np.zeros((len(val), 3), np.float32),
+            folder, tensors=tensors, model=stored, logits=np.zeros((len(val), 3), np.float32),
             labels=images.labels(val), rows=val, curves=[],
         )  # fmt: skip
     found = grow.recall_of(tmp_path / "models" / "final", images, val, tiny.TORCH)

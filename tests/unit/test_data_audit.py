@@ -46,7 +46,7 @@ def test_copies_are_found_and_strangers_are_not(change: Callable[[NDArray[np.uin
     images = scenes + [change(image) for image in scenes[:40]]
     table = pd.DataFrame({"perceptual_hash": [appearance(image) for image in images], "label": "a", "split": "train"})
     found = near_duplicates(table.assign(path=[str(row % 100) for row in range(140)]))
-    assert all(len(set(group["paths"])) == 1 for group in found)
+    assert all(len(set(group.paths)) == 1 for group in found)
     assert len(found) >= 34
 
 

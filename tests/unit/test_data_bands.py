@@ -246,13 +246,16 @@ def measured(*used: pixel_values.Range, full: pixel_values.Range | None = (0.0, 
 
 
 def test_the_report_names_the_range_to_write_where_the_data_use_a_small_part() -> None:
-    report = pixel_values.report([measured((7, 4000)), None, measured((3, 4090))], None)["value_range"]
-    assert report["used"] == [[3, 4090]]
-    assert report["warning"].endswith("set prepare.value_range: [0, 4095]")
-    assert "warning" not in pixel_values.report([measured((0, 20000))], None)["value_range"]
-    assert "warning" not in pixel_values.report([measured((0, 4090))], ((0.0, 4095.0),))["value_range"]
-    assert pixel_values.report([None, None], None) == {}
-    floats = pixel_values.report([measured((0.0, 0.2), full=(0.0, 1.0))], None)["value_range"]
-    assert floats["warning"].endswith("set prepare.value_range: [0, 0.2]")
-    two = pixel_values.report([measured((0, 10), (0, 900))], ((0.0, 1000.0), (0.0, 1000.0)))["value_range"]
-    assert two["warning"].startswith("channels [0] use less than a quarter")
+    report = pixel_values.report([measured((7, 4000)), None, measured((3, 4090))], None)
+    assert report is not None
+    assert report.used == [(3, 4090)]
+    assert str(report.warning).endswith("set prepare.value_range: [0, 4095]")
+    for ranges, asked in ((measured((0, 20000)), None), (measured((0, 4090)), ((0.0, 4095.0),))):
+        quiet = pixel_values.report([ranges], asked)
+        assert quiet is not None
+        assert quiet.warning is None
+    assert pixel_values.report([None, None], None) is None
+    floats = pixel_values.report([measured((0.0, 0.2), full=(0.0, 1.0))], None)
+    assert str(floats and floats.warning).endswith("set prepare.value_range: [0, 0.2]")
+    two = pixel_values.report([measured((0, 10), (0, 900))], ((0.0, 1000.0), (0.0, 1000.0)))
+    assert str(two and two.warning).startswith("channels [0] use less than a quarter")

@@ -7,6 +7,7 @@ import pytest
 
 from thaw.data.split import SPLITS, Unit, assign, connected, place_of, repair
 from thaw.errors import DataError
+from thaw.pipeline.facts import GivenSplitChanged
 
 
 def table(rows: list[tuple[str, str, str, str]]) -> pd.DataFrame:
@@ -57,7 +58,7 @@ def test_repair_moves_no_more_than_it_must_and_records_it() -> None:
         before = ["test" if p < 0.25 else "val" if p < 0.35 else "train" for p in (place_of(r[0], seed) for r in rows)]
         after, notes = assign(table(rows), seed=seed, val_fraction=0.1, test_fraction=0.25)
         gaps = 3 - len(set(before[:3]))
-        assert len(notes["moved_by_repair"]) == gaps
+        assert len(notes.moved_by_repair) == gaps
         assert sum(old != new for old, new in zip(before, after, strict=True)) == gaps
 
 
@@ -83,7 +84,7 @@ def test_copies_in_two_given_splits_all_go_to_test_and_are_recorded() -> None:
         test_fraction=0.25,
     )
     assert found[-2:] == ["test", "test"]
-    assert notes["given_split_changed"] == [{"path": "60.png", "given": "train", "now": "test"}]
+    assert notes.given_split_changed == [GivenSplitChanged(path="60.png", given="train", now="test")]
 
 
 def test_a_group_in_two_given_splits_is_an_error() -> None:
@@ -104,7 +105,7 @@ def test_groups_that_share_a_copy_become_one() -> None:
             table(rows + plain(40, "a") + plain(40, "b")), seed=seed, val_fraction=0.1, test_fraction=0.25
         )
         assert len(set(found[:4])) == 1
-        assert notes["units_of_tied_groups"] == 1
+        assert notes.units_of_tied_groups == 1
 
 
 def test_the_time_of_a_repair_grows_with_the_number_of_small_classes_and_not_with_its_square() -> None:

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from stages import select
+from tests import tiny
 from thaw.errors import ArtifactError
 from thaw.evaluation.selection import read_groups, read_phases
-from thaw.pipeline import artifacts
+from thaw.pipeline import artifacts, facts
+from thaw.pipeline.facts import ModelFacts
 
 ROOT = Path(__file__).parents[2]
 LABELS = np.arange(120, dtype=np.int64) % 2
@@ -31,18 +33,20 @@ def phase_folder(
     classes: tuple[str, ...] = ("a", "b"),
     curves: pd.DataFrame | None = None,
     average: float | None = None,
-    **facts: Any,
+    **changes: Any,
 ) -> None:
     """Write a phase's folder; `average` is the accuracy of its mean with its start, whose tensors are all 4."""
-    model = {"phase": name, "start": start, "depth_blocks": depth, "classes": list(classes), "lineage": {"data": "x"}}
-    model |= facts
+    lineage = {"data": "x", "backbone": "y"}
+    model = tiny.model_facts(
+        phase=name, start=start, depth_blocks=depth, classes=list(classes), lineage=lineage, **changes
+    )
     shown = np.arange(120) if rows is None else rows
     with artifacts.new_folder(Path("models/phases") / name) as folder:
         fill(folder, model, tensors, accuracy, shown)
         if average is not None:
             with artifacts.new_folder(folder / "average") as inside:
                 means = {tensor: np.full_like(value, 4) for tensor, value in tensors.items()}
-                fill(inside, model | {"phase": f"{start}+{name}", "start": name}, means, average, shown)
+                fill(inside, tiny.changed(model, phase=f"{start}+{name}", start=name), means, average, shown)
         if start:
             usual = {"epoch": [0, 1, 2], "train_loss": [None, 0.4, 0.1], "val_loss": [0.6, 0.3, 0.5]}
             (pd.DataFrame(usual) if curves is None else curves).to_csv(folder / "curves.csv", index=False)
@@ -50,7 +54,7 @@ def phase_folder(
 
 def fill(
     folder: Path,
-    model: dict[str, Any],
+    model: ModelFacts,
     tensors: dict[str, NDArray[np.float32]],
     accuracy: float,
     rows: NDArray[np.int64],
@@ -60,7 +64,7 @@ def fill(
     answers: dict[str, NDArray[Any]] = {"logits": logits, "labels": LABELS, "rows": rows}
     save_file(tensors, folder / "weights.safetensors")
     save_file(answers, folder / "validation.safetensors")
-    artifacts.write_json(folder / "model.json", model)
+    facts.write(folder / "model.json", model)
 
 
 def filled(value: float, *shape: int) -> NDArray[np.float32]:
@@ -93,11 +97,11 @@ def test_the_better_phase_is_laid_over_the_backbone(workspace: Path) -> None:
         "backbone.last.weight": 5,
         "head.weight": 6,
     }
-    model = artifacts.read_json(workspace / "models/final/model.json")
-    assert model["phase"] == "top"
-    assert model["selected_from"] == ["head", "top", "mid"]
-    assert model["lineage"]["data"] == "x"
-    assert model["lineage"]["phase_manifest"] == artifacts.verify(workspace / "models/phases/top")
+    model = facts.read(workspace / "models/final/model.json", ModelFacts)
+    assert model.phase == "top"
+    assert model.selected_from == ["head", "top", "mid"]
+    assert model.lineage.data == "x"
+    assert model.lineage.phase_manifest == artifacts.verify(workspace / "models/phases/top")
 
 
 def test_the_report_tells_the_evidence_for_every_candidate(workspace: Path) -> None:
@@ -184,11 +188,10 @@ def test_the_mean_of_a_phase_and_its_start_is_kept_only_where_validation_says_so
     trained = {"backbone.last.weight": filled(5, 2, 2), "head.weight": filled(6, 2)}
     phase_folder("top", "head", accuracy=0.95, tensors=trained, depth=1, average=accuracy)
     select.main()
-    report, model = (
-        artifacts.read_json(workspace / name) for name in ("reports/selection.json", "models/final/model.json")
-    )
-    assert report["chosen"] == model["phase"] == chosen
-    assert list(report["candidates"]) == model["selected_from"] == ["head", "top", "head+top", "mid"]
+    report = artifacts.read_json(workspace / "reports/selection.json")
+    model = facts.read(workspace / "models/final/model.json", ModelFacts)
+    assert report["chosen"] == model.phase == chosen
+    assert list(report["candidates"]) == model.selected_from == ["head", "top", "head+top", "mid"]
     mean = report["candidates"]["head+top"]
     assert mean["against_start"]["reference"] == "top"
     assert mean["accuracy"] == pytest.approx(accuracy, abs=0.005)
@@ -232,7 +235,7 @@ def test_the_head_alone_can_be_selected() -> None:
     for name in ("top", "mid"):
         artifacts.remove(Path("models/phases") / name)
     select.main()
-    assert artifacts.read_json(Path("models/final/model.json"))["phase"] == "head"
+    assert facts.read(Path("models/final/model.json"), ModelFacts).phase == "head"
     assert "No phase was trained" in artifacts.read_json(Path("reports/selection.json"))["verdict"]
 
 

@@ -25,8 +25,8 @@ def model(*, cut: int, changed: int | None = None) -> Model:
                 parameter.data += 0.05 * torch.randn_like(parameter)
     head = build_head(backbone.num_features, len(tiny.CLASSES), [], 0.0)
     head.get_parameter("weight").data.mul_(20)
-    facts = tiny.start(backbone).model | {"cut": cut, "temperature": 1.0 + cut}
-    return Model(backbone, head.eval(), facts, f"fingerprint {cut} {changed}")
+    stored = tiny.changed(tiny.start(backbone).model, cut=cut, temperature=1.0 + cut)
+    return Model(backbone, head.eval(), stored, f"fingerprint {cut} {changed}")
 
 
 def family() -> dict[str, Model]:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from tests import tiny
 from thaw.evaluation.metrics import class_metrics
 from thaw.export import card
 
@@ -29,15 +30,14 @@ def figures(predictions: pd.DataFrame) -> dict[str, Any]:
 def evidence(source: str = "photos", **audit: Any) -> card.Evidence:
     labels = ["a|b"] * 4 + ["ok"] * 6
     predictions = pd.DataFrame({"label": labels, "predicted": ["a|b", "ok", "ok", "ok", *["ok"] * 5, "a|b"]})
-    usual: dict[str, Any] = {
+    usual = {
         "images": 30, "rejected": 2,
-        "classes": {"a|b": {"train": 8, "test": 4}, "ok": {"train": 10, "val": 2, "test": 6}},
-        "near_duplicates": {"count": 0}, "label_conflicts": {"count": 0},
+        "classes": {"a|b": {"train": 8, "val": 0, "test": 4}, "ok": {"train": 10, "val": 2, "test": 6}},
     }  # fmt: skip
     test = {"n": 10, "accuracy": 0.6, "accuracy_low": 0.3, "accuracy_high": 0.9, "ece": 0.125}
     metrics = {"test": test, "majority": {"accuracy": 0.6}, "head": {"accuracy": 0.5}}
     selection = {"verdict": "Unfreezing did not help."}
-    return card.Evidence(source, usual | audit, metrics, figures(predictions), selection, predictions)
+    return card.Evidence(source, tiny.audit(**usual | audit), metrics, figures(predictions), selection, predictions)
 
 
 def test_the_front_matter_is_yaml_with_the_licence_the_task_and_the_metrics() -> None:
@@ -66,7 +66,9 @@ def test_counts_figures_with_intervals_and_weak_classes_are_those_of_the_evidenc
         assert words in text, words
     assert "parent" not in text
     assert "look almost alike" not in text
-    assert "look almost alike" in card.render(FACTS, evidence(near_duplicates={"count": 3}))
+    assert "look almost alike" in card.render(
+        FACTS, evidence(near_duplicates={"count": 3, "first": [], "groups_across_splits": 1})
+    )
 
 
 def test_recall_and_precision_are_those_of_scikit_learn() -> None:
@@ -102,7 +104,7 @@ def test_images_of_any_channels_are_named() -> None:
 def test_a_card_of_a_thousand_classes_stays_readable() -> None:
     names = [f"class {number}" for number in range(1000)]
     predictions = pd.DataFrame({"label": names, "predicted": names})
-    many = evidence(classes={name: {"train": 1} for name in names})
+    many = evidence(classes={name: {"train": 1, "val": 0, "test": 0} for name in names})
     changed = {"predictions": predictions, "classes": figures(predictions)}
     text = card.render(FACTS | {"classes": names}, card.Evidence(**(vars(many) | changed)))
     assert "The other 980 classes are left out here." in text

@@ -45,8 +45,8 @@ def test_one_graph_gives_the_probabilities_of_the_model(tmp_path: Path, flip: st
 def test_the_view_in_the_graph_is_that_of_the_model_to_the_grey_level(sizes: tuple[int, int], channels: int) -> None:
     size_px, input_px = sizes
     network = tiny.backbone(in_channels=channels, input_px=input_px)
-    facts = tiny.start(network).model | {"augment": {"flip": "none", "tta": False}}
-    ours = model.Model(network, build_head(network.num_features, 3, [], 0.0), facts, "")
+    stored = tiny.changed(tiny.start(network).model, augment={"flip": "none", "tta": False})
+    ours = model.Model(network, build_head(network.num_features, 3, [], 0.0), stored, "")
     whole = ExportableClassifier(network, ours.head, size_px=size_px, symmetries=ours.symmetries, temperature=1.0)
     given = squares(2, channels=channels, size_px=size_px)
     spec = network.spec
@@ -65,8 +65,9 @@ def test_taps_and_another_pooling_are_in_the_graph(changes: tuple[None, list[str
     network = replace(plain, spec=plain.spec.truncated(keep, taps, "own" if taps else pool))
     torch.manual_seed(1)
     head = build_head(network.num_features, 3, [], 0.0)
-    facts = tiny.start(network).model | {"augment": {"flip": "horizontal", "tta": True}, "temperature": 1.0}
-    ours, given = model.Model(network, head, facts, ""), squares(2)
+    flips = {"flip": "horizontal", "tta": True}
+    stored = tiny.changed(tiny.start(network).model, augment=flips, temperature=1.0)
+    ours, given = model.Model(network, head, stored, ""), squares(2)
     whole = ExportableClassifier(network, head, size_px=40, symmetries=ours.symmetries, temperature=1.0)
     with torch.inference_mode():
         np.testing.assert_allclose(whole(torch.from_numpy(given))[0].numpy(), ours.probabilities(given), atol=2e-6)

@@ -1,7 +1,6 @@
 """Heads on earlier blocks: what is compared, and that a network whose last block is spoilt shows it."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,9 +23,10 @@ from thaw.head.linear import fit_linear
 from thaw.networks.backbone import Backbone
 from thaw.networks.sources.opening import open_backbone
 from thaw.pipeline import artifacts, scratch
+from thaw.pipeline.facts import EarlierLayers
 
 pytestmark = pytest.mark.usefixtures("scratch")
-Found = tuple[FeatureSet, FeatureSet, dict[str, Any]]
+Found = tuple[FeatureSet, FeatureSet, EarlierLayers | None]
 
 
 def compare(network: Backbone, images: PackedImages, compute: ComputeParams = tiny.TORCH) -> Found:
@@ -36,7 +36,13 @@ def compare(network: Backbone, images: PackedImages, compute: ComputeParams = ti
         return seen.plain(Prefix(views, seen.module, identity="tapped", compute=compute), images, 0, folder)
 
 
-def sign_in(layers: dict[str, Any]) -> list[str]:
+def compared(network: Backbone, images: PackedImages) -> EarlierLayers:
+    found = compare(network, images)[2]
+    assert found is not None
+    return found
+
+
+def sign_in(layers: EarlierLayers | None) -> list[str]:
     """Return the findings of a head that is right, but for this comparison."""
     labels = np.arange(60) % 2
     return [
@@ -65,13 +71,11 @@ def spoilt(network: Backbone) -> Backbone:
 
 def test_a_network_whose_last_block_is_spoilt_shows_that_earlier_layers_do_better_and_a_whole_one_does_not() -> None:
     images = stripes()
-    whole, broken = (compare(network, images)[2] for network in (tiny.backbone(), spoilt(tiny.backbone())))
-    assert whole["images"] == 300
-    assert list(whole["earlier"]) == list(broken["earlier"]) == ["bn1", "layer1", "layer2"]
-    assert whole["earlier"] != broken["earlier"], "each difference is against the last block"
-    assert [entry["log_loss"] for entry in whole["earlier"].values()] == [
-        entry["log_loss"] for entry in broken["earlier"].values()
-    ]
+    whole, broken = (compared(network, images) for network in (tiny.backbone(), spoilt(tiny.backbone())))
+    assert whole.images == 300
+    assert list(whole.earlier) == list(broken.earlier) == ["bn1", "layer1", "layer2"]
+    assert whole.earlier != broken.earlier, "each difference is against the last block"
+    assert [entry.log_loss for entry in whole.earlier.values()] == [entry.log_loss for entry in broken.earlier.values()]
     assert sign_in(whole) == []
     assert sign_in(broken) == ["earlier_layers_do_better"]
 
@@ -84,51 +88,52 @@ def test_the_pretrained_network_shows_no_sign_on_a_slice_of_the_sample() -> None
     names = few["label"].map({"defective": tiny.CLASSES[0], "functional": tiny.CLASSES[1]}).to_numpy()
     images = replace(tiny.packed(180, classes=2, label=names), shards=(np.stack(squares),), size_px=64)
     network = replace(open_backbone("package:efficientnet_lite0", input_px=64), fingerprint="weights")
-    found = compare(network, images)[2]
-    assert list(found["earlier"]) == ["blocks.1", "blocks.2", "blocks.4"]
-    assert found["last"]["block"] == "conv_head"
+    found = compared(network, images)
+    assert list(found.earlier) == ["blocks.1", "blocks.2", "blocks.4"]
+    assert found.last.block == "conv_head"
     assert sign_in(found) == []
 
 
 def test_features_and_figures_are_those_of_the_plain_network_and_of_its_taps_in_the_fast_engine_as_well() -> None:
     images, network = stripes(90), tiny.backbone()
     train, val, found = compare(network, images, tiny.BY_NAME)
+    assert found is not None
     rows = images.rows("train"), images.rows("val")
     views = Views(images, network.spec, 0, tiny.augment())
     with torch.inference_mode():
         for part, own in zip((train, val), rows, strict=True):
             np.testing.assert_allclose(part.features, network(views.plain(own)).numpy(), atol=1e-5)
-        for name, entry in found["earlier"].items():
+        for name, entry in found.earlier.items():
             spec = network.spec.model_copy(update={"taps": (name,)})
             both = [replace(network, spec=spec)(views.plain(own)).numpy()[:, network.num_features :] for own in rows]
             known, asked = (extract.examples(images, own, values) for own, values in zip(rows, both, strict=True))
             fit = fit_linear(known, asked, 3)
-            assert entry["log_loss"] == pytest.approx(fit.val_loss, rel=0.02)
+            assert entry.log_loss == pytest.approx(fit.val_loss, rel=0.02)
     last = fit_linear(train, val, 3)
-    assert found["last"]["log_loss"] == pytest.approx(last.val_loss)
-    for entry in found["earlier"].values():
-        assert entry["difference"] == pytest.approx(entry["log_loss"] - last.val_loss)
+    assert found.last.log_loss == pytest.approx(last.val_loss)
+    for entry in found.earlier.values():
+        assert entry.difference == pytest.approx(entry.log_loss - last.val_loss)
 
 
 def test_images_of_one_group_count_once_for_the_standard_error() -> None:
     images = stripes(90)
-    alone = compare(tiny.backbone(), images)[2]["earlier"]["bn1"]
+    alone = compared(tiny.backbone(), images).earlier["bn1"]
     twins = [f"g{row // 9}" for row in range(90)]
-    grouped = compare(tiny.backbone(), replace(images, samples=images.samples.assign(group=twins)))[2]["earlier"]["bn1"]
-    assert alone["difference"] == grouped["difference"]
-    assert alone["standard_error"] != grouped["standard_error"]
+    grouped = compared(tiny.backbone(), replace(images, samples=images.samples.assign(group=twins))).earlier["bn1"]
+    assert alone.difference == grouped.difference
+    assert alone.standard_error != grouped.standard_error
 
 
 def test_the_standard_error_is_that_of_the_mean_difference() -> None:
     losses = {"last": (np.array([1.0, 2.0, 4.0, 5.0]), 0.5), "early": (np.array([1.5, 1.0, 3.0, 2.5]), 0.75)}
     val = pd.DataFrame({"id": ["a", "b", "c", "d"], "group": ["", "", "", ""]})
     difference = losses["early"][0] - losses["last"][0]
-    [entry] = earlier_layers._describe(losses, 9, val)["earlier"].values()
-    assert entry["difference"] == difference.mean() == -1.0
-    assert entry["standard_error"] == pytest.approx(difference.std() / 2)
-    [entry] = earlier_layers._describe(losses, 9, val.assign(group=["x", "x", "y", "y"]))["earlier"].values()
+    [entry] = earlier_layers._describe(losses, 9, val).earlier.values()
+    assert entry.difference == difference.mean() == -1.0
+    assert entry.standard_error == pytest.approx(difference.std() / 2)
+    [entry] = earlier_layers._describe(losses, 9, val.assign(group=["x", "x", "y", "y"])).earlier.values()
     halves = np.array([difference[:2].sum(), difference[2:].sum()]) - 2 * difference.mean()
-    assert entry["standard_error"] == pytest.approx(np.sqrt((halves**2).sum()) / 4)
+    assert entry.standard_error == pytest.approx(np.sqrt((halves**2).sum()) / 4)
 
 
 def test_nothing_is_compared_where_the_network_ends_early_has_taps_or_cannot_be_traced() -> None:
@@ -143,16 +148,16 @@ def test_nothing_is_compared_where_the_network_ends_early_has_taps_or_cannot_be_
     images = tiny.packed(24)
     untraceable = replace(Backbone(Branching().eval(), SPEC.with_input_size(32)), fingerprint="weights")
     train, val, found = compare(untraceable, images)
-    assert found == {}
+    assert found is None
     assert (len(train.features), len(val.features)) == (len(images.rows("train")), len(images.rows("val")))
 
 
 def test_nothing_is_compared_on_few_images_or_without_one_of_a_class() -> None:
-    assert compare(tiny.backbone(), tiny.packed(18))[2] == {}
-    assert compare(tiny.backbone(), tiny.packed(24))[2] != {}
+    assert compare(tiny.backbone(), tiny.packed(18))[2] is None
+    assert compare(tiny.backbone(), tiny.packed(24))[2] is not None
     images = tiny.packed(24)
     lacking = images.samples.assign(label=images.samples["label"].replace(tiny.CLASSES[2], tiny.CLASSES[0]))
-    assert compare(tiny.backbone(), replace(images, samples=lacking))[2] == {}
+    assert compare(tiny.backbone(), replace(images, samples=lacking))[2] is None
 
 
 def test_the_sample_of_many_images_has_every_class_and_follows_the_seed() -> None:
@@ -179,4 +184,4 @@ def test_a_gain_that_is_small_or_may_be_chance_is_no_sign(difference: float, err
     worse = {"log_loss": 0.9, "accuracy": 0.7, "difference": 0.4, "standard_error": 0.01}
     last = {"block": "layer4", "log_loss": 0.5, "accuracy": 0.8}
     layers = {"images": 600, "last": last, "earlier": {"layer1": worse, "layer2": entry}}
-    assert sign_in(layers) == ["earlier_layers_do_better"] * expected
+    assert sign_in(EarlierLayers.model_validate(layers)) == ["earlier_layers_do_better"] * expected

@@ -34,7 +34,7 @@ def written(folder: Path) -> None:
         extract.compute_mirrored(prefix, FLIPS, rows["val"], partial)
         for split, own in rows.items():
             extract.add_views(partial, split, prefix, own, 2)
-        features.write(partial, plain["train"], plain["val"], rows["val"], {"lineage": {}})
+        features.write(partial, plain["train"], plain["val"], rows["val"], tiny.features_facts(IMAGES.classes))
 
 
 def test_views_come_back_one_after_another_with_their_labels_and_nothing_else_is_left(tmp_path: Path) -> None:

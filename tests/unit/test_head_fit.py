@@ -35,11 +35,11 @@ def asked(**changes: Any) -> HeadParams:
 )
 def test_what_params_ask_for_is_fitted_and_described(changes: dict[str, Any], kind: str, num_epochs: int) -> None:
     train, val = blobs(60, 3), blobs(30, 3, seed=1)
-    data = Features(train, val, np.arange(30), {"classes": ["a", "b", "c"], "backbone": {}})
+    data = Features(train, val, np.arange(30), tiny.features_facts(["a", "b", "c"]))
     fitted = fit_head(asked(**changes), data, seed=0)
-    facts = fitted.facts
-    assert (facts["kind"], facts["dropout"], len(fitted.curves)) == (kind, changes.get("dropout", 0.0), num_epochs)
-    again = build_head(6, 3, facts["hidden"], facts["dropout"], kind=facts["kind"])
+    built = fitted.facts
+    assert (built.kind, built.dropout, len(fitted.curves)) == (kind, changes.get("dropout", 0.0), num_epochs)
+    again = build_head(6, 3, built.hidden, built.dropout, kind=built.kind)
     again.load_state_dict(fitted.head.state_dict())
     np.testing.assert_array_equal(logits_of(again.eval(), val.features), logits_of(fitted.head, val.features))
     assert isinstance(again, CosineHead) == (kind == "cosine")

@@ -34,7 +34,7 @@ def test_a_flip_is_kept_only_where_the_mirrored_images_are_still_recognised(
     choice = choose_flip(TRAIN, VAL, across, down, 2, seed=0)
     assert choice.flip == expected
     assert set(choice.accuracy) == {"plain", "horizontal", "vertical"}
-    assert choice.describe() == {"flip": expected, "accuracy": choice.accuracy}
+    assert choice.facts(tta=True).model_dump() == {"flip": expected, "accuracy": choice.accuracy, "tta": True}
     assert str(choice).startswith(f"flips that keep the label: {expected} (validation accuracy plain 1.000, ")
 
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from tests import tiny
 from thaw.config.schema import HeadParams
 from thaw.errors import BackboneError, ParamsError, TrainingError
 from thaw.head.examples import FeatureSet
@@ -20,7 +21,8 @@ from thaw.head.growing import grow
 from thaw.head.layers import CosineHead
 from thaw.head.linear import fit_linear, linear_module
 from thaw.networks.sources import model as parents
-from thaw.pipeline import artifacts
+from thaw.pipeline import artifacts, facts
+from thaw.pipeline.facts import Parent
 
 CENTRES = {"car": (4.0, 0.0, 0.0), "truck": (0.0, 4.0, 0.0), "bus": (0.0, 0.0, 4.0)}
 
@@ -34,9 +36,9 @@ def features(classes: list[str], *, parent: str | None = None, each: int = 30) -
         labels = np.repeat(np.arange(len(classes)), each)
         return FeatureSet(points.astype(np.float32), labels, np.ones(len(labels)))
 
-    backbone = {"parent": None if parent is None else {"model": parent}}
+    before = None if parent is None else Parent(model=parent, classes=classes, data="images")
     val = cloud()
-    return Features(cloud(), val, np.arange(len(val.labels)), {"classes": classes, "backbone": backbone})
+    return Features(cloud(), val, np.arange(len(val.labels)), tiny.features_facts(classes, parent=before))
 
 
 def model(
@@ -51,10 +53,9 @@ def model(
         asked["kind"] = kind
     else:  # as a model says that was made before there were kinds
         head = linear_module(fit_linear(data.train, data.val, len(classes)))
-    facts: dict[str, Any] = {"classes": classes, "head": asked}
     with artifacts.new_folder(folder) as new:
         save_file({f"head.{name}": value for name, value in head.state_dict().items()}, new / "weights.safetensors")
-        artifacts.write_json(new / "model.json", facts)
+        facts.write(new / "model.json", tiny.model_facts(classes=classes, head=asked))
     return f"model:{folder}", artifacts.verify(folder)
 
 
@@ -68,15 +69,15 @@ def test_known_classes_keep_their_rows_by_name_and_a_new_one_is_recognised(
     between = weight[1] - weight[0]  # car minus truck
     assert isinstance(head, nn.Linear)
     torch.testing.assert_close(head.weight[1] - head.weight[2], between)
-    assert (grown["kept"], grown["new"], grown["dropped"]) == (["car", "truck"], ["bus"], [])
+    assert (grown.kept, grown.new, grown.dropped) == (["car", "truck"], ["bus"], [])
     assert "kept car, truck, new bus; of 60 validation images of known classes" in capsys.readouterr().out
-    assert grown["images_of_kept"] == 60
-    assert grown["accuracy_before"] > 0.9
-    assert grown["accuracy_after"] > grown["accuracy_before"] - 0.05
-    assert list(grown["recalls"]) == ["car", "truck"], "the new class was not known"
+    assert grown.images_of_kept == 60
+    assert grown.accuracy_before > 0.9
+    assert grown.accuracy_after > grown.accuracy_before - 0.05
+    assert list(grown.recalls) == ["car", "truck"], "the new class was not known"
     for when in ("before", "after"):
-        shares = [recall["images"] * recall[when] for recall in grown["recalls"].values()]
-        assert sum(shares) / 60 == pytest.approx(grown[f"accuracy_{when}"])
+        shares = [recall.images * getattr(recall, when) for recall in grown.recalls.values()]
+        assert sum(shares) / 60 == pytest.approx(getattr(grown, f"accuracy_{when}"))
     answers = data.val_answers(head).argmax(axis=1)
     assert (answers == data.val_labels())[data.val_labels() == 0].mean() > 0.8
 
@@ -86,7 +87,7 @@ def test_a_class_that_is_gone_is_dropped_and_told(tmp_path: Path) -> None:
     head, grown = grow(source, features(["car", "truck"], parent=fingerprint))
     assert isinstance(head, nn.Linear)
     assert head.out_features == 2
-    assert grown["dropped"] == ["bus"]
+    assert grown.dropped == ["bus"]
 
 
 def test_a_head_that_cannot_grow_says_what_to_do(tmp_path: Path) -> None:
@@ -126,8 +127,8 @@ def test_a_cosine_head_keeps_directions_by_name_and_a_new_one_is_imprinted(tmp_p
     new = head.weight.detach()[0].double().numpy()
     np.testing.assert_allclose(new / np.linalg.norm(new), mean / np.linalg.norm(mean), atol=1e-6)
     assert np.linalg.norm(new) == pytest.approx(float(before["head.weight"].norm(dim=1).mean()), rel=1e-5)
-    assert grown["new"] == ["bus"]
-    assert min(grown["accuracy_before"], grown["accuracy_after"]) > 0.9
+    assert grown.new == ["bus"]
+    assert min(grown.accuracy_before, grown.accuracy_after) > 0.9
     answers = data.val_answers(head).argmax(axis=1)
     assert (answers == data.val_labels())[data.val_labels() == 0].mean() > 0.8
 
@@ -139,7 +140,7 @@ def test_a_head_grows_from_a_model_that_was_brought_from_where_dvc_has_it(tmp_pa
     kept.parent.mkdir(parents=True)
     shutil.copytree(tmp_path / "m", kept)
     _, grown = grow(f"model:{name}", features(["bus", "car"], parent=fingerprint))
-    assert grown["model"] == fingerprint
+    assert grown.model == fingerprint
     assert parents.folder_of(source.removeprefix("model:")) == tmp_path / "m"
     (kept / "weights.safetensors").write_bytes(b"damaged")
     with pytest.raises(BackboneError, match=r"#models/final@v1 could not be brought: .*; write REPOSITORY#PATH or"):

@@ -16,7 +16,7 @@ from tests import tiny
 from thaw.errors import BackboneError
 from thaw.networks.sources.opening import describe, fetch_tensors, open_backbone, random_tensors
 from thaw.networks.sources.weights import unwrapped
-from thaw.pipeline import artifacts
+from thaw.pipeline import artifacts, facts
 
 
 def saved(path: Path, *, prefix: str = "", extra: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
@@ -62,7 +62,7 @@ def test_a_file_for_another_architecture_lists_what_is_missing_and_what_is_unexp
         ("file:w.pth@timm:test_resnat", r"timm has no model 'test_resnat'; the nearest are"),
         ("python:tests.tiny", r"names no callable; write python:MODULE:CALLABLE"),
         ("python:no_such_module:net", r"python:no_such_module:net cannot be called: ModuleNotFoundError: No module"),
-        ("python:tests.tiny:preprocessing", r"gives a dict; it must give a torch.nn.Module"),
+        ("python:tests.tiny:preprocessing", r"gives a Preprocessing; it must give a torch.nn.Module"),
         ("model:nowhere", r"there is no such folder; give a copy of a run's models/final"),
     ],
 )
@@ -131,7 +131,7 @@ def model(folder: Path, *, in_channels: int = 3) -> dict[str, torch.Tensor]:
     tensors = {f"backbone.{name}": value.contiguous() for name, value in network.module.state_dict().items()}
     with artifacts.new_folder(folder) as new:
         save_file(tensors | dict(start.tensors), new / "weights.safetensors")
-        artifacts.write_json(new / "model.json", start.model)
+        facts.write(new / "model.json", start.model)
     return dict(network.module.state_dict())
 
 
@@ -200,7 +200,7 @@ def test_a_pickle_in_the_place_of_a_parents_weights_is_refused_and_does_not_run(
         weights = new / "weights.safetensors"
         bad = {"backbone.conv1": Canary(tmp_path / "canary")}
         weights.write_bytes(saved_by(bad)) if saved_by else torch.save(bad, weights)
-        artifacts.write_json(new / "model.json", start.model)
+        facts.write(new / "model.json", start.model)
     with pytest.raises(BackboneError, match=r"weights.safetensors is not a whole safetensors file"):
         open_backbone(f"model:{tmp_path / 'cars'}")
     assert not (tmp_path / "canary").exists()

@@ -166,4 +166,4 @@ def test_a_phase_trains_from_a_head_that_sees_another_pooling() -> None:
         start=tiny.start(network), augment=tiny.augment(), seed=0, compute=tiny.TORCH, on_epoch=lambda _: None,
     )  # fmt: skip
     assert trained.result.tensors["head.weight"].shape == (3, 192)
-    assert trained.model["backbone"]["pool"] == "both"
+    assert trained.model.backbone.pool == "both"

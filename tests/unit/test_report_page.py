@@ -14,10 +14,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests import reported
+from tests import reported, tiny
 from thaw.data.packed import write_table
 from thaw.errors import ArtifactError
-from thaw.pipeline import artifacts
+from thaw.pipeline import artifacts, facts
+from thaw.pipeline.facts import ModelFacts
 from thaw.report import charts, confusion, figures, gallery, pictures, text
 from thaw.report.sources import Answers
 from thaw.training import model
@@ -239,8 +240,12 @@ def test_of_a_grown_head_the_page_says_what_became_of_each_known_class(tmp_path:
     assert "What became of" not in Text(page).text
     root = reported.build(tmp_path)
     path, kept = root / "models" / "phases" / "head" / "model.json", {"images": 9, "before": 0.8768, "after": 0.6543}
-    facts = artifacts.read_json(path)
-    artifacts.write_json(path, facts | {"head": facts["head"] | {"grown_from": {"recalls": {reported.HOSTILE: kept}}}})
+    grown = {
+        "model": "cars", "kept": [reported.HOSTILE], "new": [], "dropped": [], "images_of_kept": 9,
+        "accuracy_before": 0.8768, "accuracy_after": 0.6543, "recalls": {reported.HOSTILE: kept},
+    }  # fmt: skip
+    stored = facts.read(path, ModelFacts)
+    facts.write(path, tiny.changed(stored, head=stored.head.model_dump() | {"grown_from": grown}))
     answers = reported.read(root).validation
     assert answers is not None
     now = (answers.predicted[answers.labels == 1] == 1).mean()
@@ -336,10 +341,10 @@ def test_the_schedule_is_shown_as_it_was_applied(root: Path, page: str) -> None:
 
 def test_the_networks_licence_and_the_lineage_are_named(root: Path, page: str) -> None:
     text = Text(page).text
-    facts = model.load(root / "models" / "final").facts
+    final = model.load(root / "models" / "final").facts
     for value in (
-        facts["backbone"]["license"],
-        facts["backbone"]["name"],
+        final.backbone.license,
+        final.backbone.name,
         "that of your images; Thaw does not know it",
     ):
         assert value in text

@@ -53,7 +53,7 @@ def test_the_exported_model_answers_as_the_torch_model_for_any_number_of_images(
 
 
 def test_bands_of_16_bits_are_exported_as_they_were_learned(tmp_path: Path, elsewhere: Callable[..., Any]) -> None:
-    settings = {**tiny.start(tiny.backbone()).model["preprocessing"], "dtype": "uint16", "value_range": [[0, 4095]]}
+    settings = tiny.preprocessing(dtype="uint16", value_range=((0.0, 4095.0),))
     final = write_final(tmp_path / "final", channels=5, input_px=64, preprocessing=settings)
     ours, exported = model.load(final), Exported.open(elsewhere(write_export, tmp_path / "export", final), threads=1)
     bands = np.random.default_rng(0).integers(0, 4096, (40, 40, 5), dtype=np.uint16)
@@ -116,7 +116,7 @@ def test_the_metadata_hold_what_the_file_needs_elsewhere(twins: Twins) -> None:
     carried = {entry.key: json.loads(entry.value) for entry in onnx.load(twins.exported / "model.onnx").metadata_props}
     assert carried == artifacts.read_json(twins.exported / "model.json")
     assert carried["classes"] == tiny.CLASSES
-    assert carried["preprocessing"] == tiny.preprocessing() | {"channels": 3}
+    assert carried["preprocessing"] == tiny.preprocessing().model_dump() | {"channels": 3}
     assert (carried["flips"], carried["views"], carried["temperature"]) == ("horizontal", 2, 2.0)
     assert carried["explanation"] == CLASS_MAPS
 

@@ -21,6 +21,7 @@ from thaw.data.packed import PackedImages
 from thaw.evaluation import summary
 from thaw.pipeline import artifacts, facts
 from thaw.pipeline.candidates import folder_of
+from thaw.pipeline.facts import ModelFacts
 from thaw.report import sources, text
 from thaw.training import checkpoint, model
 from thaw.training.averaging import mean_of
@@ -61,7 +62,9 @@ def test_the_mean_of_two_sets_of_tensors_is_exact_and_what_is_equal_stays_bit_fo
 
 def by_hand(params: PhaseParams, before: dict[str, Tensor]) -> tuple[Trained, dict[str, Tensor]]:
     """Return a phase, and the mean of its tensors and of `before`, which lies over the pretrained ones."""
-    trained = train(params, "mid", Start(before, tiny.start(tiny.backbone()).model | {"depth_blocks": 1, "cut": 4}))
+    trained = train(
+        params, "mid", Start(before, tiny.changed(tiny.start(tiny.backbone()).model, depth_blocks=1, cut=4))
+    )
     pretrained = {f"backbone.{name}": value for name, value in tiny.backbone().module.state_dict().items()}
     whole = pretrained | before
     expected = {
@@ -85,8 +88,8 @@ def test_a_tensor_that_only_the_deeper_phase_trained_is_averaged_with_the_pretra
     moved = [name for name, value in expected.items() if not torch.equal(value, trained.result.tensors[name])]
     assert moved
     written(trained, tmp_path / "mid")
-    facts = artifacts.read_json(tmp_path / "mid/average/model.json")
-    assert (facts["phase"], facts["start"], facts["depth_blocks"]) == ("top+mid", "mid", 3)
+    mean = facts.read(tmp_path / "mid/average/model.json", ModelFacts)
+    assert (mean.phase, mean.start, mean.depth_blocks, mean.best_epoch) == ("top+mid", "mid", 3, None)
     stored = load_file(tmp_path / "mid/average/weights.safetensors")
     assert stored.keys() == expected.keys()
     assert all(torch.equal(stored[name], value) for name, value in expected.items())
@@ -146,8 +149,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     split = ["test" if row >= 36 else name for row, name in enumerate(tiny.samples(54)["split"])]
     prepared = Path("data/prepared")
     tiny.prepared(prepared, tiny.packed(54, split=split))
-    artifacts.write_json(prepared / "settings.json", tiny.preprocessing())
-    artifacts.write_json(prepared / "audit.json", {})
+    facts.write(prepared / "settings.json", tiny.preprocessing())
+    facts.write(prepared / "audit.json", tiny.audit())
     pd.DataFrame(columns=["path", "reason"]).to_csv(prepared / "rejected.csv", index=False)
     rewritten(prepared)
     network = tiny.backbone()
@@ -173,11 +176,9 @@ def test_a_mean_goes_through_every_stage_and_is_tested_and_shown(
     monkeypatch.setattr(sys, "argv", ["unfreeze", "top"])
     unfreeze.main()
     phases = Path("models/phases")
-    assert artifacts.read_json(phases / "head/model.json")["earlier_layers"]["earlier"].keys() == {
-        "bn1",
-        "layer1",
-        "layer2",
-    }
+    tried = facts.read(phases / "head/model.json", ModelFacts).earlier_layers
+    assert tried is not None
+    assert tried.earlier.keys() == {"bn1", "layer1", "layer2"}
     top, mean = (folder_of(phases, name) for name in ("top", "head+top"))
     answers = load_file(mean / "validation.safetensors")
     images = PackedImages.open(Path("data/prepared"))

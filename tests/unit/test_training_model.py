@@ -15,7 +15,7 @@ from thaw.augment.views import render
 from thaw.errors import ArtifactError, DataError
 from thaw.evaluation import test_answers
 from thaw.head.layers import build_head
-from thaw.pipeline import artifacts
+from thaw.pipeline import artifacts, facts
 from thaw.training import model
 
 
@@ -29,10 +29,10 @@ def write_final(
     head.get_parameter("weight").data.mul_(20)
     tensors = {f"backbone.{name}": value for name, value in network.module.state_dict().items()}
     tensors |= {f"head.{name}": value for name, value in head.state_dict().items()}
-    facts = tiny.start(network).model | {"phase": "top", "temperature": temperature} | changes
+    stored = tiny.changed(tiny.start(network).model, phase="top", temperature=temperature, **changes)
     with artifacts.new_folder(folder) as partial:
         save_file({name: value.contiguous() for name, value in tensors.items()}, partial / "weights.safetensors")
-        artifacts.write_json(partial / "model.json", facts)
+        facts.write(partial / "model.json", stored)
     return folder
 
 
@@ -66,7 +66,7 @@ def test_probabilities_are_the_softmax_of_the_logits_over_the_temperature(colour
     )
     with torch.inference_mode():
         logits = colour.head(colour.backbone(seen)).double()
-    assert colour.facts["augment"]["flip"] == "none"
+    assert colour.facts.augment.flip == "none"
     ours = colour.predict(list(squares))
     np.testing.assert_allclose(ours, torch.softmax(logits / 2.0, dim=1).numpy(), atol=1e-6)
     np.testing.assert_allclose(ours.sum(axis=1), 1)
@@ -168,7 +168,7 @@ def test_a_model_that_is_not_there_says_what_writes_it(tmp_path: Path) -> None:
 def test_another_artifact_is_no_classifier(tmp_path: Path) -> None:
     with artifacts.new_folder(tmp_path / "backbone") as folder:
         artifacts.write_json(folder / "model.json", {"backbone": {}})
-    with pytest.raises(ArtifactError, match=r"model.json does not describe a classifier; run `dvc repro`"):
+    with pytest.raises(ArtifactError, match=r"model.json: classes is missing; run `dvc repro`"):
         model.load(tmp_path / "backbone")
 
 

@@ -1,6 +1,7 @@
 """A phase from end to end on a tiny network: cached or not, interrupted or not, the same bits."""
 
 import copy
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def train(
     backbone = tiny.backbone(network, input_px=32 if network != "test_vit" else 160)
     size_px = 40 if network != "test_vit" else 160
     begin = start or tiny.start(backbone)
-    begin = Start(begin.tensors, begin.model | {"augment": {"flip": "both", "accuracy": {}}})
+    begin = Start(begin.tensors, tiny.changed(begin.model, augment={"flip": "both", "tta": False}))
 
     def on_epoch(row: dict[str, float]) -> None:
         if row["epoch"] == stop_after:
@@ -97,7 +98,7 @@ def test_a_cached_phase_is_bit_for_bit_the_same_phase_without_a_cache(
     fresh = train(params, network=network, compute=UNCACHED)
     assert not (scratch / "cache").exists() or not list((scratch / "cache").glob("[0-9a-f]*"))
     assert_same(cached, fresh)
-    assert cached.model["frozen_sha256"] == fresh.model["frozen_sha256"]
+    assert cached.model.frozen_sha256 == fresh.model.frozen_sha256
 
 
 def test_a_second_run_reads_the_cache_and_gives_the_same(scratch: Path) -> None:
@@ -127,7 +128,8 @@ def test_a_phase_that_finds_its_rate_says_so_and_leaves_the_curve(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained = train(tiny.phase(lr="auto", lr_scale=0.5, epochs=1, warm_start=True))
-    lr = trained.model["lr"]
+    lr = trained.model.lr
+    assert lr is not None
     assert f"top: lr is {lr:g}, found by trying " in capsys.readouterr().out
     with artifacts.new_folder(tmp_path / "top") as folder:
         trained.write(folder)
@@ -138,17 +140,18 @@ def test_a_phase_that_finds_its_rate_says_so_and_leaves_the_curve(
     last = trained.result.curves[-1]
     network = tiny.backbone()
     assert last[f"lr:{network.blocks[-2]}"] / last["lr:head"] == pytest.approx(0.25)
-    assert phase_folder.frozen_digest(network, 4) == trained.model["frozen_sha256"]
+    assert phase_folder.frozen_digest(network, 4) == trained.model.frozen_sha256
     given = train(tiny.phase(lr=lr, lr_scale=0.5, epochs=1, warm_start=True))
     assert_same(trained, given)
-    assert given.model["lr"] == lr
+    assert given.model.lr == lr
 
 
 def test_a_rate_is_found_beside_rules_that_give_theirs() -> None:
     network = tiny.backbone(input_px=32)
     trained = train(tiny.phase(depth=rules((f"{network.blocks[-1]}.*", 0.004)), lr="auto", epochs=1))
     curves = trained.result.curves[-1]
-    assert curves[f"lr:{network.blocks[-1]}.*"] / 0.004 == pytest.approx(curves["lr:head"] / trained.model["lr"])
+    assert trained.model.lr is not None
+    assert curves[f"lr:{network.blocks[-1]}.*"] / 0.004 == pytest.approx(curves["lr:head"] / trained.model.lr)
 
 
 @pytest.mark.parametrize("norm", ["frozen", "stats", "train"])
@@ -166,7 +169,8 @@ def test_nothing_below_the_cut_moves_buffers_included(norm: str) -> None:
 @pytest.mark.parametrize("what", ["backbone", "data"])
 def test_a_start_of_another_backbone_or_other_images_is_refused(what: str) -> None:
     start = tiny.start(tiny.backbone())
-    start.model["lineage"][what] = "another"
+    lineage = start.model.lineage.model_copy(update={what: "another"})
+    start = replace(start, model=tiny.changed(start.model, lineage=lineage))
     with pytest.raises(ArtifactError, match=f"top: head, which it starts from, was made with another {what} than is"):
         train(tiny.phase(), start=start)
 
@@ -207,7 +211,7 @@ def test_a_phase_resumes_in_mid_way_and_not_from_the_start(scratch: Path) -> Non
     assert artifacts.read_json(state / "state.json")["epoch"] == 2
     network = tiny.backbone()
     begin = tiny.start(network)
-    begin = Start(begin.tensors, begin.model | {"augment": {"flip": "both", "accuracy": {}}})
+    begin = Start(begin.tensors, tiny.changed(begin.model, augment={"flip": "both", "tta": False}))
     run_phase(
         "top", tiny.phase(), images=tiny.packed(), backbone=network, start=begin, augment=FLIPS, seed=3,
         compute=tiny.TORCH, on_epoch=lambda row: seen.append(row["epoch"]),
@@ -232,7 +236,8 @@ def test_other_settings_start_a_run_of_their_own(scratch: Path, changes: dict[st
 
 
 def follow(trained: Trained) -> Start:
-    return Start(trained.result.tensors, trained.model | {"lineage": {**trained.model["lineage"], "parent": "top"}})
+    lineage = trained.model.lineage.model_copy(update={"parent": "top"})
+    return Start(trained.result.tensors, trained.model.model_copy(update={"lineage": lineage}))
 
 
 def test_a_run_that_is_interrupted_after_a_phase_boundary_ends_as_one_that_was_not(scratch: Path) -> None:
@@ -252,8 +257,8 @@ def test_a_phase_begins_with_the_best_weights_of_the_one_that_it_starts_from() -
     assert deeper.result.curves[0]["epoch"] == 0
     # The other cut rounds other activations to float16.
     assert deeper.result.curves[0]["val_loss"] == pytest.approx(best, abs=5e-3)
-    assert deeper.model["depth_blocks"] == 3
-    assert deeper.model["start"] == "top"
+    assert deeper.model.depth_blocks == 3
+    assert deeper.model.start == "top"
 
 
 def test_a_phase_shallower_than_its_start_is_refused_with_what_to_do() -> None:
@@ -295,7 +300,7 @@ def test_rules_train_one_block_and_nothing_of_those_above_it_moves_buffers_inclu
     assert changed
     assert {network.block_of(name) for name in changed} == {0}
     assert not any(name.endswith("bias") for name in changed)
-    assert trained.model["cut"] == 0
+    assert trained.model.cut == 0
     assert [key for key in trained.result.curves[-1] if key.startswith("lr:")] == ["lr:head", f"lr:{lowest}.*"]
 
 
@@ -322,7 +327,7 @@ def test_rules_above_what_the_start_has_trained_are_cut_below_it() -> None:
         tiny.phase(start="top", depth=rules((f"{network.blocks[-1]}.*", 0.01)), epochs=1), name="last",
         start=follow(deep),
     )  # fmt: skip
-    assert again.model["cut"] == deep.model["cut"]
+    assert again.model.cut == deep.model.cut
 
 
 def test_rules_that_match_nothing_are_refused_with_a_name_that_there_is() -> None:
@@ -353,7 +358,7 @@ def test_a_phase_that_is_unfrozen_to_the_input_trains_every_tensor() -> None:
     trained = train(tiny.phase(depth="all", epochs=1))
     names = {name.removeprefix("backbone.") for name in trained.result.tensors if name.startswith("backbone.")}
     assert names == set(tiny.backbone().module.state_dict())
-    assert trained.model["cut"] == 0
+    assert trained.model.cut == 0
 
 
 def test_what_a_phase_leaves_gives_its_validation_logits_again(tmp_path: Path) -> None:
@@ -361,7 +366,7 @@ def test_what_a_phase_leaves_gives_its_validation_logits_again(tmp_path: Path) -
     with artifacts.new_folder(tmp_path / "top") as folder:
         trained.write(folder)
     tensors, model = phase_folder.read(tmp_path / "top")
-    assert model["lineage"]["parent"] == artifacts.verify(tmp_path / "top")
+    assert model.lineage.parent == artifacts.verify(tmp_path / "top")
     network = tiny.backbone(seed=0)
     head = phase_folder.assemble(network, tensors, model)
     images, rows = tiny.packed(), trained.val.rows

@@ -23,6 +23,7 @@ from thaw.activations.session import Activations, Session
 from thaw.config.schema import ComputeParams
 from thaw.errors import BackboneError, first_line
 from thaw.pipeline import artifacts, scratch
+from thaw.pipeline.machine import usable_cores
 
 # Largest difference to eager float32 that is accepted, as a fraction of the activation's largest magnitude.
 TOLERANCE = 1e-4
@@ -177,7 +178,7 @@ def device_of(compute: ComputeParams) -> torch.device:
 
 def use_threads(compute: ComputeParams) -> int:
     """Set torch's threads as the params ask and return their number; null takes every core we may use."""
-    threads = compute.threads or len(os.sched_getaffinity(0))
+    threads = compute.threads or usable_cores()
     torch.set_num_threads(threads)
     return threads
 

@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import multiprocessing
 import warnings
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from thaw.errors import ArtifactError, BackboneError, first_line
 from thaw.networks.onnx.runtime import open_session
 from thaw.pipeline import artifacts, scratch
+from thaw.pipeline.machine import process_context
 
 _FILE = "prefix.onnx"
 _EXPORT_LIMIT_S = 600
@@ -70,9 +70,9 @@ def _export(prefix: nn.Module, images: Tensor, path: Path) -> None:
 
     Raises: BackboneError with the exporter's reason.
     """
-    forked = multiprocessing.get_context("fork")
-    answers, answer = forked.Pipe(duplex=False)
-    child = forked.Process(target=_export_here, args=(prefix, images, path, answer), daemon=True)
+    context = process_context()
+    answers, answer = context.Pipe(duplex=False)
+    child = context.Process(target=_export_here, args=(prefix, images, path, answer), daemon=True)
     child.start()
     answer.close()
     try:

@@ -246,7 +246,7 @@ class HeadParams(Section):
     ones join."""
 
     @property
-    def form(self) -> str:
+    def form(self) -> Literal["linear", "mlp", "cosine"]:
         """The kind of the head, found from its hidden layers where `kind` is null."""
         return self.kind or ("mlp" if self.hidden else "linear")
 

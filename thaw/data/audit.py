@@ -1,8 +1,8 @@
 """What there is to know about a data set before trusting a figure from it: counts, copies, contradictions."""
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,10 @@ from PIL import Image
 
 from thaw.data import pixel_values
 from thaw.data.pixel_values import Pixels, Ranges
-from thaw.data.split import connected
+from thaw.data.split import SplitNotes, connected
+from thaw.pipeline.facts import Audit, Conflict, Group, Listed, NearDuplicates, SplitCounts
+
+Item = TypeVar("Item")
 
 _MOST_LISTED = 100
 _MOST_IN_A_GROUP = 10
@@ -46,12 +49,12 @@ def _bits(grid: NDArray[np.float64]) -> str:
     return np.packbits(np.concatenate([right.ravel(), down.ravel()])).tobytes().hex()
 
 
-def label_conflicts(table: pd.DataFrame) -> list[dict[str, Any]]:
+def label_conflicts(table: pd.DataFrame) -> list[Conflict]:
     """Return the images (by content) that are listed under more than one label, with their paths and labels."""
     found = []
     for sha256, rows in table[table["sha256"].duplicated(keep=False)].groupby("sha256", sort=True):
         if rows["label"].nunique() > 1:
-            found.append({"sha256": sha256, "paths": rows["path"].tolist(), "labels": rows["label"].tolist()})
+            found.append(Conflict(sha256=str(sha256), paths=rows["path"].tolist(), labels=rows["label"].tolist()))
     return found
 
 
@@ -59,37 +62,45 @@ def summary(
     samples: pd.DataFrame,
     *,
     rejected: pd.DataFrame,
-    conflicts: list[dict[str, Any]],
-    split_notes: dict[str, Any],
+    conflicts: list[Conflict],
+    split_notes: SplitNotes,
     channels: int,
     dtype: str,
     value_range: Ranges | None,
-) -> dict[str, Any]:
+) -> Audit:
     """Return audit.json: `samples` has the columns of samples.csv, and perceptual_hash, animated, measured."""
     copies = [_shown(samples, rows) for rows in _same(samples["sha256"].tolist())]
     # One file stands for its exact copies: a near duplicate is another file that looks the same.
     near = near_duplicates(samples.drop_duplicates("sha256"))
-    leaks = sum(len(group["splits"]) > 1 for group in near)
+    leaks = sum(len(group.splits) > 1 for group in near)
     counts = samples.groupby(["label", "split"]).size()
     labels = sorted(set(samples["label"]))
-    return {
-        "images": len(samples),
-        "channels": channels,
-        **({} if dtype == "uint8" else {"dtype": dtype}),
-        **pixel_values.report(samples["measured"], value_range),
-        "classes": {
-            label: {split: int(counts.get((label, split), 0)) for split in ("train", "val", "test")} for label in labels
+
+    def counted(label: str, split: str) -> int:
+        return int(counts.get((label, split), 0))
+
+    return Audit(
+        images=len(samples),
+        channels=channels,
+        dtype="uint16" if dtype == "uint16" else None,
+        value_range=pixel_values.report(samples["measured"], value_range),
+        classes={
+            label: SplitCounts(train=counted(label, "train"), val=counted(label, "val"), test=counted(label, "test"))
+            for label in labels
         },
-        "rejected": len(rejected),
-        "label_conflicts": _listed(conflicts),
-        "exact_duplicates": _listed(copies),
-        "near_duplicates": _listed(near) | {"groups_across_splits": leaks},
-        "first_frame_only": _listed(samples["path"][samples["animated"]].tolist()),
-        **{name: _listed(note) if isinstance(note, list) else note for name, note in split_notes.items()},
-    }
+        rejected=len(rejected),
+        label_conflicts=_listed(conflicts),
+        exact_duplicates=_listed(copies),
+        near_duplicates=NearDuplicates(count=len(near), first=near[:_MOST_LISTED], groups_across_splits=leaks),
+        first_frame_only=_listed(samples["path"][samples["animated"]].tolist()),
+        moved_by_repair=_listed(split_notes.moved_by_repair),
+        given_split_changed=_listed(split_notes.given_split_changed),
+        missing=_listed(split_notes.missing),
+        units_of_tied_groups=split_notes.units_of_tied_groups,
+    )
 
 
-def near_duplicates(samples: pd.DataFrame) -> list[dict[str, Any]]:
+def near_duplicates(samples: pd.DataFrame) -> list[Group]:
     """Return groups of images that look alike: hashes within `_NEAR_BITS`, and thumbnails within `_NEAR_LEVELS`.
 
     Two hashes that near share one of `_NUM_BANDS` parts exactly (pigeonhole), so only images with an equal part are
@@ -131,14 +142,13 @@ def _same(keys: Sequence[Hashable]) -> list[list[int]]:
     return [places for places in rows.values() if len(places) > 1]
 
 
-def _shown(samples: pd.DataFrame, rows: list[int]) -> dict[str, Any]:
+def _shown(samples: pd.DataFrame, rows: list[int]) -> Group:
     """Return a group's size and splits, and its first images."""
     first = samples.iloc[rows[:_MOST_IN_A_GROUP]]
     splits = sorted(set(samples["split"].iloc[rows]))
-    return {"images": len(rows), "splits": splits, "paths": first["path"].tolist(), "labels": first["label"].tolist()}
+    return Group(images=len(rows), splits=splits, paths=first["path"].tolist(), labels=first["label"].tolist())
 
 
-def _listed(items: Iterable[Any]) -> dict[str, Any]:
-    """Return how many items there are and the first of them, so that audit.json stays readable."""
-    items = list(items)
-    return {"count": len(items), "first": items[:_MOST_LISTED]}
+def _listed(items: list[Item]) -> Listed[Item]:
+    """Return how many items there are and the first of them."""
+    return Listed[Item](count=len(items), first=items[:_MOST_LISTED])

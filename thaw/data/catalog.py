@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -12,6 +11,7 @@ from thaw.data.ingest import Ingested
 from thaw.data.listing import Listing
 from thaw.data.packed import Spool
 from thaw.errors import DataError
+from thaw.pipeline.facts import Conflict
 
 _CONFLICT = "the same image is listed under another label as well"
 
@@ -24,7 +24,7 @@ class Catalog:
     """In order of their paths: the listing's columns, number (in the spool), kind, and what `_FROM_ITEM` names."""
     rejected: pd.DataFrame
     """path and reason."""
-    conflicts: list[dict[str, Any]]
+    conflicts: list[Conflict]
     """Images that were listed under several labels; all their copies are rejected, since none can be trusted."""
 
 
@@ -38,7 +38,7 @@ def collect(
 
     Raises: DataError if more than `max_rejected` (a fraction) of the files cannot be used, or none of a class can.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     rejected = [(link, "symbolic link to a folder; not followed") for link in listed.links]
     columns = [str(column) for column in listed.table.columns]
     for values, item in zip(listed.table.itertuples(index=False), items, strict=True):
@@ -52,7 +52,7 @@ def collect(
     usable = pd.DataFrame(rows, columns=[*columns, "number", "kind", *_FROM_ITEM])
     usable = _of_one_kind(usable, rejected)
     conflicts = label_conflicts(usable)
-    contradicted = usable["sha256"].isin({conflict["sha256"] for conflict in conflicts})
+    contradicted = usable["sha256"].isin({conflict.sha256 for conflict in conflicts})
     rejected += [(path, _CONFLICT) for path in usable["path"][contradicted]]
     usable = usable[~contradicted].reset_index(drop=True)
     table = pd.DataFrame(sorted(rejected), columns=["path", "reason"], dtype=object)

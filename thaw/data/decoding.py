@@ -251,7 +251,7 @@ def read_regular(path: Path, max_megapixels: float) -> bytes:
         raise UnusableError("not a regular file (a folder, pipe, socket or device)")
     most_bytes = round(max_megapixels * 1e6 * MOST_BYTES_A_PIXEL) + _MARGIN_BYTES
     # Non-blocking: should a pipe have taken the file's place meanwhile, opening it must not wait for a writer.
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+    with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
         if os.fstat(file.fileno()).st_size > most_bytes:
             raise UnusableError(f"larger than {most_bytes} bytes, which prepare.max_megapixels cannot need")
         return file.read(most_bytes)

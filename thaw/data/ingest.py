@@ -1,7 +1,6 @@
 """Every listed file read, hashed and decoded exactly once, on all cores, with results in the order of the list."""
 
 import hashlib
-import multiprocessing
 import os
 import signal
 import threading
@@ -19,6 +18,7 @@ from thaw.data import audit, decoding
 from thaw.data.decoding import read_regular
 from thaw.data.pixel_values import Measured, Pixels
 from thaw.errors import DataError
+from thaw.pipeline.machine import process_context, usable_cores
 
 _CHUNK = 16  # files a task: large enough to hide the queue's cost, small enough to keep memory low
 
@@ -45,13 +45,12 @@ def ingest(root: Path, paths: list[str], settings: PrepareParams, *, workers: in
     """
     work = partial(_ingest_all, os.path.realpath(root), settings)
     chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
-    count = min(len(os.sched_getaffinity(0)) if workers is None else workers, len(chunks))
+    count = min(usable_cores() if workers is None else workers, len(chunks))
     if count <= (1 if workers is None else 0):
         for chunk in chunks:
             yield from work(chunk)
         return
-    context = multiprocessing.get_context("fork")  # a fork costs 10 ms, a fresh interpreter with numpy 300 ms
-    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_become_worker, initargs=(os.getpid(),))
+    pool = ProcessPoolExecutor(count, mp_context=process_context(), initializer=_become_worker, initargs=(os.getpid(),))
     waiting: deque[Future[list[Ingested]]] = deque()
     try:
         for chunk in chunks:

@@ -4,7 +4,7 @@
 that reads a packed row neither opens nor decodes anything.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -14,9 +14,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from thaw import memory
+from thaw.config.schema import PrepareParams
 from thaw.data.pixel_values import Pixels, as_channels, as_depth
 from thaw.errors import ArtifactError
-from thaw.pipeline import artifacts, timings
+from thaw.pipeline import artifacts, facts, timings
+from thaw.pipeline.facts import ClassNames, Preprocessing
 
 Rows = NDArray[np.int64]
 SHARD_BYTES = 2**30
@@ -47,7 +49,7 @@ class PackedImages:
                 "version of Thaw writes; run `dvc repro --force prepare`"
             )
         _, size_px, _, channels = shards[0].shape
-        classes = artifacts.read_json(folder / "classes.json")["classes"]
+        classes = facts.read(folder / "classes.json", ClassNames).classes
         return cls(samples, classes, size_px, channels, fingerprint, shards)
 
     def __len__(self) -> int:
@@ -94,9 +96,9 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     artifacts.write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
-def preprocessing(settings: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+def preprocessing(settings: PrepareParams, dtype: str) -> Preprocessing:
     """Return settings.json: how an image became the packed square, with the type of the pixels if it is not uint8."""
-    return {**settings} if dtype == "uint8" else {**settings, "dtype": dtype}
+    return Preprocessing.model_validate(settings.model_dump() | {"dtype": None if dtype == "uint8" else dtype})
 
 
 class Spool:
@@ -158,7 +160,7 @@ def write(
             for number in chunk:
                 file.write(np.ascontiguousarray(spool.read(number, channels, dtype)).data)
     write_table(folder / "samples.csv", samples[list(COLUMNS)])
-    artifacts.write_json(folder / "classes.json", {"classes": classes})
+    facts.write(folder / "classes.json", ClassNames(classes=classes))
     return channels, dtype.name
 
 

@@ -14,7 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Range = tuple[float, float]
+from thaw.pipeline import facts
+from thaw.pipeline.facts import ValueRange
+
+Range = facts.Range
 Ranges = tuple[Range, ...]
 Pixels = NDArray[np.unsignedinteger[Any]]
 """uint8 or uint16."""
@@ -131,14 +134,14 @@ def as_shown(square: Pixels) -> NDArray[np.uint8]:
     return np.ascontiguousarray(shown, dtype=np.uint8)
 
 
-def report(measured: Iterable[Measured | None], asked: Ranges | None) -> dict[str, Any]:
+def report(measured: Iterable[Measured | None], asked: Ranges | None) -> ValueRange | None:
     """Return what audit.json says about a data set's values: the range of each channel, what was clipped, a warning.
 
-    Empty where no value was scaled.
+    None where no value was scaled.
     """
     known = [one for one in measured if one is not None]
     if not known:
-        return {}
+        return None
     channels = max(len(one.used) for one in known)
     used = [
         (min(one.used[index][0] for one in some), max(one.used[index][1] for one in some))
@@ -146,10 +149,8 @@ def report(measured: Iterable[Measured | None], asked: Ranges | None) -> dict[st
         for some in [[one for one in known if len(one.used) > index]]
     ]
     clipped = sum(one.clipped for one in known) / len(known)
-    found: dict[str, Any] = {"used": [list(pair) for pair in used], "clipped_fraction": round(clipped, 6)}
     ranges = _for_each(asked, channels) if asked is not None else tuple(one.full for one in known if one.full)[:1]
-    warning = _warning(used, ranges, asked)
-    return {"value_range": found | ({"warning": warning} if warning else {})}
+    return ValueRange(used=used, clipped_fraction=round(clipped, 6), warning=_warning(used, ranges, asked))
 
 
 def _warning(used: Sequence[Range], ranges: Ranges, asked: Ranges | None) -> str | None:

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
-from typing import Any
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -18,8 +18,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from thaw.errors import DataError
+from thaw.pipeline.facts import GivenSplitChanged, MissingClass, Move, Split
 
-SPLITS = ("train", "val", "test")
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 @dataclass
@@ -30,11 +31,21 @@ class Unit:
     """The group's name, or the SHA-256 of an image that has none; the smallest, where several are tied together."""
     place: float
     """Where the hash of seed and key falls, in [0, 1)."""
-    allowed: frozenset[str]
+    allowed: frozenset[Split]
     """Splits that the unit may be in: one, where the user has given it."""
     labels: frozenset[str]
     members: list[int] = field(default_factory=list)
-    split: str = ""
+    split: Split = "train"
+
+
+@dataclass(frozen=True)
+class SplitNotes:
+    """What is worth knowing about a split; the fields are those of audit.json."""
+
+    moved_by_repair: list[Move]
+    given_split_changed: list[GivenSplitChanged]
+    missing: list[MissingClass]
+    units_of_tied_groups: int
 
 
 def place_of(key: str, seed: int) -> float:
@@ -44,7 +55,7 @@ def place_of(key: str, seed: int) -> float:
 
 def assign(
     table: pd.DataFrame, *, seed: int, val_fraction: float, test_fraction: float
-) -> tuple[list[str], dict[str, Any]]:
+) -> tuple[list[str], SplitNotes]:
     """Return the split of each row, and what is worth knowing about it (for audit.json).
 
     `table` has the columns sha256, group, label and split, the last two '' where nothing is given.
@@ -52,7 +63,7 @@ def assign(
     """
     _check_groups(table)
     given = set(table["split"]) - {""}
-    shares = {"test": test_fraction, "val": val_fraction}
+    shares: dict[Split, float] = {"test": test_fraction, "val": val_fraction}
     if given - {"train"}:  # the given test (or val) is kept; what is missing comes off train, in the same proportion
         rest = 1 - sum(shares[split] for split in given - {"train"})
         shares = {split: share / rest for split, share in shares.items() if split not in given}
@@ -67,24 +78,23 @@ def assign(
             splits[row] = unit.split
     groups = table["group"].tolist()
     num_tied = sum(len({groups[row] for row in unit.members} - {""}) > 1 for unit in units)
-    notes = {"moved_by_repair": moves, "given_split_changed": unified, "missing": missing}
-    return splits, notes | {"units_of_tied_groups": num_tied}
+    return splits, SplitNotes(moves, unified, missing, num_tied)
 
 
-def _missing(units: Iterable[Unit]) -> list[dict[str, str]]:
+def _missing(units: Iterable[Unit]) -> list[MissingClass]:
     """Return which class is in none of the images of which split; it can only be so where the user gave the split."""
     present = {(label, unit.split) for unit in units for label in unit.labels}
     classes = sorted({label for label, _ in present})
     missing = [
-        {"label": label, "split": split} for label in classes for split in SPLITS if (label, split) not in present
+        MissingClass(label=label, split=split) for label in classes for split in SPLITS if (label, split) not in present
     ]
     for gap in missing:
-        if gap["split"] == "train":
-            raise DataError(f"class {gap['label']!r} is not in the given train split; add images of it, or remove it")
+        if gap.split == "train":
+            raise DataError(f"class {gap.label!r} is not in the given train split; add images of it, or remove it")
     return missing
 
 
-def _by_place(place: float, shares: Mapping[str, float]) -> str:
+def _by_place(place: float, shares: Mapping[Split, float]) -> Split:
     edge = 0.0
     for split, share in shares.items():
         edge += share
@@ -93,18 +103,23 @@ def _by_place(place: float, shares: Mapping[str, float]) -> str:
     return "train"
 
 
-def _units(table: pd.DataFrame, given: set[str], seed: int) -> tuple[list[Unit], list[dict[str, str]]]:
+def _units(table: pd.DataFrame, given: set[str], seed: int) -> tuple[list[Unit], list[GivenSplitChanged]]:
     """Return the units in order of their keys, and the given splits that had to be unified for exact copies."""
-    from_train = frozenset({"train"} | (set(SPLITS) - given))
+    from_train = frozenset(split for split in SPLITS if split == "train" or split not in given)
+    strictest: tuple[Split, ...] = ("test", "val", "train")
     units: list[Unit] = []
-    changed: list[dict[str, str]] = []
+    changed: list[GivenSplitChanged] = []
     paths, labels, splits = (table[name].tolist() for name in ("path", "label", "split"))
     for key, rows in sorted(_tied(table["group"].tolist(), table["sha256"].tolist()).items()):
         wanted = {splits[row] for row in rows}
         # Copies in two given splits are a leak: all go to the one that is held out most.
-        split = next((name for name in ("test", "val", "train") if name in wanted), "")
-        changed += [{"path": paths[row], "given": splits[row], "now": split} for row in rows if splits[row] != split]
-        allowed = {"": frozenset(SPLITS), "train": from_train}.get(split, frozenset({split}))
+        split = next((name for name in strictest if name in wanted), None)
+        changed += [
+            GivenSplitChanged(path=paths[row], given=splits[row], now=split)
+            for row in rows
+            if split is not None and splits[row] != split
+        ]
+        allowed = frozenset(SPLITS) if split is None else from_train if split == "train" else frozenset({split})
         units.append(Unit(key, place_of(key, seed), allowed, frozenset(labels[row] for row in rows), rows))
     return units, changed
 
@@ -139,7 +154,7 @@ def connected(num_rows: int, ties: Iterable[tuple[int, int]]) -> list[list[int]]
     return list(members.values())
 
 
-def repair(units: list[Unit]) -> list[dict[str, Any]]:
+def repair(units: list[Unit]) -> list[Move]:
     """Move whole units until every class is in every split that it can be in, and return the moves.
 
     Each move fills a gap and opens none; it is the fewest moves where a unit holds one class, since each then fills one
@@ -151,7 +166,7 @@ def repair(units: list[Unit]) -> list[dict[str, Any]]:
     counts = Counter((label, unit.split) for unit in units for label in unit.labels)
     gaps = {(label, split) for unit in movable for label in unit.labels for split in targets} - set(counts)
 
-    def rank(number: int, split: str) -> _Rank:
+    def rank(number: int, split: Split) -> _Rank:
         unit = movable[number]
         filled = sum((label, split) in gaps for label in unit.labels)
         return -filled, len(unit.members), unit.place, split, number
@@ -160,7 +175,7 @@ def repair(units: list[Unit]) -> list[dict[str, Any]]:
     queue = [move for number, unit in enumerate(movable) for split in unit.allowed if (move := rank(number, split))[0]]
     heapify(queue)
     stuck: dict[tuple[str, str], list[_Rank]] = defaultdict(list)
-    moves: list[dict[str, Any]] = []
+    moves: list[Move] = []
     while gaps:
         if not queue:
             raise DataError(_too_small(min(gaps), units))
@@ -174,7 +189,7 @@ def repair(units: list[Unit]) -> list[dict[str, Any]]:
         if alone := [(label, unit.split) for label in unit.labels if counts[label, unit.split] == 1]:
             stuck[alone[0]].append(move)  # it cannot leave until another unit of this class comes to its split
             continue
-        moves.append({"unit": unit.key, "images": len(unit.members), "from": unit.split, "to": split})
+        moves.append(Move(unit=unit.key, images=len(unit.members), source=unit.split, target=split))
         for label in unit.labels:
             counts[label, unit.split] -= 1
             counts[label, split] += 1
@@ -185,7 +200,7 @@ def repair(units: list[Unit]) -> list[dict[str, Any]]:
     return moves
 
 
-_Rank = tuple[int, int, float, str, int]
+_Rank = tuple[int, int, float, Split, int]
 """What decides between moves: less the gaps that it fills, images, place, the split to go to, the unit's number."""
 
 

@@ -1,7 +1,6 @@
 """A user's image as the square of pixels that a model's views are made from, the same way `prepare` makes it."""
 
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +10,23 @@ from thaw.data import pixel_values
 from thaw.data.decoding import Picture, UnusableError, decode, from_array, read_regular
 from thaw.data.pixel_values import Pixels
 from thaw.errors import DataError
+from thaw.pipeline.facts import Preprocessing
 
 Image = Path | str | bytes | Pixels
 
 _DECODING = threading.Lock()  # Pillow's pixel limit and Python's warning filters belong to the whole process
 
 
-def read_square(image: Image, settings: Mapping[str, Any], *, channels: int) -> Pixels:
+def read_square(image: Image, settings: Preprocessing, *, channels: int) -> Pixels:
     """Return an image as the square [size_px, size_px, channels], uint8 or what the model learned from.
 
-    An image is a path, the bytes of a file, or an array [height, width, channels] of uint8 or uint16. `settings` has
-    size_px, fit, background and max_megapixels, and value_range and dtype where the data had them.
+    An image is a path, the bytes of a file, or an array [height, width, channels] of uint8 or uint16. `settings` are
+    those that the data were prepared with.
     Raises: DataError with the reason why it cannot be used.
     """
     try:
-        pixels, dtype = _picture(image, settings).pixels, np.dtype(settings.get("dtype", "uint8"))
-        if pixels.dtype != dtype and "value_range" in settings:
+        pixels, dtype = _picture(image, settings).pixels, np.dtype(settings.pixel_type)
+        if pixels.dtype != dtype and settings.value_range is not None:
             raise UnusableError(
                 f"it has {8 * pixels.itemsize} bits, but the model learned prepare.value_range from images of "
                 f"{8 * dtype.itemsize} bits"
@@ -38,10 +38,9 @@ def read_square(image: Image, settings: Mapping[str, Any], *, channels: int) -> 
         raise DataError(f"{_name(image)} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _picture(image: Any, settings: Mapping[str, Any]) -> Picture:
-    asked = settings.get("value_range")
-    ranges = tuple((low, high) for low, high in asked) if asked is not None else None
-    size_px, fit, background = settings["size_px"], settings["fit"], settings["background"]
+def _picture(image: Any, settings: Preprocessing) -> Picture:
+    ranges = settings.value_range
+    size_px, fit, background = settings.size_px, settings.fit, settings.background
     if isinstance(image, np.ndarray):
         values = image[:, :, None] if image.ndim == 2 else image
         if image.dtype not in (np.uint8, np.uint16) or values.ndim != 3 or not image.size:
@@ -52,7 +51,7 @@ def _picture(image: Any, settings: Mapping[str, Any]) -> Picture:
         return from_array(values, size_px=size_px, fit=fit, background=background, value_range=ranges)
     if not isinstance(image, Path | str | bytes):
         raise DataError(f"an image must be a path, bytes, or an array of uint8 or uint16, not a {type(image).__name__}")
-    most = settings["max_megapixels"]
+    most = settings.max_megapixels
     data = image if isinstance(image, bytes) else read_regular(Path(image), most)
     with _DECODING:
         return decode(data, size_px=size_px, fit=fit, background=background, max_megapixels=most, value_range=ranges)

@@ -5,9 +5,8 @@ threshold is relative to what guessing costs: the log loss of equal odds, ln(cla
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from thaw.evaluation.calibration import fit_temperature, sample_losses
 from thaw.evaluation.comparison import mcnemar_p
+from thaw.pipeline.facts import EarlierLayers
 
 DIVERGED = 1.5
 """Times the loss of guessing: a network that knows nothing and says so is at 1, so this one is loud and wrong."""
@@ -49,7 +49,7 @@ class TrainingRun:
     logits: NDArray[np.floating]
     """[images, classes]"""
     labels: NDArray[np.int64]
-    layers: Mapping[str, Any] = field(default_factory=dict)
+    layers: EarlierLayers | None = None
     """What heads on earlier blocks are worth beside one on the last (head/earlier.py), where that was found out."""
 
     @property
@@ -165,19 +165,19 @@ def _majority(run: TrainingRun) -> Finding | None:
 
 def _earlier(run: TrainingRun) -> Finding | None:
     """Look for a block before the last that a head on the frozen network would surely do better on."""
-    if not run.layers:
+    if run.layers is None:
         return None
-    last, earlier = run.layers["last"], run.layers["earlier"]
-    name = min(earlier, key=lambda block: float(earlier[block]["log_loss"]))
+    last, earlier = run.layers.last, run.layers.earlier
+    name = min(earlier, key=lambda block: earlier[block].log_loss)
     best = earlier[name]
-    if -best["difference"] <= max(EARLIER * run.guessing, _ERRORS_OF_THREE * best["standard_error"]):
+    if -best.difference <= max(EARLIER * run.guessing, _ERRORS_OF_THREE * best.standard_error):
         return None
     return Finding(
         "earlier_layers_do_better",
         run.where,
-        f"on {run.layers['images']} training images a head on block {name} reaches a validation log loss of "
-        f"{best['log_loss']:.3g} and an accuracy of {best['accuracy']:.3f}, one on the last block, {last['block']}, "
-        f"{last['log_loss']:.3g} and {last['accuracy']:.3f}: these images are far from those of the pretraining",
+        f"on {run.layers.images} training images a head on block {name} reaches a validation log loss of "
+        f"{best.log_loss:.3g} and an accuracy of {best.accuracy:.3f}, one on the last block, {last.block}, "
+        f"{last.log_loss:.3g} and {last.accuracy:.3f}: these images are far from those of the pretraining",
         f"let the head see the blocks before (backbone.taps: [all]) or end the network there (backbone.keep: {name}), "
         "unfreeze that deep, or try another backbone",
     )

@@ -14,8 +14,9 @@ from safetensors.numpy import load_file, save_file
 from thaw.errors import ArtifactError
 from thaw.evaluation.comparison import Candidate, Comparison, Verdict
 from thaw.evaluation.diagnostics import TrainingRun, findings_of
-from thaw.pipeline import artifacts
+from thaw.pipeline import artifacts, facts
 from thaw.pipeline.candidates import FOLDER, average_name, display_name
+from thaw.pipeline.facts import ModelFacts
 
 HEAD = "head"
 
@@ -28,7 +29,7 @@ class TrainedPhase:
     start: str | None
     folder: Path
     fingerprint: str
-    model: dict[str, Any]
+    model: ModelFacts
     logits: NDArray[np.floating]
     labels: NDArray[np.int64]
     rows: NDArray[np.int64]
@@ -43,7 +44,7 @@ class TrainedPhase:
         """What `findings_of` looks at."""
         path = self.folder / "curves.csv"
         curves = pd.read_csv(path) if path.exists() else pd.DataFrame()
-        return TrainingRun(self.name, curves, self.logits, self.labels, self.model.get("earlier_layers", {}))
+        return TrainingRun(self.name, curves, self.logits, self.labels, self.model.earlier_layers)
 
 
 def read_phases(root: Path, starts: Mapping[str, str]) -> list[TrainedPhase]:
@@ -72,11 +73,9 @@ def read_phases(root: Path, starts: Mapping[str, str]) -> list[TrainedPhase]:
     for phase in [*phases[1:], *averages.values()]:
         if not (np.array_equal(phase.rows, head.rows) and np.array_equal(phase.labels, head.labels)):
             raise ArtifactError(f"{phase.folder} was validated on other images than {head.folder}; run `dvc repro`")
-        if phase.model["classes"] != head.model["classes"]:
+        if phase.model.classes != head.model.classes:
             raise ArtifactError(f"{phase.folder} has other classes than {head.folder}; run `dvc repro`")
-    ordered = sorted(
-        phases, key=lambda phase: (len(_chain(phase.name, starts)), phase.model["depth_blocks"], phase.name)
-    )
+    ordered = sorted(phases, key=lambda phase: (len(_chain(phase.name, starts)), phase.model.depth_blocks, phase.name))
     with_averages = [[_as_its_start(phase, ordered), averages.get(phase.name)] for phase in ordered]
     return [phase for group in with_averages for phase in group if phase is not None]
 
@@ -164,11 +163,12 @@ def write_final(folder: Path, backbone: Path, phase: TrainedPhase, verdict: Verd
                 wanted = f"{tensor.dtype} {tensor.shape}"
                 raise ArtifactError(f"{phase.folder}: {name} is {wanted}, in {backbone} it is {found}; run `dvc repro`")
         tensors[name] = tensor
-    lineage = phase.model.get("lineage", {}) | {"backbone_manifest": fingerprint, "phase_manifest": phase.fingerprint}
+    made_from = {"backbone_manifest": fingerprint, "phase_manifest": phase.fingerprint}
+    lineage = phase.model.lineage.model_copy(update=made_from)
     chosen = {"temperature": verdict.temperature, "selected_from": list(candidates), "lineage": lineage}
     with artifacts.new_folder(folder) as new:
         save_file(tensors, new / "weights.safetensors")
-        artifacts.write_json(new / "model.json", phase.model | chosen)
+        facts.write(new / "model.json", phase.model.model_copy(update=chosen))
 
 
 def _but_channels(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -191,17 +191,14 @@ def _shift(duel: Comparison) -> str:
 
 def _read_phase(folder: Path, name: str, start: str | None) -> TrainedPhase:
     fingerprint = artifacts.verify(folder)
-    model, answers = artifacts.read_json(folder / "model.json"), _load(folder / "validation.safetensors")
+    model, answers = facts.read(folder / "model.json", ModelFacts), _load(folder / "validation.safetensors")
     try:
         logits, labels, rows = answers["logits"], answers["labels"], answers["rows"]
-        known = (model["phase"], model["start"], model["classes"], model["depth_blocks"])
     except KeyError as error:
+        raise ArtifactError(f"{folder} has no {error} in validation.safetensors; run `dvc repro`") from None
+    if (model.phase, model.start) != (name, start):
         raise ArtifactError(
-            f"{folder} has no {error} in model.json or validation.safetensors; run `dvc repro`"
-        ) from None
-    if known[:2] != (name, start):
-        raise ArtifactError(
-            f"{folder} holds phase {known[0]!r} with start {known[1]!r}, not {name!r}, {start!r}; run `dvc repro`"
+            f"{folder} holds phase {model.phase!r} with start {model.start!r}, not {name!r}, {start!r}; run `dvc repro`"
         )
     if not len(rows):
         raise ArtifactError(f"{folder} was validated on no images; raise prepare.val_fraction and run `dvc repro`")
@@ -212,7 +209,7 @@ def _as_its_start(phase: TrainedPhase, phases: Sequence[TrainedPhase]) -> Traine
     """Give a phase that gained nothing the answers of its start: same weights, rounded on another path."""
     by_name = {other.name: other for other in phases}
     source = phase
-    while source.model.get("best_epoch") == 0 and source.start is not None:
+    while source.model.best_epoch == 0 and source.start is not None:
         source = by_name[source.start]
     return replace(phase, logits=source.logits)
 

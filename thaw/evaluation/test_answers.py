@@ -11,8 +11,9 @@ from thaw.activations.engine import Engine
 from thaw.config.schema import ComputeParams
 from thaw.data.packed import PackedImages
 from thaw.errors import ArtifactError
-from thaw.pipeline import artifacts, timings
+from thaw.pipeline import artifacts, facts, timings
 from thaw.pipeline.candidates import folder_of
+from thaw.pipeline.facts import ModelFacts
 from thaw.progress import progress
 from thaw.training import phase_folder
 from thaw.training.model import BATCH, Model, load_phase
@@ -27,14 +28,14 @@ def load_distinct(final: Model, phases: Path, backbone: Path) -> tuple[dict[str,
     """
     models: dict[str, Model] = {}
     same: dict[str, str] = {}
-    for name in final.facts["selected_from"]:  # each after the one that it starts from
+    for name in final.candidates:  # each after the one that it starts from
         folder = folder_of(phases, name)
         artifacts.verify(folder)
-        facts = artifacts.read_json(folder / "model.json")
-        if facts.get("best_epoch") == 0:
-            same[name] = same[facts["start"]]
+        stored = facts.read(folder / "model.json", ModelFacts)
+        if stored.best_epoch == 0 and stored.start is not None:
+            same[name] = same[stored.start]
             continue
-        models[name] = final if name == final.facts["phase"] else load_phase(folder, backbone)
+        models[name] = final if name == final.facts.phase else load_phase(folder, backbone)
         same[name] = name
     return models, same
 
@@ -54,7 +55,7 @@ def answer(
     Raises: ArtifactError if the blocks that they share differ.
     """
     first, *others = models.values()
-    index = min(model.facts["cut"] for model in models.values())
+    index = min(model.facts.cut for model in models.values())
     shared = phase_folder.frozen_digest(first.backbone, index)
     for model in others:
         if phase_folder.frozen_digest(model.backbone, index) != shared:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from thaw.evaluation.bootstrap import bootstrap_intervals, class_intervals
 from thaw.evaluation.calibration import uncalibrated
 from thaw.evaluation.metrics import class_metrics, classification_metrics
-from thaw.pipeline import artifacts
+from thaw.pipeline import artifacts, facts
 from thaw.pipeline.candidates import folder_of
+from thaw.pipeline.facts import ModelFacts
 
 Probabilities = NDArray[np.float64]
 
@@ -106,7 +107,7 @@ def read_range_tests(phases: Path, names: Sequence[str]) -> dict[str, pd.DataFra
     found = {}
     for name in names:
         folder = folder_of(phases, name)
-        path, lr = folder / "range_test.csv", artifacts.read_json(folder / "model.json").get("lr")
+        path, lr = folder / "range_test.csv", facts.read(folder / "model.json", ModelFacts).lr
         if path.exists():
             found[name] = pd.read_csv(path)
         elif lr is not None:

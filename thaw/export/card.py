@@ -7,6 +7,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from thaw.pipeline.facts import Audit
+
 SAMPLE = "data/sample/images"
 SAMPLE_LICENSE = "cc-by-nc-sa-4.0"
 
@@ -29,7 +31,7 @@ class Evidence:
 
     source: str
     """`data.raw` of params.yaml."""
-    audit: Mapping[str, Any]
+    audit: Audit
     metrics: Mapping[str, Any]
     classes: Mapping[str, Mapping[str, float]]
     """classes.json: the metrics of each class."""
@@ -116,16 +118,13 @@ def _how(facts: Mapping[str, Any]) -> str:
 
 def _data(evidence: Evidence) -> str:
     audit = evidence.audit
-    rows = [[name, *(counts.get(split, 0) for split in ("train", "val", "test"))] for name, counts in _counts(audit)]
+    first = list(audit.classes.items())[:_MOST_CLASSES]
+    rows = [[name, counts.train, counts.val, counts.test] for name, counts in first]
     return (
-        f"From `{evidence.source}`: {audit['images']} images, {audit['rejected']} files rejected.\n\n"
+        f"From `{evidence.source}`: {audit.images} images, {audit.rejected} files rejected.\n\n"
         + _table(["class", "train", "validation", "test"], rows)
-        + _more(len(audit["classes"]))
+        + _more(len(audit.classes))
     )
-
-
-def _counts(audit: Mapping[str, Any]) -> list[tuple[str, Mapping[str, int]]]:
-    return list(audit["classes"].items())[:_MOST_CLASSES]
 
 
 def _results(evidence: Evidence) -> str:
@@ -179,7 +178,7 @@ def _limits(evidence: Evidence) -> str:
         + (f" (95 % interval {test['ece_low']:.3f} to {test['ece_high']:.3f})" if "ece_low" in test else "")
         + ", on images like those of the test set.",
     ]
-    pairs, conflicts = audit["near_duplicates"]["count"], audit["label_conflicts"]["count"]
+    pairs, conflicts = audit.near_duplicates.count, audit.label_conflicts.count
     if pairs:
         lines.append(f"- {pairs} groups of images look almost alike; where one of them is on both sides of the split, "
                      "the test is a little too optimistic.")  # fmt: skip

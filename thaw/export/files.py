@@ -16,6 +16,7 @@ from thaw.errors import ArtifactError, BackboneError, first_line
 from thaw.export.graph import ExportableClassifier
 from thaw.networks.spec import Spec
 from thaw.pipeline import artifacts, timings
+from thaw.pipeline.facts import ModelFacts
 from thaw.serving.exported import CLASS_MAPS, FACTS_FILE, FORMAT, OCCLUSION, ONNX_FILE, metadata
 
 PROGRAM_FILE = "model.pt2"
@@ -23,25 +24,25 @@ _STATED = ("size_px", "fit", "background", "max_megapixels", "value_range", "dty
 
 
 def describe(
-    model: Mapping[str, Any], spec: Spec, whole: ExportableClassifier, *, fingerprint: str, license_: str
+    model: ModelFacts, spec: Spec, whole: ExportableClassifier, *, fingerprint: str, license_: str
 ) -> dict[str, Any]:
     """Return what an exported classifier says of itself, from the model.json of models/final and its fingerprint."""
-    augment = model["augment"]
+    augment, preprocessing = model.augment, model.preprocessing.model_dump(mode="json")
     return {
         "format": FORMAT,
-        "classes": model["classes"],
-        "preprocessing": {name: value for name, value in model["preprocessing"].items() if name in _STATED}
+        "classes": model.classes,
+        "preprocessing": {name: value for name, value in preprocessing.items() if name in _STATED}
         | {"channels": spec.in_channels},
         "input": {"input_px": spec.input_px, "mean": list(spec.input_mean), "std": list(spec.input_std)},
-        "flips": augment["flip"] if augment["tta"] else "none",
+        "flips": augment.flip if augment.tta else "none",
         "views": len(whole.symmetries),
         "temperature": whole.temperature,
         "explanation": CLASS_MAPS if whole.has_maps else OCCLUSION,
         "backbone": {"library": spec.library, "name": spec.name, "license": spec.license, "url": spec.url},
         "license": license_,
-        "phase": model["phase"],
+        "phase": model.phase,
         "fingerprint": fingerprint,
-        "lineage": model["lineage"],
+        "lineage": model.lineage.named(),
     }
 
 

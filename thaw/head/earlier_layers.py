@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,6 +26,7 @@ from thaw.head.linear import fit_linear
 from thaw.networks.backbone import Backbone
 from thaw.networks.cut import probe
 from thaw.networks.taps import separate
+from thaw.pipeline.facts import EarlierBlock, EarlierLayers, LastBlock
 
 MAX_IMAGES = 600
 """Training images that the comparison takes; more would make it surer and slower."""
@@ -46,10 +46,10 @@ class Tapped:
 
     def plain(
         self, prefix: Prefix, images: PackedImages, seed: int, folder: Path
-    ) -> tuple[FeatureSet, FeatureSet, dict[str, Any]]:
+    ) -> tuple[FeatureSet, FeatureSet, EarlierLayers | None]:
         """Return the features of view 0 of the training and the validation images, and what the comparison found.
 
-        `prefix` runs this module; the features go to `folder`. What was found is for model.json, and empty where
+        `prefix` runs this module; the features go to `folder`. What was found is for model.json, and None where
         nothing was compared.
         """
         rows = images.rows("train"), images.rows("val")
@@ -63,7 +63,7 @@ class Tapped:
         few = [train.features if chosen is None else train.features[chosen], *outputs[0][1:]]
         memory.drop_pages([train.features])
         if chosen is None or not all(np.isfinite(values).all() for values in [*few, *outputs[1]]):
-            return train, val, {}
+            return train, val, None
         names = [self.last, *self.blocks]
         tried = {
             name: _answers(
@@ -107,22 +107,22 @@ def _answers(train: FeatureSet, val: FeatureSet, num_classes: int) -> tuple[NDAr
 
 def _describe(
     tried: Mapping[str, tuple[NDArray[np.float64], float]], num_train: int, val: pd.DataFrame
-) -> dict[str, Any]:
+) -> EarlierLayers:
     """Return the figures of each block, the last one first; those before it are held against it, image by image.
 
     The standard error is that of the mean difference, over groups where images belong together.
     """
     (last, (reference, accuracy)), *others = tried.items()
     unit = val["group"].where(val["group"].fillna("") != "", val["id"]).to_numpy()
-    found = {"images": num_train, "last": {"block": last, "log_loss": float(reference.mean()), "accuracy": accuracy}}
-    earlier = {}
+    ours = LastBlock(block=last, log_loss=float(reference.mean()), accuracy=accuracy)
+    earlier: dict[str, EarlierBlock] = {}
     for name, (losses, accuracy) in others:
         difference = losses - reference
         sums = pd.Series(difference - difference.mean()).groupby(unit).sum().to_numpy()
-        earlier[name] = {
-            "log_loss": float(losses.mean()),
-            "accuracy": accuracy,
-            "difference": float(difference.mean()),
-            "standard_error": float(np.sqrt((sums**2).sum()) / len(losses)),
-        }
-    return found | {"earlier": earlier}
+        earlier[name] = EarlierBlock(
+            log_loss=float(losses.mean()),
+            accuracy=accuracy,
+            difference=float(difference.mean()),
+            standard_error=float(np.sqrt((sums**2).sum()) / len(losses)),
+        )
+    return EarlierLayers(images=num_train, last=ours, earlier=earlier)

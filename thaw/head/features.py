@@ -5,7 +5,6 @@ A file for each split and view, written batch by batch: only the head has all fe
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,8 @@ from torch import nn
 from thaw import memory
 from thaw.head.examples import FeatureSet, Labels
 from thaw.head.layers import logits_of
-from thaw.pipeline import artifacts, timings
+from thaw.pipeline import artifacts, facts, timings
+from thaw.pipeline.facts import FeaturesFacts
 
 _LABELS = "labels.safetensors"
 
@@ -29,7 +29,7 @@ class Features:
     val: FeatureSet
     """In blocks likewise, with the views that an answer is averaged over."""
     val_rows: NDArray[np.int64]
-    facts: dict[str, Any]
+    facts: FeaturesFacts
 
     def val_answers(self, head: nn.Module) -> NDArray[np.float32]:
         """Return a head's logits [images, classes] on validation, averaged over the views of an answer."""
@@ -48,7 +48,7 @@ def file_of(folder: Path, split: str, view: int) -> Path:
 
 
 @timings.counted("write")
-def write(folder: Path, train: FeatureSet, val: FeatureSet, val_rows: NDArray[np.int64], facts: dict[str, Any]) -> None:
+def write(folder: Path, train: FeatureSet, val: FeatureSet, val_rows: NDArray[np.int64], stored: FeaturesFacts) -> None:
     """Write labels.safetensors and features.json beside the features, which are in the folder already."""
     tensors = {
         f"{split}.{name}": value
@@ -56,7 +56,7 @@ def write(folder: Path, train: FeatureSet, val: FeatureSet, val_rows: NDArray[np
         for name, value in (("labels", part.labels), ("confidence", part.confidence))
     }
     save_file({**tensors, "val.rows": val_rows}, folder / _LABELS)
-    artifacts.write_json(folder / "features.json", facts)
+    facts.write(folder / "features.json", stored)
 
 
 def read(folder: Path) -> Features:
@@ -66,9 +66,9 @@ def read(folder: Path) -> Features:
     train, val = (
         _all_views(folder, split, known[f"{split}.labels"], known[f"{split}.confidence"]) for split in ("train", "val")
     )
-    facts = artifacts.read_json(folder / "features.json")
-    facts["lineage"]["features"] = fingerprint
-    return Features(train, val, known["val.rows"], facts)
+    stored = facts.read(folder / "features.json", FeaturesFacts)
+    lineage = stored.lineage.model_copy(update={"features": fingerprint})
+    return Features(train, val, known["val.rows"], stored.model_copy(update={"lineage": lineage}))
 
 
 def _all_views(folder: Path, split: str, labels: Labels, confidence: NDArray[np.float64]) -> FeatureSet:

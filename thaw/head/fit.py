@@ -1,7 +1,6 @@
 """Fit the head that params.yaml asks for: solved, trained, or grown from that of another model."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
@@ -10,6 +9,7 @@ from thaw.head.features import Features
 from thaw.head.growing import grow
 from thaw.head.linear import fit_linear, linear_module
 from thaw.head.trained import train_head
+from thaw.pipeline.facts import HeadFacts
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Fitted:
     """A fitted head, what model.json says of it, and a row for each epoch if it took any."""
 
     head: nn.Module
-    facts: dict[str, Any]
+    facts: HeadFacts
     curves: list[dict[str, float]]
 
 
@@ -26,15 +26,15 @@ def fit_head(params: HeadParams, data: Features, *, seed: int) -> Fitted:
 
     Raises: ParamsError if it cannot grow, TrainingError if it diverges.
     """
-    asked: dict[str, Any] = {"kind": params.form, "hidden": params.hidden, "dropout": params.dropout}
-    num_classes = len(data.facts["classes"])
+    asked = HeadFacts(kind=params.form, hidden=params.hidden, dropout=params.dropout)
+    num_classes = len(data.facts.classes)
     if params.grow_from:
         head, grown = grow(params.grow_from, data, kind=params.form)
-        return Fitted(head, asked | {"grown_from": grown}, [])
+        return Fitted(head, asked.model_copy(update={"grown_from": grown}), [])
     if params.form != "linear":
         head, curves = train_head(data.train, data.val, num_classes, params, seed=seed)
         return Fitted(head, asked, curves)
     fit = fit_linear(data.train, data.val, num_classes, overwrite=True)
     print(f"head: regularisation C {fit.strength}, largest weight {fit.largest_weight:.3g}")
     solved = {"strength": fit.strength, "largest_weight": fit.largest_weight}
-    return Fitted(linear_module(fit), asked | solved, [])
+    return Fitted(linear_module(fit), asked.model_copy(update=solved), [])

@@ -5,13 +5,13 @@ answers nearly as well; where it does not (a 6 is no 9), it falls back towards c
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from thaw import memory
 from thaw.head.examples import Features, FeatureSet, subsample
 from thaw.head.linear import fit_linear
+from thaw.pipeline.facts import AugmentFacts, Flip
 
 # Largest share of the skill (accuracy above always naming the commonest class) that a mirror image may cost. Measured:
 # solar cells fall from 0.866 to 0.847 at most, handwritten digits upside down from 0.955 to 0.592 (docs/log.md).
@@ -23,12 +23,12 @@ _STRENGTH = (0.03,)
 class FlipChoice:
     """The flip setting in force, with the validation accuracies that `auto` rests on (none if it was given)."""
 
-    flip: str
+    flip: Flip
     accuracy: dict[str, float] = field(default_factory=dict)
 
-    def describe(self) -> dict[str, Any]:
-        """Return the choice and its evidence for model.json."""
-        return {"flip": self.flip, "accuracy": self.accuracy}
+    def facts(self, *, tta: bool) -> AugmentFacts:
+        """Return the choice and its evidence for model.json; `tta` says whether answers are averaged over the flips."""
+        return AugmentFacts(flip=self.flip, accuracy=self.accuracy, tta=tta)
 
     def __str__(self) -> str:
         seen = ", ".join(f"{name} {value:.3f}" for name, value in self.accuracy.items())
@@ -54,7 +54,7 @@ def choose_flip(
     memory.drop_pages([val.features, horizontal, vertical])
     chance = float(np.bincount(val.labels).max() / len(val.labels))
     skill = plain - chance  # none: the head can tell nothing
-    mirrored = {"horizontal": across, "vertical": down}
+    mirrored: dict[Flip, float] = {"horizontal": across, "vertical": down}
     keeps = [name for name, value in mirrored.items() if skill > 0 and plain - value <= MAX_LOSS * skill]
-    flip = "both" if len(keeps) == 2 else keeps[0] if keeps else "none"
+    flip: Flip = "both" if len(keeps) == 2 else keeps[0] if keeps else "none"
     return FlipChoice(flip, {"plain": plain, "horizontal": across, "vertical": down})

@@ -1,7 +1,6 @@
 """Add classes to a classifier: rows of the classes that it knows are kept by name, new ones start from class means."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,13 +14,14 @@ from thaw.head.features import Features
 from thaw.head.layers import CosineHead, logits_of, mean_directions
 from thaw.head.linear import linear_layer
 from thaw.networks.sources.model import folder_of
-from thaw.pipeline import artifacts
+from thaw.pipeline import artifacts, facts
+from thaw.pipeline.facts import Grown, ModelFacts, Recall
 
 Floats = NDArray[np.float64]
 Tensors = Mapping[str, Tensor]
 
 
-def grow(source: str, data: Features, *, kind: str = "linear") -> tuple[nn.Module, dict[str, Any]]:
+def grow(source: str, data: Features, *, kind: str = "linear") -> tuple[nn.Module, Grown]:
     """Return a head of a kind for the classes of `data`, grown from the model `source`, and what became of it.
 
     `source` is `model:FOLDER` or `model:REPOSITORY#PATH@REVISION`. A new class's row is imprinted (Qi et al. 2018,
@@ -32,16 +32,16 @@ def grow(source: str, data: Features, *, kind: str = "linear") -> tuple[nn.Modul
     data, ArtifactError if the model is not whole, BackboneError if it is not there, TrainingError if a class has no
     training image.
     """
-    parent = (data.facts["backbone"].get("parent") or {}).get("model")
+    parent = data.facts.backbone.parent.model if data.facts.backbone.parent else None
     folder = folder_of(source.removeprefix("model:"), fingerprint=parent)
-    fingerprint, facts = artifacts.verify(folder), artifacts.read_json(folder / "model.json")
-    _check(source, fingerprint == parent, facts, data, kind)
+    fingerprint, theirs = artifacts.verify(folder), facts.read(folder / "model.json", ModelFacts)
+    _check(source, fingerprint == parent, theirs, data, kind)
     tensors = {
         name.removeprefix("head."): value
         for name, value in load_file(folder / "weights.safetensors").items()
         if name.startswith("head.")
     }
-    known, classes = facts["classes"], data.facts["classes"]
+    known, classes = theirs.classes, data.facts.classes
     if tensors["weight"].shape[1] != data.train.features.shape[1]:
         raise ParamsError(
             f"params.yaml: head.grow_from is {source}, whose head sees {tensors['weight'].shape[1]} features; here "
@@ -50,24 +50,28 @@ def grow(source: str, data: Features, *, kind: str = "linear") -> tuple[nn.Modul
         )
     check_every_class(data.train.labels, len(classes))
     before, head = _FORMS[kind](tensors, known, data)
-    grown: dict[str, Any] = {
-        "model": fingerprint,
-        "kept": [name for name in classes if name in known],
-        "new": [name for name in classes if name not in known],
-        "dropped": [name for name in known if name not in classes],
-        **_old_classes(data, before, known, head),
-    }
+    old, recalls = _old_classes(data, before, known, head)
+    grown = Grown(
+        model=fingerprint,
+        kept=[name for name in classes if name in known],
+        new=[name for name in classes if name not in known],
+        dropped=[name for name in known if name not in classes],
+        images_of_kept=old.images,
+        accuracy_before=old.before,
+        accuracy_after=old.after,
+        recalls=recalls,
+    )
     print(
-        f"head: grown from {source}; kept {', '.join(grown['kept'])}, new {', '.join(grown['new']) or 'none'}; of "
-        f"{grown['images_of_kept']} validation images of known classes {grown['accuracy_before']:.3f} were right "
-        f"before and {grown['accuracy_after']:.3f} are now"
+        f"head: grown from {source}; kept {', '.join(grown.kept)}, new {', '.join(grown.new) or 'none'}; of "
+        f"{grown.images_of_kept} validation images of known classes {grown.accuracy_before:.3f} were right "
+        f"before and {grown.accuracy_after:.3f} are now"
     )
     return head, grown
 
 
 def _linear(tensors: Tensors, known: list[str], data: Features) -> tuple[nn.Module, nn.Module]:
     """Return the head before, and the one with a row for each class of the data, in its order."""
-    classes, train = data.facts["classes"], data.train
+    classes, train = data.facts.classes, data.train
     weight, bias = (tensors[name].double().numpy() for name in ("weight", "bias"))
     before = linear_layer(weight, bias)
     weight, bias = weight - weight.mean(axis=0), bias - bias.mean()  # the same to a softmax, centred as new rows are
@@ -87,7 +91,7 @@ def _linear(tensors: Tensors, known: list[str], data: Features) -> tuple[nn.Modu
 
 def _cosine(tensors: Tensors, known: list[str], data: Features) -> tuple[nn.Module, nn.Module]:
     """Return the head before, and the one with a row for each class of the data, in its order."""
-    classes = data.facts["classes"]
+    classes = data.facts.classes
     before, head = (CosineHead(tensors["weight"].shape[1], len(names), 0.0).eval() for names in (known, classes))
     before.load_state_dict(dict(tensors))
     length = tensors["weight"].norm(dim=1).mean()  # no answer depends on it, but the next steps of a phase do
@@ -103,13 +107,13 @@ def _cosine(tensors: Tensors, known: list[str], data: Features) -> tuple[nn.Modu
 _FORMS = {"linear": _linear, "cosine": _cosine}
 
 
-def _check(source: str, is_parent: bool, facts: dict[str, Any], data: Features, kind: str) -> None:
+def _check(source: str, is_parent: bool, model: ModelFacts, data: Features, kind: str) -> None:
     if not is_parent:
         raise ParamsError(
             f"params.yaml: head.grow_from is {source}, but the backbone is not that model's, and the rows of its head "
             f"fit its own features only; set backbone.source to {source} as well"
         )
-    theirs = facts["head"].get("kind") or ("mlp" if facts["head"]["hidden"] else "linear")
+    theirs = model.head.form
     if theirs not in _FORMS:
         raise ParamsError(
             f"params.yaml: head.grow_from is {source}, whose head has hidden layers; only a linear or a cosine one "
@@ -120,19 +124,21 @@ def _check(source: str, is_parent: bool, facts: dict[str, Any], data: Features, 
             f"params.yaml: head.grow_from is {source}, whose head is of kind {theirs}, and here it is {kind}; "
             f"set head.kind to {theirs}"
         )
-    if not set(facts["classes"]) & set(data.facts["classes"]):
+    if not set(model.classes) & set(data.facts.classes):
         raise ParamsError(
-            f"params.yaml: head.grow_from is {source}, which knows {', '.join(facts['classes'])}, and none of the "
-            f"data's classes: {', '.join(data.facts['classes'])}; set it to null"
+            f"params.yaml: head.grow_from is {source}, which knows {', '.join(model.classes)}, and none of the "
+            f"data's classes: {', '.join(data.facts.classes)}; set it to null"
         )
 
 
-def _old_classes(data: Features, before: nn.Module, known: list[str], head: nn.Module) -> dict[str, Any]:
+def _old_classes(
+    data: Features, before: nn.Module, known: list[str], head: nn.Module
+) -> tuple[Recall, dict[str, Recall]]:
     """Return how many validation images are of classes known before, and the share of right answers then and now.
 
-    `recalls` has the same for each of these classes that has images.
+    The second value is the same for each of these classes that has images.
     """
-    classes = data.facts["classes"]
+    classes = data.facts.classes
     names = np.array(classes)[data.val_labels()]
     old = np.isin(names, known)
     then = np.array(known)[logits_of(before, data.val.features)[: len(names)].argmax(axis=1)]
@@ -142,12 +148,8 @@ def _old_classes(data: Features, before: nn.Module, known: list[str], head: nn.M
         return float((answers == names)[chosen].mean()) if chosen.any() else 0.0
 
     of_class = {name: names == name for name in classes if name in known and (names == name).any()}
-    return {
-        "images_of_kept": int(old.sum()),
-        "accuracy_before": share(then, old),
-        "accuracy_after": share(now, old),
-        "recalls": {
-            name: {"images": int(chosen.sum()), "before": share(then, chosen), "after": share(now, chosen)}
-            for name, chosen in of_class.items()
-        },
-    }
+
+    def recall(chosen: NDArray[np.bool_]) -> Recall:
+        return Recall(images=int(chosen.sum()), before=share(then, chosen), after=share(now, chosen))
+
+    return recall(old), {name: recall(chosen) for name, chosen in of_class.items()}

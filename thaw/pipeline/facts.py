@@ -73,6 +73,7 @@ def _first_mistake(error: ValidationError) -> str:
 # --- data/prepared ---------------------------------------------------------------------------------------------------
 
 Split = Literal["train", "val", "test"]
+Flip = Literal["none", "horizontal", "vertical", "both", "square"]
 Range = tuple[float, float]
 
 
@@ -329,7 +330,7 @@ class EarlierLayers(Facts):
 class AugmentFacts(Facts):
     """The flips in force, and the evidence for them."""
 
-    flip: Literal["none", "horizontal", "vertical", "both", "square"]
+    flip: Flip
     accuracy: dict[str, float] = Field(default_factory=dict)
     """On validation, plain and mirrored; empty where params.yaml names the flips."""
     tta: bool = Field(validation_alias=AliasChoices("tta", "average"))  # models made before 0.1.0 have `average`
@@ -460,7 +461,7 @@ class ExportedFacts(Facts):
     """In the order of the probabilities."""
     preprocessing: ExportedPreprocessing
     input: ExportedInput
-    flips: Literal["none", "horizontal", "vertical", "both", "square"]
+    flips: Flip
     """Mirror images that an answer is averaged over."""
     views: int
     """How many those are, the plain image included."""

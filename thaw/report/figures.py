@@ -57,7 +57,7 @@ def schedule(sources: Sources) -> Schedule | None:
     highest = float(rates["learning_rate"].max()) if len(rates) else 0.0
     if not highest > 0:
         return None
-    blocks = list(dict.fromkeys([*sources.final.get("blocks", []), "head"]))
+    blocks = list(dict.fromkeys([*sources.final.blocks, "head"]))
     blocks += sorted(set(rates["block"]) - set(blocks))
     columns = (rates[name].tolist() for name in ("phase", "block", "epoch", "learning_rate"))
     value = {(phase, block, epoch): rate for phase, block, epoch, rate in zip(*columns, strict=True)}

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from thaw.pipeline.facts import Group
 from thaw.report.confusion import in_turn
 from thaw.report.gradcam import grad_cam
 from thaw.report.label_errors import label_errors
@@ -67,23 +68,23 @@ def lookalikes(sources: Sources) -> dict[str, Any]:
     """Return the groups of duplicates in audit.json with pictures, those that lie in several splits first."""
     rows = {str(path): row for row, path in enumerate(sources.images.samples["path"])}
     kinds = {}
-    for kind in ("exact_duplicates", "near_duplicates"):
-        listed: Mapping[str, Any] = sources.audit.get(kind, {"count": 0, "first": []})
-        groups = sorted(listed["first"], key=lambda group: len(set(group["splits"])) < 2)
+    audit = sources.audit
+    for kind, listed in (("exact_duplicates", audit.exact_duplicates), ("near_duplicates", audit.near_duplicates)):
+        groups = sorted(listed.first, key=lambda group: len(group.splits) < 2)
         shown = [
             {
-                "size": group["images"],
-                "splits": group["splits"],
+                "size": group.images,
+                "splits": group.splits,
                 "images": [_copy(sources, rows, *pair) for pair in _first_pairs(group)],
             }
             for group in groups[:_MOST_GROUPS]
         ]
-        kinds[kind] = {"count": listed["count"], "groups": shown, "more": listed["count"] - len(shown)}
+        kinds[kind] = {"count": listed.count, "groups": shown, "more": listed.count - len(shown)}
     return kinds
 
 
-def _first_pairs(group: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return list(zip(group["paths"], group["labels"], strict=True))[:_MOST_IN_GROUP]
+def _first_pairs(group: Group) -> list[tuple[str, str]]:
+    return list(zip(group.paths, group.labels, strict=True))[:_MOST_IN_GROUP]
 
 
 def _copy(sources: Sources, rows: Mapping[str, int], path: str, label: str) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from safetensors.numpy import load_file
 from thaw.data.packed import PackedImages, read_table
 from thaw.errors import ArtifactError
 from thaw.evaluation.calibration import probabilities
-from thaw.pipeline import artifacts
+from thaw.pipeline import artifacts, facts
 from thaw.pipeline.candidates import folder_of
+from thaw.pipeline.facts import Audit, ModelFacts
 
 _TEXT = dict.fromkeys(("series", "phase", "block", "actual", "predicted"), str)
 _COLUMNS = {"id", "path", "label", "predicted", "probability", "label_probability"}
@@ -40,15 +41,15 @@ class Sources:
     """The inputs of the report."""
 
     images: PackedImages
-    audit: dict[str, Any]
+    audit: Audit
     rejected: pd.DataFrame
     metrics: dict[str, Any]
     classes: dict[str, Any]
     """What classes.json has of each class on the test set."""
     selection: dict[str, Any]
-    final: dict[str, Any]
+    final: ModelFacts
     """model.json of the model that was chosen."""
-    phases: dict[str, dict[str, Any]]
+    phases: dict[str, ModelFacts]
     """model.json of the head and of each phase, in the order in which they were compared."""
     plots: dict[str, pd.DataFrame]
     """The tables of reports/plots by name; one that is missing is empty."""
@@ -67,34 +68,34 @@ def read(prepared: Path, final: Path, phases: Path, reports: Path) -> Sources:
     for folder in (final, reports / "plots"):
         artifacts.verify(folder)
     metrics, selection = artifacts.read_json(reports / "metrics.json"), artifacts.read_json(reports / "selection.json")
-    facts = artifacts.read_json(final / "model.json")
-    _check_choice(metrics, selection, facts)
-    if facts["classes"] != images.classes:
+    kept = facts.read(final / "model.json", ModelFacts)
+    _check_choice(metrics, selection, kept)
+    if kept.classes != images.classes:
         raise ArtifactError(f"{final} knows other classes than {prepared}; run `dvc repro`")
     known = [name for name in selection["candidates"] if folder_of(phases, name).is_dir()]
     return Sources(
         images=images,
-        audit=artifacts.read_json(prepared / "audit.json"),
+        audit=facts.read(prepared / "audit.json", Audit),
         rejected=pd.read_csv(prepared / "rejected.csv", dtype=str, keep_default_na=False),
         metrics=metrics,
         classes=artifacts.read_json(reports / "classes.json"),
         selection=selection,
-        final=facts,
-        phases={name: artifacts.read_json(folder_of(phases, name) / "model.json") for name in known},
+        final=kept,
+        phases={name: facts.read(folder_of(phases, name) / "model.json", ModelFacts) for name in known},
         plots={
             path.stem: pd.read_csv(path, dtype=_TEXT, keep_default_na=False, na_values={}, encoding="utf-8")
             for path in sorted((reports / "plots").glob("*.csv"))
             if path.stem != "confusion"  # the predictions say the same, and which images they are
         },
         test=_test_answers(reports / "predictions.csv", images),
-        validation=_validation_answers(folder_of(phases, selection["chosen"]), facts),
+        validation=_validation_answers(folder_of(phases, selection["chosen"]), kept),
     )
 
 
-def _check_choice(metrics: Mapping[str, Any], selection: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+def _check_choice(metrics: Mapping[str, Any], selection: Mapping[str, Any], final: ModelFacts) -> None:
     """Raises: ArtifactError if the three do not speak of the same model: the page would contradict itself."""
     try:
-        chosen, tested, kept = selection["chosen"], metrics["final"]["phase"], facts["phase"]
+        chosen, tested, kept = selection["chosen"], metrics["final"]["phase"], final.phase
         evidence = selection["candidates"][chosen]
         complete = {"verdict", "images"} <= set(selection) and {"accuracy", "n"} <= set(metrics["test"])
     except KeyError as error:
@@ -124,11 +125,12 @@ def _test_answers(path: Path, images: PackedImages) -> Answers:
     )
 
 
-def _validation_answers(phase: Path, facts: Mapping[str, Any]) -> Answers | None:
+def _validation_answers(phase: Path, final: ModelFacts) -> Answers | None:
     if not (phase / "validation.safetensors").is_file():
         return None
     artifacts.verify(phase)
     stored = load_file(phase / "validation.safetensors")
-    chances, labels = probabilities(stored["logits"], facts.get("temperature", 1.0)), stored["labels"]
+    temperature, labels = 1.0 if final.temperature is None else final.temperature, stored["labels"]
+    chances = probabilities(stored["logits"], temperature)
     own = chances[np.arange(len(labels)), labels]
     return Answers(stored["rows"], labels, chances.argmax(axis=1), chances.max(axis=1), own)

@@ -90,7 +90,7 @@ def phase_rows(sources: Sources) -> list[dict[str, Any]]:
     }
     rows = []
     for name, entry in candidates.items():
-        duel, facts = entry.get("against_start"), sources.phases.get(name, {})
+        duel, model = entry.get("against_start"), sources.phases.get(name)
         rows.append(
             {
                 "name": name,
@@ -102,7 +102,7 @@ def phase_rows(sources: Sources) -> list[dict[str, Any]]:
                 "gap": entry.get("train_validation_gap"),
                 "overfits": name in overfitted,
                 "best_epoch": entry.get("best_epoch"),
-                "depth": facts.get("depth_blocks"),
+                "depth": None if model is None else model.depth_blocks,
             }
         )
     return rows
@@ -113,13 +113,15 @@ def known_classes(sources: Sources) -> list[dict[str, Any]]:
 
     The recall on validation: of that model, of the head as it was grown, and of the model that was chosen.
     """
-    grown = sources.phases.get("head", {}).get("head", {}).get("grown_from") or {}
+    head = sources.phases.get("head")
+    if head is None or head.head.grown_from is None:
+        return []
     answers, classes = sources.validation, sources.images.classes
     rows = []
-    for name, recall in grown.get("recalls", {}).items():
+    for name, recall in head.head.grown_from.recalls.items():
         own = answers.labels == classes.index(name) if answers else np.zeros(0, bool)
         now = float((answers.predicted[own] == classes.index(name)).mean()) if answers and own.any() else None
-        rows.append({"name": name, "images": recall["images"], "recalls": [recall["before"], recall["after"], now]})
+        rows.append({"name": name, "images": recall.images, "recalls": [recall.before, recall.after, now]})
     return rows
 
 
@@ -133,29 +135,30 @@ def lineage(sources: Sources, raw: str, stated: str | None) -> list[tuple[str, l
 
     `stated` is `data.license` of params.yaml.
     """
-    facts, spec, trail = sources.final, sources.final["backbone"], sources.final.get("lineage", {})
+    final, spec = sources.final, sources.final.backbone
     licence = stated or (_SAMPLE_LICENCE if raw == SAMPLE else "that of your images; Thaw does not know it")
     data = [
         ("images from", raw),
-        ("images", f"{sources.audit['images']} used, {sources.audit['rejected']} rejected"),
+        ("images", f"{sources.audit.images} used, {sources.audit.rejected} rejected"),
         ("prepared as", sources.images.fingerprint),
         ("licence", licence),
     ]
     backbone = [
-        ("network", f"{spec['library']}: {spec['name']}"),
-        ("weights from", spec["url"] or "random weights"),
-        ("SHA-256 of the weights", spec["sha256"] or "none"),
-        ("licence", spec["license"] or "not stated by its source"),
-        ("input", f"{spec['input_px']} px, {spec['in_channels']} channel{'s' * (spec['in_channels'] > 1)}"),
+        ("network", f"{spec.library}: {spec.name}"),
+        ("weights from", spec.url or "random weights"),
+        ("SHA-256 of the weights", spec.sha256 or "none"),
+        ("licence", spec.license or "not stated by its source"),
+        ("input", f"{spec.input_px} px, {spec.in_channels} channel{'s' * (spec.in_channels > 1)}"),
     ]
-    if parent := spec.get("parent"):
-        backbone.append(("made from model", parent["model"]))
+    if spec.parent is not None:
+        backbone.append(("made from model", spec.parent.model))
+    temperature = 1.0 if final.temperature is None else final.temperature
     model = [
-        ("phase", facts["phase"]),
-        ("blocks trained", f"{facts.get('depth_blocks', 0)} of {len(facts.get('blocks', []))}"),
-        ("temperature", f"{facts.get('temperature', 1.0):.4f}"),
-        ("flips averaged", facts["augment"]["flip"] if facts["augment"].get("tta") else "none"),
-        *((name.replace("_", " "), str(value)) for name, value in trail.items() if isinstance(value, str)),
+        ("phase", final.phase),
+        ("blocks trained", f"{final.depth_blocks} of {len(final.blocks)}"),
+        ("temperature", f"{temperature:.4f}"),
+        ("flips averaged", final.augment.flip if final.augment.tta else "none"),
+        *((name.replace("_", " "), value) for name, value in final.lineage.named().items()),
     ]
     return [("Data", data), ("Backbone", backbone), ("Model", model), ("Versions", versions())]
 

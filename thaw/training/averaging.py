@@ -8,7 +8,6 @@ begins by solving another head, and then the mean may be worse than both (docs/l
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from thaw.activations.sources import Source
 from thaw.data.packed import LabelledRows
 from thaw.pipeline import artifacts
 from thaw.pipeline.candidates import FOLDER, average_name
+from thaw.pipeline.facts import ModelFacts
 from thaw.training import phase_folder
 from thaw.training.loop import Phase
 
@@ -29,14 +29,15 @@ class Average:
     tensors: dict[str, Tensor]
     val_logits: NDArray[np.float32]
 
-    def write(self, folder: Path, model: Mapping[str, Any], val: LabelledRows) -> None:
+    def write(self, folder: Path, model: ModelFacts, val: LabelledRows) -> None:
         """Add the mean to a phase's folder, in one of its own; `model` is the phase's model.json."""
-        phase = model["phase"]
+        name = average_name(model.start or "", model.phase)
+        own = {"phase": name, "start": model.phase, "best_epoch": None}
         with artifacts.new_folder(folder / FOLDER) as inside:
             phase_folder.write(
                 inside,
                 tensors=self.tensors,
-                model={**model, "phase": average_name(model["start"], phase), "start": phase},
+                model=model.model_copy(update=own),
                 logits=self.val_logits,
                 labels=val.labels,
                 rows=val.rows,

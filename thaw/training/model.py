@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,8 @@ from thaw.data.square import Image, read_square
 from thaw.errors import ArtifactError, DataError
 from thaw.networks.backbone import Backbone, assemble, load_backbone
 from thaw.networks.spec import Spec
-from thaw.pipeline import artifacts
+from thaw.pipeline import artifacts, facts
+from thaw.pipeline.facts import ModelFacts
 from thaw.training import phase_folder
 
 BATCH = 32
@@ -42,13 +42,13 @@ class Model:
 
     backbone: Backbone
     head: nn.Module
-    facts: dict[str, Any]
+    facts: ModelFacts
     fingerprint: str
 
     @property
     def classes(self) -> list[str]:
         """The class names, in the order of the probabilities."""
-        return list(self.facts["classes"])
+        return list(self.facts.classes)
 
     def predict(self, images: Iterable[Image]) -> NDArray[np.float64]:
         """Return probabilities [images, classes], calibrated by the model's temperature.
@@ -68,7 +68,7 @@ class Model:
 
         Raises: DataError with the reason why it cannot be used.
         """
-        return read_square(image, self.facts["preprocessing"], channels=self.backbone.spec.in_channels)
+        return read_square(image, self.facts.preprocessing, channels=self.backbone.spec.in_channels)
 
     def probabilities(self, squares: Pixels) -> NDArray[np.float64]:
         """Return calibrated probabilities [images, classes] of packed squares [images, size_px, size_px, channels]."""
@@ -80,7 +80,17 @@ class Model:
 
     def calibrated(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the probabilities [images, classes] that logits of that shape stand for, by the temperature."""
-        return torch.softmax(torch.from_numpy(logits).double() / self.facts.get("temperature", 1.0), dim=1).numpy()
+        return torch.softmax(torch.from_numpy(logits).double() / self.temperature, dim=1).numpy()
+
+    @property
+    def temperature(self) -> float:
+        """What logits are divided by; 1 for a phase, which `select` has not calibrated."""
+        return 1.0 if self.facts.temperature is None else self.facts.temperature
+
+    @property
+    def candidates(self) -> list[str]:
+        """The candidates that it was selected from, each after its start; a phase has itself alone."""
+        return self.facts.selected_from or [self.facts.phase]
 
     @property
     def num_answers(self) -> int:
@@ -109,7 +119,7 @@ class Model:
 
     @cached_property
     def _augment(self) -> AugmentParams:
-        return _STILL.model_copy(update={key: self.facts["augment"][key] for key in ("flip", "tta")})
+        return _STILL.model_copy(update={"flip": self.facts.augment.flip, "tta": self.facts.augment.tta})
 
     @torch.inference_mode()
     def _logits(self, squares: Pixels, view: int) -> NDArray[np.float32]:
@@ -121,19 +131,17 @@ def load(folder: Path | str = "models/final") -> Model:
     """Return the classifier in a folder. Raises: ArtifactError if it is missing, altered or of another kind."""
     folder = Path(folder)
     fingerprint = artifacts.verify(folder)
-    facts = artifacts.read_json(folder / "model.json")
-    if not {"classes", "backbone", "head", "preprocessing", "augment"} <= set(facts):
-        raise ArtifactError(f"{folder}/model.json does not describe a classifier; run `dvc repro`")
+    stored = facts.read(folder / "model.json", ModelFacts)
     tensors = load_file(folder / "weights.safetensors")
     own = {name.removeprefix("backbone."): value for name, value in tensors.items() if name.startswith("backbone.")}
-    backbone = assemble(Spec.model_validate(facts["backbone"]), own)
-    return Model(backbone, phase_folder.assemble(backbone, tensors, facts), facts, fingerprint)
+    backbone = assemble(Spec.of(stored.backbone), own)
+    return Model(backbone, phase_folder.assemble(backbone, tensors, stored), stored, fingerprint)
 
 
 def load_phase(folder: Path, backbone_folder: Path) -> Model:
     """Return the classifier that a phase's folder makes of the backbone. Raises: ArtifactError if one is not whole."""
-    tensors, facts = phase_folder.read(folder)
-    backbone = load_backbone(backbone_folder, in_channels=facts["backbone"]["in_channels"])
-    if facts["lineage"]["backbone"] != backbone.fingerprint:
+    tensors, stored = phase_folder.read(folder)
+    backbone = load_backbone(backbone_folder, in_channels=stored.backbone.in_channels)
+    if stored.lineage.backbone != backbone.fingerprint:
         raise ArtifactError(f"{folder} was trained on another backbone than is in {backbone_folder}; run `dvc repro`")
-    return Model(backbone, phase_folder.assemble(backbone, tensors, facts), facts, facts["lineage"]["parent"])
+    return Model(backbone, phase_folder.assemble(backbone, tensors, stored), stored, stored.lineage.parent or "")

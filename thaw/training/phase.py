@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from thaw.memory import keep_freed_memory
 from thaw.networks.backbone import Backbone
 from thaw.networks.cut import UncutSuffix
 from thaw.pipeline import artifacts, guard, scratch
+from thaw.pipeline.facts import ModelFacts
 from thaw.training import phase_folder
 from thaw.training.averaging import Average, average_of
 from thaw.training.batches import Task
@@ -34,7 +34,7 @@ class Start:
     """What a phase starts from: the trained tensors and model.json of the head or of another phase."""
 
     tensors: dict[str, Tensor]
-    model: dict[str, Any]
+    model: ModelFacts
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Trained:
     """What a phase leaves, and the checkpoint that is of no more use once that is written."""
 
     result: Result
-    model: dict[str, Any]
+    model: ModelFacts
     val: LabelledRows
     checkpoint: Path
     average: Average | None = None
@@ -61,9 +61,7 @@ class Trained:
             range_test=self.result.range_test.points if self.result.range_test else (),
         )
         if self.average is not None:
-            self.average.write(
-                folder, {key: value for key, value in self.model.items() if key != "best_epoch"}, self.val
-            )
+            self.average.write(folder, self.model, self.val)
 
 
 def run_phase(
@@ -86,10 +84,11 @@ def run_phase(
     use_threads(compute)
     index = _cut_index(name, params, start, backbone)
     _check_lineage(name, params, start, backbone, images)
-    model = _facts(name, params, start, backbone, index)
+    frozen = phase_folder.frozen_digest(backbone, index)
+    model = _facts(name, params, start, backbone, index, frozen)
     pretrained = _pretrained(backbone) if params.l2_sp > 0 else {}
     head = phase_folder.assemble(backbone, start.tensors, start.model)
-    augment = augment.model_copy(update={"flip": start.model["augment"]["flip"]})
+    augment = augment.model_copy(update={"flip": start.model.augment.flip})
     classifier, prefix = _cut(backbone, index, head, Views(images, backbone.spec, seed, augment), compute)
     if params.cutmix > 0:
         require_maps(name, prefix.trial.shapes)
@@ -102,16 +101,17 @@ def run_phase(
         task=_task(params, images, augment),
         seed=seed,
         device=device_of(compute),
-        folder=_checkpoint(model, augment.model_dump(), seed, prefix.engine.name),
+        folder=_checkpoint(model.model_dump(mode="json"), augment.model_dump(), seed, prefix.engine.name),
         pretrained=pretrained,
     )
     check_phase(name, params, phase.stepper.rules, classifier)
     train, val = sources_of(name, params, prefix, images, compute)
     keep_freed_memory()
     result, average = _train(phase, train, val, on_epoch)
-    phase_folder.check_frozen(model["frozen_sha256"], phase_folder.frozen_digest(backbone, index), name)
+    phase_folder.check_frozen(frozen, phase_folder.frozen_digest(backbone, index), name)
     lr = result.range_test.lr if result.range_test else params.lr
-    return Trained(result, {**model, "lr": lr, "best_epoch": result.best_epoch}, val[1], phase.folder, average)
+    model = model.model_copy(update={"lr": lr, "best_epoch": result.best_epoch})
+    return Trained(result, model, val[1], phase.folder, average)
 
 
 def _train(
@@ -156,18 +156,22 @@ def _pretrained(backbone: Backbone) -> dict[str, Tensor]:
     return {f"backbone.{name}": value.clone() for name, value in backbone.module.state_dict().items()}
 
 
-def _facts(name: str, params: PhaseParams, start: Start, backbone: Backbone, index: int) -> dict[str, Any]:
+def _facts(
+    name: str, params: PhaseParams, start: Start, backbone: Backbone, index: int, frozen_sha256: str
+) -> ModelFacts:
     """Return the phase's model.json: that of its start, and what this phase is and keeps frozen."""
-    return {
-        **start.model,
-        "phase": name,
-        "start": params.start,
-        "depth_blocks": len(backbone.units) - index,
-        "cut": index,
-        # What is offered beside the phase does not change it.
-        "lineage": {**start.model["lineage"], "params": artifacts.digest(params.model_dump(exclude={"average"}))},
-        "frozen_sha256": phase_folder.frozen_digest(backbone, index),
-    }
+    # What is offered beside the phase does not change it.
+    settings = artifacts.digest(params.model_dump(exclude={"average"}))
+    return start.model.model_copy(
+        update={
+            "phase": name,
+            "start": params.start,
+            "depth_blocks": len(backbone.units) - index,
+            "cut": index,
+            "lineage": start.model.lineage.model_copy(update={"params": settings}),
+            "frozen_sha256": frozen_sha256,
+        }
+    )
 
 
 def _checkpoint(*settings: object) -> Path:
@@ -199,13 +203,13 @@ def _printing(name: str, on_epoch: Callable[[dict[str, float]], None]) -> Callab
 
 def _cut_index(name: str, params: PhaseParams, start: Start, backbone: Backbone) -> int:
     """Return how many blocks lie below the cut: none that this phase trains, and none that its start has trained."""
-    index, trained_before = lowest_block(params, backbone), len(backbone.units) - int(start.model["depth_blocks"])
+    index, trained_before = lowest_block(params, backbone), len(backbone.units) - start.model.depth_blocks
     if index > trained_before and isinstance(params.depth, list):
         return trained_before
     if index > trained_before:
         raise ParamsError(
             f"params.yaml: unfreeze.phases.{name}.depth is {params.depth}, but {params.start}, which it starts from, "
-            f"has unfrozen {start.model['depth_blocks']} blocks; unfreezing goes from the top down: "
+            f"has unfrozen {start.model.depth_blocks} blocks; unfreezing goes from the top down: "
             "give at least as many, or start from head"
         )
     return index
@@ -213,9 +217,10 @@ def _cut_index(name: str, params: PhaseParams, start: Start, backbone: Backbone)
 
 def _check_lineage(name: str, params: PhaseParams, start: Start, backbone: Backbone, images: PackedImages) -> None:
     """Raises: ArtifactError if a phase's start was made of another backbone or other images than are here."""
-    lineage = start.model["lineage"]
-    for what, ours in (("backbone", backbone.fingerprint), ("data", images.fingerprint)):
-        if lineage[what] != ours:
+    lineage = start.model.lineage
+    made_with = {"backbone": (lineage.backbone, backbone.fingerprint), "data": (lineage.data, images.fingerprint)}
+    for what, (theirs, ours) in made_with.items():
+        if theirs != ours:
             raise ArtifactError(
                 f"{name}: {params.start}, which it starts from, was made with another {what} than is here now; "
                 "run `dvc repro`, which makes it anew"

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from thaw.errors import TrainingError
 from thaw.head.layers import build_head
 from thaw.networks.build import load_tensors
-from thaw.pipeline import artifacts, timings
+from thaw.pipeline import artifacts, facts, timings
+from thaw.pipeline.facts import ModelFacts
 
 if TYPE_CHECKING:
     from thaw.networks.backbone import Backbone
@@ -25,7 +26,7 @@ def write(
     folder: Path,
     *,
     tensors: Mapping[str, Tensor],
-    model: Mapping[str, Any],
+    model: ModelFacts,
     logits: NDArray[np.float32],
     labels: NDArray[np.int64],
     rows: NDArray[np.int64],
@@ -40,27 +41,27 @@ def write(
     save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "weights.safetensors")
     answers = {"logits": torch.from_numpy(logits), "labels": torch.from_numpy(labels), "rows": torch.from_numpy(rows)}
     save_file(answers, folder / "validation.safetensors")
-    artifacts.write_json(folder / "model.json", model)
+    facts.write(folder / "model.json", model)
     for name, table in (("curves.csv", curves), ("range_test.csv", range_test)):
         if table:
             pd.DataFrame(table).to_csv(folder / name, index=False, lineterminator="\n")
 
 
-def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read(folder: Path) -> tuple[dict[str, Tensor], ModelFacts]:
     """Return the trained tensors and model.json of a phase. Raises: ArtifactError if the folder is not whole."""
     fingerprint = artifacts.verify(folder)
-    model = artifacts.read_json(folder / "model.json")
-    return load_file(folder / "weights.safetensors"), model | {"lineage": model["lineage"] | {"parent": fingerprint}}
+    model = facts.read(folder / "model.json", ModelFacts)
+    lineage = model.lineage.model_copy(update={"parent": fingerprint})
+    return load_file(folder / "weights.safetensors"), model.model_copy(update={"lineage": lineage})
 
 
-def assemble(backbone: "Backbone", tensors: Mapping[str, Tensor], model: Mapping[str, Any]) -> nn.Module:
+def assemble(backbone: "Backbone", tensors: Mapping[str, Tensor], model: ModelFacts) -> nn.Module:
     """Lay a phase's tensors over a backbone and return its head."""
     own = backbone.module.state_dict()
     trained = {name.removeprefix("backbone."): value for name, value in tensors.items() if name.startswith("backbone.")}
     load_tensors(backbone.module, {**own, **trained}, backbone.spec)
-    asked = model["head"]  # heads of before there were kinds have none
-    num_classes, kind = len(model["classes"]), asked.get("kind")
-    head = build_head(backbone.num_features, num_classes, asked["hidden"], asked["dropout"], kind=kind)
+    built = model.head
+    head = build_head(backbone.num_features, len(model.classes), built.hidden, built.dropout, kind=built.kind)
     head.load_state_dict(
         {name.removeprefix("head."): value for name, value in tensors.items() if name.startswith("head.")}
     )
