@@ -173,6 +173,12 @@ def test_what_cannot_become_a_project_is_one_line_and_leaves_nothing(
     assert _left(place) == before
 
 
+def test_the_current_folder_is_not_replaced_under_the_shell(place: Path) -> None:
+    with pytest.raises(RunError, match="is the current folder, which cannot be replaced; go up, and give its name"):
+        new_project(Wish(Path()))
+    assert _left(place) == []
+
+
 def test_without_git_the_line_says_what_to_install(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(place))
     with pytest.raises(RunError, match=r"git is not on PATH, and DVC needs it .* install git"):
