@@ -74,7 +74,7 @@ def test_another_source_alone_passes_check_plan_and_a_run(
             on_epoch=lambda _: None,
         )
         assert f"{depth} of {len(network.blocks)} blocks" in title
-        assert (trained.model.depth_blocks, trained.model["norm"], trained.model["warm_start"]) == (
+        assert (trained.model.depth_blocks, trained.model.norm, trained.model.warm_start) == (
             depth,
             norm,
             True,

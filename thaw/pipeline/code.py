@@ -63,10 +63,15 @@ class Code:
 
     @cached_property
     def modules(self) -> dict[str, Path]:
-        """Path of every module by its dotted name; for a package that of its __init__.py."""
+        """Path of every module by its dotted name; for a package that of its __init__.py.
+
+        A folder without an __init__.py is no package: thaw/template holds what new projects get.
+        """
         found = {}
         for package, folder in self.folders.items():
             for path in sorted(folder.rglob("*.py")):
+                if not all((above / "__init__.py").exists() for above in path.parents if above.is_relative_to(folder)):
+                    continue
                 parts = (package, *path.relative_to(folder).with_suffix("").parts)
                 found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
         return found

@@ -27,7 +27,8 @@ def new(wish: Wish) -> None:
     for line in _seen(wish, made):
         print(line)
     if made.seen is not None:
-        print(_plan(made.root), flush=True)
+        print("what will be trained, and how long it may take on this machine, which is measured now:", flush=True)
+        print(_plan(made.root))
     for line in _next_commands(made):
         print(line)
 

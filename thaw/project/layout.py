@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -147,7 +147,8 @@ def _remove_leavings(target: Path) -> None:
     for path in target.parent.glob(f".{glob.escape(target.name)}.partial-*"):
         process = path.name.rpartition("-")[2]
         if process.isdigit() and not psutil.pid_exists(int(process)):
-            remove(path)
+            with suppress(OSError):  # a DVC of that run may still be writing; a folder that stays is in nobody's way
+                remove(path)
 
 
 def _write_files(root: Path, params: str) -> None:
