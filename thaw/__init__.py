@@ -1,8 +1,9 @@
 """Fine-tune a pretrained image network phase by phase, and keep what helps.
 
-    thaw.load(folder)             the classifier in models/final, with torch
-    thaw.load_exported(folder)    the classifier in models/export, without torch
-    thaw.open_backbone(source)    a pretrained network without its classifier
+    thaw.fine_tune(images, project)  a project, its run, and what that left
+    thaw.load(folder)                the classifier in models/final, with torch
+    thaw.load_exported(folder)       the classifier in models/export, without torch
+    thaw.open_backbone(source)       a pretrained network without its classifier
 
 The modules behind these names are imported when a name is first used: `import thaw` alone imports none of them.
 """
@@ -16,16 +17,18 @@ if sys.platform == "win32":
 
 if TYPE_CHECKING:
     from thaw.networks.sources.opening import open_backbone
+    from thaw.project.fine_tuning import fine_tune
     from thaw.serving.exported import Exported
     from thaw.training.model import load
 
     __version__: str
     load_exported = Exported.open
 
-__all__ = ("__version__", "load", "load_exported", "open_backbone")
+__all__ = ("__version__", "fine_tune", "load", "load_exported", "open_backbone")
 
 _HOMES = {
     "__version__": "thaw.version:VERSION",
+    "fine_tune": "thaw.project.fine_tuning:fine_tune",
     "load": "thaw.training.model:load",
     "load_exported": "thaw.serving.exported:Exported.open",
     "open_backbone": "thaw.networks.sources.opening:open_backbone",

@@ -17,7 +17,7 @@ LIBRARIES = {
     "parquet": ("pyarrow",),
     "sample": ("elpv_dataset",),
     "train": (
-        "dvc", "dvclive", "huggingface_hub", "jinja2", "markupsafe", "onnx", "onnx2pytorch", "onnxscript", "pandas",
+        "dvc", "huggingface_hub", "jinja2", "markupsafe", "onnx", "onnx2pytorch", "onnxscript", "pandas",
         "psutil", "safetensors", "scipy", "sklearn", "threadpoolctl", "timm", "torch", "torchvision",
     ),
 }  # fmt: skip

@@ -10,8 +10,9 @@ import pytest
 from thaw.cli import app, run_command
 from thaw.config.reader import load_params
 from thaw.errors import ParamsError, RunError
+from thaw.extras import DISTRIBUTION
 from thaw.pipeline.artifacts import sha256_of
-from thaw.pipeline.record import DISTRIBUTION, RECORD_FILE, ProjectRecord
+from thaw.pipeline.record import RECORD_FILE, ProjectRecord
 from thaw.project import files
 from thaw.project.layout import Wish, new_project
 from thaw.project.updating import plan_update

@@ -19,6 +19,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from thaw.errors import RunError
+from thaw.extras import DISTRIBUTION
 from thaw.pipeline import artifacts
 
 STAGE = "code"
@@ -26,8 +27,7 @@ FOLDER = Path("data/code")
 PACKAGES = ("thaw", "stages")
 # Its number is part of no result: a release would rerun every stage that can import it, whatever else it changes.
 VERSION = "thaw.version"
-_DISTRIBUTION = "thaw-vision"  # what pip calls Thaw, as pyproject.toml has it
-_PINNED = re.compile(rf"^{_DISTRIBUTION}\s*(?:\[[^\]]*\])?\s*==\s*([^\s;#]+)", re.MULTILINE | re.IGNORECASE)
+_PINNED = re.compile(rf"^{DISTRIBUTION}\s*(?:\[[^\]]*\])?\s*==\s*([^\s;#]+)", re.MULTILINE | re.IGNORECASE)
 _NUM_NAMED = 3  # files that an error names
 
 
@@ -160,12 +160,12 @@ def check_version(requirements: Path) -> None:
     if (pinned := _PINNED.search(requirements.read_text(encoding="utf-8"))) is None:
         return
     try:
-        installed = importlib.metadata.version(_DISTRIBUTION)
+        installed = importlib.metadata.version(DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:
         installed = "none"
     if installed != pinned[1]:
         raise RunError(
-            f"{requirements} pins {_DISTRIBUTION}=={pinned[1]}, and {installed} is installed; "
+            f"{requirements} pins {DISTRIBUTION}=={pinned[1]}, and {installed} is installed; "
             f"run `pip install -r {requirements}`, or name the installed version there"
         )
 

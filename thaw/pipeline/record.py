@@ -12,11 +12,10 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from thaw.errors import RunError
+from thaw.extras import DISTRIBUTION
 from thaw.pipeline.artifacts import write_text
 
 RECORD_FILE = ".thaw-project.json"
-DISTRIBUTION = "thaw-vision"
-"""What pip calls Thaw."""
 
 
 class ProjectRecord(BaseModel):

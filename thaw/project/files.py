@@ -12,7 +12,7 @@ import yaml
 
 import thaw
 from thaw.errors import ArtifactError
-from thaw.pipeline.record import DISTRIBUTION
+from thaw.extras import DISTRIBUTION
 from thaw.version import VERSION
 
 TEMPLATE = Path(thaw.__file__).parent / "template"

@@ -19,8 +19,9 @@ import psutil
 
 from thaw.config.reader import load_params
 from thaw.errors import RunError
+from thaw.extras import DISTRIBUTION
 from thaw.pipeline.artifacts import remove, sha256_of_bytes
-from thaw.pipeline.record import DISTRIBUTION, ProjectRecord
+from thaw.pipeline.record import ProjectRecord
 from thaw.project import files, images, looking
 from thaw.project.looking import Seen
 from thaw.project.params_text import value_at, with_value

@@ -14,8 +14,9 @@ from pathlib import Path
 from thaw.config.messages import RENAMED_KEYS
 from thaw.config.reader import load_params
 from thaw.errors import RunError
+from thaw.extras import DISTRIBUTION
 from thaw.pipeline.artifacts import remove, sha256_of_bytes, write_text
-from thaw.pipeline.record import DISTRIBUTION, ProjectRecord
+from thaw.pipeline.record import ProjectRecord
 from thaw.project import files
 from thaw.project.params_text import renamed
 from thaw.version import VERSION
