@@ -1,6 +1,6 @@
-# Thaw's commands. Needed: Python 3.11 with venv, git, make. `make help` lists the targets.
+# Thaw's commands. Needed: Python 3.11, 3.12 or 3.13 with venv, git, make. `make help` lists the targets.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
@@ -18,7 +18,7 @@ help: ## list the targets
 	@echo "make TARGET, where TARGET is one of"
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  %-9s %s\n", $$1, $$2}'
 
-install: $(VENV)/.installed ## create .venv if there is none and install requirements.txt into it, if that changed
+install: $(VENV)/.installed ## create .venv if there is none; install requirements.txt and the command `thaw` into it
 
 demo: repository install ## install, run the whole pipeline on the sample images, print how well each step did
 	dvc repro
@@ -62,20 +62,22 @@ docs: $(VENV)/.installed ## write docs/guide/params.md and the table of decision
 	python -m tests.contract.params_page
 	python -m tests.contract.layers_page
 
-$(VENV)/.installed: requirements.txt | $(BIN)/python
+# The command `thaw` of .venv runs the code of this folder; the pins of requirements.txt decide over the ranges.
+$(VENV)/.installed: requirements.txt pyproject.toml thaw/version.py | $(BIN)/python
 	python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: requirements-dev.txt requirements.txt | $(BIN)/python
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	@touch $@ $(VENV)/.installed
+	@touch $@
 
 $(BIN)/python:
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
-	  echo "Thaw needs Python 3.11, and found '$(PYTHON)'; install it, or name it: make PYTHON=/path/to/python3.11" >&2; \
-	  exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
+	  echo "Thaw needs Python 3.11, 3.12 or 3.13, and found '$(PYTHON)'; install one, or name it:" \
+	    "make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@"$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); \
-	  echo "$(PYTHON) could not create $(VENV); on Debian and Ubuntu the package python3.11-venv is missing" >&2; exit 1; }
+	  echo "$(PYTHON) could not create $(VENV); on Debian and Ubuntu the package python3-venv is missing" >&2; exit 1; }
 
 repository:
 	@git rev-parse --git-dir >/dev/null || { \

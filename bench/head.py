@@ -32,8 +32,8 @@ from bench import _tools
 from bench._loop import ImageFiles, Loop, loader
 from bench._workspace import Workspace, open_workspace
 from thaw.activations.engine import use_threads
-from thaw.data.packed import PackedImages, write_table
-from thaw.pipeline import artifacts, code, facts
+from thaw.data.packed import PackedImages
+from thaw.pipeline import artifacts, code, facts, tables
 from thaw.pipeline.facts import ClassNames
 
 _STAGES = ("features", "head")
@@ -123,7 +123,7 @@ def write_prepared(folder: Path, images: PackedImages, settings: Path) -> None:
     with artifacts.new_folder(folder) as partial:
         for number, shard in enumerate(images.shards):
             np.save(partial / f"images-{number:05d}.npy", shard)
-        write_table(partial / "samples.csv", images.samples)
+        tables.write(partial / "samples.csv", images.samples)
         facts.write(partial / "classes.json", ClassNames(classes=images.classes))
         shutil.copy(settings, partial / "settings.json")
 

@@ -43,7 +43,7 @@ from thaw.training import phase_folder
 from thaw.training.groups import lowest_block, param_groups, rules_of
 from thaw.training.loop import Classifier
 from thaw.training.norms import train_with_norms
-from thaw.training.phase import run_phase
+from thaw.training.phase import run_phase, settle_phase
 
 _NAME = "top"
 _WARM_UP = 2
@@ -142,11 +142,13 @@ def network(
     head = phase_folder.assemble(backbone, workspace.start.tensors, workspace.start.model)
     prefix, suffix = backbone.split(len(backbone.units) - index)
     trained = Classifier(suffix, head)
-    groups = param_groups(trained.named_parameters(), rules_of(params, backbone, index), params.weight_decay)
+    rules = rules_of(params, backbone, index)
+    groups = param_groups(trained.named_parameters(), rules, params.weight_decay)
+    mode = settle_phase(_NAME, params, rules, trained).norm_mode
     optimizer = torch.optim.AdamW(groups, fused=fused)
 
     def to_train_mode(module: nn.Module) -> None:
-        train_with_norms(module, params.norm)
+        train_with_norms(module, mode)
 
     return Loop(prefix, trained, optimizer, to_train_mode, memory_format)
 

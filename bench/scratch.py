@@ -27,6 +27,7 @@ from matplotlib.figure import Figure
 from bench import _cells, _tools
 from bench.accuracy import overlaid
 from thaw.config.reader import read_tree
+from thaw.config.schema import Params
 
 _SIDES = {"fine_tuned": "fine-tuned from ImageNet", "scratch": "from scratch"}
 _INPUT_PX, _PACKED_PX = 112, 128
@@ -116,10 +117,10 @@ def _run_part(tree: dict[str, Any], part: float, epochs: int) -> dict[str, dict[
 
     def side(*, pretrained: bool) -> dict[str, Any]:
         wanted = settings(tree, part, epochs, pretrained=pretrained)
-        phase = next(iter(wanted["unfreeze"]["phases"].values()))
+        (phase,) = Params.model_validate(wanted).unfreeze.phases.values()
         found = _tools.pipeline("scratch", wanted, furnish=furnish)
         best = next(one["best_epoch"] for name, one in found["validation"].items() if name != "head")
-        return found | {"num_train": num_train, "epochs": phase["epochs"], "best_epoch": best}
+        return found | {"num_train": num_train, "epochs": phase.epochs, "best_epoch": best}
 
     return {"fine_tuned": side(pretrained=True), "scratch": side(pretrained=False)}
 

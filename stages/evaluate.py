@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from thaw.activations.engine import use_threads
-from thaw.data.packed import PackedImages, write_table
+from thaw.data.packed import PackedImages
 from thaw.evaluation import test_answers, test_set
 from thaw.evaluation.plots import write_plots
 from thaw.evaluation.worst_images import write_worst
-from thaw.pipeline import artifacts, guard
+from thaw.pipeline import artifacts, facts, guard, tables
 from thaw.training import model
 
 SECTIONS = ("seed", "evaluate")
@@ -41,9 +41,10 @@ def main() -> None:
             write_worst(folder / "worst.svg", images, rows, labels, answers[chosen])
             curves, tests = test_set.read_curves(phases, names), test_set.read_range_tests(phases, names)
             write_plots(folder, labels, answers[chosen], images.classes, curves, tests)
-        write_table(Path(OUTS[2]), test_set.predictions(samples, labels, answers[chosen], images.classes))
-        artifacts.write_json(Path(OUTS[1]), classes)
-        artifacts.write_json(Path(OUTS[0]), {"validation": test_set.validation_metrics(Path(INPUTS[4])), **metrics})
+        tables.write(Path(OUTS[2]), test_set.predictions(samples, labels, answers[chosen], images.classes))
+        facts.write(Path(OUTS[1]), classes)
+        validation = test_set.validation_metrics(Path(INPUTS[4]))
+        facts.write(Path(OUTS[0]), metrics.model_copy(update={"validation": validation}))
 
 
 if __name__ == "__main__":

@@ -3,12 +3,11 @@
 from pathlib import Path
 
 from thaw.activations.engine import use_threads
-from thaw.data.packed import PackedImages, read_table
+from thaw.data.packed import PackedImages
 from thaw.errors import DataError
 from thaw.export import card, files, parity
 from thaw.export.graph import ExportableClassifier
-from thaw.pipeline import artifacts, facts, guard, timings
-from thaw.pipeline.facts import Audit
+from thaw.pipeline import artifacts, guard, timings
 from thaw.training import model
 
 SECTIONS = ("data",)
@@ -41,9 +40,7 @@ def main() -> None:
         stored = files.describe(
             final.facts, final.backbone.spec, whole, fingerprint=final.fingerprint, license_=license_
         )
-        metrics, classes, selection = (artifacts.read_json(Path(name)) for name in INPUTS[2:5])
-        audit, predictions = facts.read(prepared / "audit.json", Audit), read_table(Path(INPUTS[5]))
-        evidence = card.Evidence(params.data.raw, audit, metrics, classes, selection, predictions)
+        evidence = card.Evidence.read(params.data.raw, prepared, Path("reports"))
         squares = images.read(parity.spread(images.rows("test")))
         with artifacts.new_folder(Path(OUTS[0])) as folder:
             files.write(folder, whole, stored)

@@ -6,7 +6,7 @@ from tempfile import TemporaryFile
 from thaw.config.reader import load_params
 from thaw.data import audit, catalog, listing, packed, split
 from thaw.data.ingest import ingest
-from thaw.pipeline import artifacts, facts, guard
+from thaw.pipeline import artifacts, facts, guard, tables
 from thaw.progress import progress
 
 SECTIONS = ("seed", "data", "prepare")
@@ -35,7 +35,7 @@ def main() -> None:
             )
             samples = catalog.number(cataloged.usable, splits)
             channels, dtype = packed.write(folder, samples, listed.classes, spool, samples["number"].tolist())
-            packed.write_table(folder / "rejected.csv", cataloged.rejected)
+            tables.write(folder / "rejected.csv", cataloged.rejected)
             report = audit.summary(
                 samples,
                 rejected=cataloged.rejected,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from thaw.evaluation import selection, summary
 from thaw.evaluation.comparison import choose
-from thaw.pipeline import artifacts, guard
+from thaw.pipeline import artifacts, facts, guard
 
 # `unfreeze` whole, although only names and starts are read: DVC cannot name one key of every phase. It costs nothing,
 # since whatever else changes there reruns its phase, and so this stage.
@@ -30,12 +30,12 @@ def main() -> None:
             groups=selection.read_groups(Path("data/prepared/samples.csv"), phases[0].rows),
         )
         report = selection.selection_report(phases, verdicts, min_win_rate=min_win_rate, draws=draws)
-        chosen = next(phase for phase in phases if phase.name == report["chosen"])
+        chosen = next(phase for phase in phases if phase.name == report.chosen)
         names = [phase.name for phase in phases]
         selection.write_final(
             Path("models/final"), Path("models/backbone"), chosen, selection.chosen_verdict(verdicts), names
         )
-        artifacts.write_json(Path("reports/selection.json"), report)
+        facts.write(Path("reports/selection.json"), report)
         summary.print_selection(report)
 
 

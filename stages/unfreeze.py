@@ -3,17 +3,15 @@
 import sys
 from pathlib import Path
 
-from dvclive.live import Live
-
 from thaw.config.reader import load_params
 from thaw.data.packed import PackedImages
 from thaw.errors import ParamsError
 from thaw.networks.backbone import load_backbone
-from thaw.pipeline import artifacts, guard, scratch
+from thaw.pipeline import artifacts, guard
 from thaw.training import phase_folder
 from thaw.training.phase import Start, run_phase
 
-SECTIONS = ("seed", "augment", "unfreeze.phases.${key}")
+SECTIONS = ("seed", "augment", "unfreeze.defaults", "unfreeze.phases.${key}")
 INPUTS = ("data/prepared", "models/backbone", "models/phases/${item.start}")
 OUTS = ("models/phases/${key}",)
 
@@ -25,17 +23,10 @@ def main() -> None:
     if name not in phases:
         raise ParamsError(f"{name!r} is no phase of params.yaml; name one of {', '.join(phases)}")
     before, out = f"models/phases/{phases[name].start}", f"models/phases/{name}"
-    sections, inputs = (*SECTIONS[:2], f"unfreeze.phases.{name}"), (*INPUTS[:2], before)
+    sections, inputs = (*SECTIONS[:3], f"unfreeze.phases.{name}"), (*INPUTS[:2], before)
     with guard.stage(f"unfreeze@{name}", sections=sections, inputs=inputs, outs=(out,)) as params:
         images = PackedImages.open(Path(INPUTS[0]))
-        live = Live(str(scratch.folder() / "live" / name), dvcyaml=None, save_dvc_exp=False)
-
-        def on_epoch(row: dict[str, float]) -> None:
-            for key, value in row.items():
-                live.log_metric(key.replace(":", "/"), value)
-            live.next_step()  # type: ignore[no-untyped-call]  # dvclive leaves it untyped
-
-        with artifacts.new_folder(Path(out)) as folder, live:
+        with artifacts.new_folder(Path(out)) as folder:
             trained = run_phase(
                 name,
                 params.unfreeze.phases[name],
@@ -45,7 +36,6 @@ def main() -> None:
                 augment=params.augment,
                 seed=params.seed,
                 compute=params.compute,
-                on_epoch=on_epoch,
             )
             trained.write(folder)
         artifacts.forget(trained.checkpoint)

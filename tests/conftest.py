@@ -43,19 +43,30 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def params_text(root: Path) -> str:
-    """A valid params.yaml: the shipped keys, and fixed values where tests edit them."""
-    tree = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
-    top = next(iter(tree["unfreeze"]["phases"].values()))
-    tree["prepare"] |= {"size_px": 256, "fit": "crop", "test_fraction": 0.25, "val_fraction": 0.1}
-    tree["backbone"] |= {"source": "package:efficientnet_lite0", "sha256": None, "input_px": None}
-    tree["features"]["views"] = 4
-    tree["head"]["hidden"] = []
-    tree["unfreeze"]["phases"] = {
-        "top": {**top, "start": "head", "depth": 3, "lr": 0.0005, "weight_decay": 0.01},
-        "mid": {**top, "start": "top", "depth": 6, "lr": 0.001, "weight_decay": 0.01},
+    """A valid params.yaml: the keys that tests edit are written out."""
+    phase = {
+        "lr_scale": 1.0, "epochs": 4, "views": 4, "batch_size": 32, "weight_decay": 0.01, "warmup": 0.2,
+        "label_smoothing": 0.0, "warm_start": True, "norm": "train", "patience": 4,
+    }  # fmt: skip
+    tree = {
+        "seed": 0,
+        "data": {"raw": "data/sample/images"},
+        "prepare": {"size_px": 256, "fit": "crop", "test_fraction": 0.25, "val_fraction": 0.1},
+        "backbone": {"source": "package:efficientnet_lite0", "sha256": None, "input_px": None},
+        "augment": {"flip": "auto", "tta": True},
+        "features": {"views": 4},
+        "head": {"hidden": [], "dropout": 0.0},
+        "unfreeze": {
+            "defaults": {},
+            "phases": {
+                "top": {"start": "head", "depth": 3, "lr": 0.0005, **phase},
+                "mid": {"start": "top", "depth": 6, "lr": 0.001, **phase},
+            },
+        },
+        "select": {"min_win_rate": 0.6, "draws": 2000},
+        "evaluate": {"draws": 2000},
+        "compute": {"threads": None, "device": "auto", "cache_gib": 8.0},
     }
-    tree |= {"seed": 0, "data": {"raw": "data/sample/images"}}
-    tree["compute"] |= {"device": "auto", "cache_gib": 8.0}
     return str(yaml.safe_dump(tree, sort_keys=False))
 
 

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import save_file
 
 from tests import tiny
-from thaw.data.packed import PackedImages, write_table
+from thaw.data.packed import PackedImages
 from thaw.evaluation import test_set
 from thaw.evaluation.plots import write_plots
 from thaw.head.layers import build_head
-from thaw.pipeline import artifacts, facts
-from thaw.pipeline.facts import ClassNames, ModelFacts
+from thaw.pipeline import artifacts, facts, tables
+from thaw.pipeline.facts import ClassNames, ModelFacts, Selection
 from thaw.report import page, sources
 from thaw.training import model, phase_folder
 
@@ -74,7 +74,7 @@ def render(root: Path, *, licence: str | None = None, **settings: Any) -> str:
     return page.render(read(root), final, raw="data/mine", settings=settings or {"seed": 0}, licence=licence)
 
 
-def selection(**changes: Any) -> dict[str, Any]:
+def selection(**changes: Any) -> Selection:
     """Return selection.json for a head and the phase `top`."""
     duel = {
         "reference": "head", "difference": -0.072, "low": -0.116, "high": -0.029, "win_rate": 0.99,
@@ -86,8 +86,9 @@ def selection(**changes: Any) -> dict[str, Any]:
         "chosen": True, "start": "head", "accuracy": 0.908, "calibrated_log_loss": 0.228, "against_head": duel,
         "against_start": duel, "against_best": duel, "best_epoch": 2, "train_validation_gap": 0.1,
     }  # fmt: skip
-    shared = {"chosen": "top", "verdict": VERDICT, "images": 22, "min_win_rate": 0.6, "draws": 100}
-    return shared | {"candidates": {"head": head, "top": top}} | changes
+    shared: dict[str, Any] = {"chosen": "top", "verdict": VERDICT, "images": 22, "min_win_rate": 0.6, "draws": 100}
+    shared |= {"candidates": {"head": head, "top": top}, "findings": []}
+    return Selection.model_validate(shared | changes)
 
 
 def _prepared(
@@ -112,8 +113,8 @@ def _prepared(
     )
     with artifacts.new_folder(folder) as partial:
         np.save(partial / "images-00000.npy", tiny.pixels(len(samples), channels=channels, size_px=size_px))
-        write_table(partial / "samples.csv", samples)
-        write_table(partial / "rejected.csv", pd.DataFrame(rejected, columns=["path", "reason"], dtype=object))
+        tables.write(partial / "samples.csv", samples)
+        tables.write(partial / "rejected.csv", pd.DataFrame(rejected, columns=["path", "reason"], dtype=object))
         facts.write(partial / "classes.json", ClassNames(classes=list(classes)))
         facts.write(partial / "audit.json", audit)
 
@@ -166,10 +167,10 @@ def _reports(folder: Path, images: PackedImages) -> None:
         seed=0,
     )
     folder.mkdir()
-    artifacts.write_json(folder / "metrics.json", metrics)
-    artifacts.write_json(folder / "classes.json", known)
-    artifacts.write_json(folder / "selection.json", selection())
+    facts.write(folder / "metrics.json", metrics)
+    facts.write(folder / "classes.json", known)
+    facts.write(folder / "selection.json", selection())
     table = test_set.predictions(images.samples.iloc[rows], labels, chances, images.classes)
-    write_table(folder / "predictions.csv", table)
+    tables.write(folder / "predictions.csv", table)
     with artifacts.new_folder(folder / "plots") as plots:
         write_plots(plots, labels, chances, images.classes, {"top": CURVES})

@@ -11,23 +11,25 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from thaw.config.schema import AugmentParams, ComputeParams, PhaseParams
-from thaw.data.packed import COLUMNS, PackedImages, write_table
+from thaw.data.packed import COLUMNS, PackedImages
 from thaw.head.layers import build_head
 from thaw.networks.backbone import Backbone, assemble
 from thaw.networks.sources.opening import describe
-from thaw.pipeline import artifacts, facts
+from thaw.pipeline import artifacts, facts, tables
 from thaw.pipeline.facts import (
     Audit,
     AugmentFacts,
     BackboneFacts,
     BackboneSpec,
     ClassNames,
+    ExportedFacts,
     FeaturesFacts,
     HeadFacts,
     Lineage,
     ModelFacts,
     Parent,
     Preprocessing,
+    Selection,
 )
 from thaw.training.phase import Start
 
@@ -99,7 +101,7 @@ def prepared(folder: Path, images: PackedImages) -> PackedImages:
     """Write a data set as `prepare` does and open it."""
     with artifacts.new_folder(folder) as partial:
         np.save(partial / "images-00000.npy", images.shards[0])
-        write_table(partial / "samples.csv", images.samples)
+        tables.write(partial / "samples.csv", images.samples)
         facts.write(partial / "classes.json", ClassNames(classes=images.classes))
     return PackedImages.open(folder)
 
@@ -120,6 +122,22 @@ def audit(**changes: Any) -> Audit:
     usual["near_duplicates"] = nothing | {"groups_across_splits": 0}
     usual["classes"] = {name: {"train": 5, "val": 3, "test": 0} for name in CLASSES}
     return Audit.model_validate(usual | changes)
+
+
+def selection(**candidates: dict[str, Any]) -> Selection:
+    """Return selection.json of these candidates, of which each says what matters to a test."""
+    usual = {"chosen": False, "accuracy": 0.8, "log_loss": 0.7, "temperature": 1.0, "calibrated_log_loss": 0.6}
+    return Selection.model_validate(
+        {
+            "chosen": next(iter(candidates)),
+            "verdict": "Unfreezing helped.",
+            "images": 3,
+            "min_win_rate": 0.6,
+            "draws": 100,
+            "candidates": {name: usual | {"replaced_best": True} | own for name, own in candidates.items()},
+            "findings": [],
+        }
+    )
 
 
 def backbone_facts(network: Backbone) -> BackboneFacts:
@@ -159,6 +177,26 @@ def model_facts(spec: BackboneSpec | None = None, **changes: Any) -> ModelFacts:
         lineage=Lineage(data="fingerprint", backbone="weights"),
     )
     return changed(usual, **changes)
+
+
+def exported_facts(**changes: Any) -> ExportedFacts:
+    """Return model.json of an exported model of grey images that is only told of."""
+    usual = {
+        "format": 1,
+        "classes": CLASSES,
+        "preprocessing": preprocessing().model_dump() | {"channels": 1},
+        "input": {"input_px": 32, "mean": [0.5], "std": [0.5]},
+        "flips": "none",
+        "views": 1,
+        "temperature": 1.0,
+        "explanation": "occlusion",
+        "backbone": {"library": "timm", "name": "test_resnet", "license": "", "url": ""},
+        "license": "other",
+        "phase": "top",
+        "fingerprint": "f" * 64,
+        "lineage": {"data": "d" * 64, "backbone": "b" * 64},
+    }
+    return ExportedFacts.model_validate(usual | changes)
 
 
 def features_facts(classes: list[str], *, parent: Parent | None = None) -> FeaturesFacts:

@@ -1,5 +1,5 @@
 """`python -m thaw`: the same commands as `thaw`."""
 
-from thaw.cli import app, run_command
+from thaw.cli import main
 
-run_command(app)
+main()

@@ -1,4 +1,4 @@
-"""The command line: `python -m thaw new | update | check | plan | blocks | predict | serve | summary`."""
+"""The command line: `thaw new | update | check | plan | blocks | predict | serve | summary`, as `python -m thaw`."""
 
 import sys
 from collections.abc import Callable
@@ -8,14 +8,34 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from thaw import extras
 from thaw.config.reader import PARAMS_FILE, load_params
 from thaw.errors import ThawError
-from thaw.pipeline import artifacts
+from thaw.pipeline import facts
+from thaw.pipeline.facts import Metrics, Selection
 from thaw.serving.tables import Format
+from thaw.version import VERSION
 
 app = typer.Typer(
-    help="Fine-tune a pretrained image network in reproducible steps.", no_args_is_help=True, add_completion=False
+    help="Fine-tune a pretrained image network in reproducible steps, and classify images with it.",
+    no_args_is_help=True,
+    add_completion=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"thaw {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """What can be said before the command."""
 
 
 @app.command()
@@ -123,16 +143,22 @@ def summary() -> None:
     """Print the result of the last run: head against each phase against the majority class."""
     from thaw.evaluation import summary as shown
 
-    selection = artifacts.read_json(Path("reports/selection.json"))
-    table = shown.summary_table(artifacts.read_json(Path("reports/metrics.json")), selection)
+    selection = facts.read(Path("reports/selection.json"), Selection)
+    table = shown.summary_table(facts.read(Path("reports/metrics.json"), Metrics), selection)
     shown.print_evidence(selection)
     Console().print(table)
 
 
+def main() -> None:
+    """Run the command line: what the commands `thaw` and `python -m thaw` call."""
+    run_command(app)
+
+
 def run_command(command: Callable[[], object]) -> None:
-    """Call a command and leave with 1 and one line if it ends in a ThawError."""
+    """Call a command and leave with 1 and one line if it ends in a ThawError or lacks a library of an extra."""
     try:
-        command()
+        with extras.named():
+            command()
     except ThawError as error:
         print(error, file=sys.stderr)
         sys.exit(1)

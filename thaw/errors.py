@@ -6,7 +6,8 @@
     ├── BackboneError         a network cannot be found, read, traced or cut
     ├── ArtifactError         a file that Thaw wrote is missing, partial or altered
     ├── TrainingError         a run that diverged, or tensors that moved although frozen
-    └── RunError              the run itself: lock held, inputs changed meanwhile, interpreter
+    ├── RunError              the run itself: lock held, inputs changed meanwhile, interpreter
+    └── MissingLibraryError   a library of an extra is not installed; an ImportError as well
 
 Anything that is not a ThawError is a defect of ours and keeps its traceback.
 """
@@ -40,6 +41,10 @@ class TrainingError(ThawError):
 
 class RunError(ThawError):
     """The run itself must stop: another run holds the lock, or an input changed under it."""
+
+
+class MissingLibraryError(ThawError, ImportError):
+    """A library that an extra brings is not installed."""
 
 
 def first_line(error: Exception) -> str:

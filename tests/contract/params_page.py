@@ -11,16 +11,26 @@ from thaw.config.schema import Params
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "guide" / "params.md"
 
+_Row = tuple[str, str, str, dict[str, Any], Any]
+"""The key's path, its meaning, its last part, its schema and what the shipped file says."""
+
 _HEAD = """# Every key of params.yaml
 
 This page is made from `thaw/config/schema.py` and the shipped `params.yaml` by `make docs`; a test compares them.
 
-A key that is shown as optional may be left out, and then has the value that stands there; all others are required, and
-no others are accepted. `python -m thaw check` reads the file and reports every mistake at
-once, `python -m thaw plan` shows what the values will do. A fraction lies between 0 and 1. Write small numbers as
-`0.0001` or `1.0e-4`: YAML parsers disagree about `1e-4`, so it is refused, and so are `yes`, `no`, tags and anchors.
+A key that is left out has its default. A key without a default is required. No other keys are accepted.
+`python -m thaw check` reads the file and reports every mistake at once, `python -m thaw plan` shows what the values
+will do. A fraction lies between 0 and 1.
 
-A change reruns the stages that depend on the section and what follows them; `compute` reruns nothing.
+Every section but `compute` must stand in the file, since DVC refuses a stage whose params are missing. Write an empty
+one as `select: {}`. `unfreeze.defaults` holds settings for all phases; a phase that has the key itself overrides it.
+
+Numbers may have any form that YAML 1.2 and DVC read alike: `0.0003`, `3e-4`, `1e-05`. Values that another YAML parser
+reads differently are refused: `yes`, `no`, `012`, `1_000`, `.5e3`, dates without quotes, tags and anchors.
+
+A change reruns the stages that depend on the section and all stages after them. A change of one phase reruns that phase
+and the phases that start from it. A change in `unfreeze.defaults` reruns every phase, also phases that override the
+key: DVC compares the section, not the phase. `compute` reruns nothing.
 """
 
 
@@ -30,7 +40,7 @@ def render() -> str:
     parts = [
         _HEAD,
         "## `seed`\n",
-        _table([("seed", "Params", "seed", schema["properties"]["seed"], tree["seed"])], docs),
+        _table([("seed", docs["Params"]["seed"], "seed", schema["properties"]["seed"], tree["seed"])]),
     ]
     for section, entry in schema["properties"].items():
         if "$ref" not in entry:
@@ -40,27 +50,37 @@ def render() -> str:
         rows = []
         for key, field in schema["$defs"][name]["properties"].items():
             if key == "phases":
-                phases = tree[section][key]
-                for sub, inner in schema["$defs"]["PhaseParams"]["properties"].items():
-                    shipped = {phase: values[sub] for phase, values in phases.items() if sub in values}
-                    rows.append((f"{section}.phases.NAME.{sub}", "PhaseParams", sub, inner, shipped))
+                rows += _phase_rows(schema["$defs"]["PhaseParams"]["properties"], tree[section], docs)
+            elif key == "defaults":
+                rows.append((f"{section}.{key}", docs[name][key], key, {}, tree[section][key]))
             else:
-                rows.append((f"{section}.{key}", name, key, field, tree[section].get(key, {})))
-        parts.append(_table(rows, docs))
+                rows.append((f"{section}.{key}", docs[name][key], key, field, tree.get(section, {}).get(key, {})))
+        parts.append(_table(rows))
     return "\n".join(parts)
 
 
-def _table(rows: list[tuple[str, str, str, dict[str, Any], Any]], docs: dict[str, dict[str | None, str]]) -> str:
-    lines = ["| key | meaning | allowed | shipped |", "|---|---|---|---|"]
-    for path, model, key, field, value in rows:
-        lines.append(
-            f"| `{path}` | {docs[model][key]} | {_allowed(key, field)} | {_shipped(value) or _optional(field)} |"
-        )
+def _phase_rows(fields: dict[str, Any], unfreeze: dict[str, Any], docs: dict[str, dict[str | None, str]]) -> list[_Row]:
+    """A row for each key of a phase, those that a phase must have first."""
+    own, rows = docs["PhaseParams"], []
+    for key in sorted(fields, key=lambda key: key not in own):
+        shipped = {name: phase[key] for name, phase in unfreeze["phases"].items() if key in phase}
+        shipped |= {"defaults": unfreeze["defaults"][key]} if key in unfreeze["defaults"] else {}
+        meaning = (docs["PhaseSettings"] | own)[key]
+        rows.append((f"unfreeze.phases.NAME.{key}", meaning, key, fields[key], shipped))
+    return rows
+
+
+def _table(rows: list[_Row]) -> str:
+    lines = ["| key | meaning | allowed | default | shipped |", "|---|---|---|---|---|"]
+    for path, meaning, key, field, value in rows:
+        default = _shipped(field["default"]) if "default" in field else "required"
+        lines.append(f"| `{path}` | {meaning} | {_allowed(key, field)} | {default} | {_shipped(value)} |")
     return "\n".join(lines) + "\n"
 
 
 _IN_WORDS = {
-    "depth": "a whole number from 1, `all`, the name of a block, or a list of rules",
+    "depth": "a whole number from 1, a share such as `1/3`, `all`, the name of a block, or a list of rules",
+    "defaults": "every key of a phase but `start`",
     "value_range": "`null`, `[low, high]` with low below high, or a list of such pairs",
 }
 
@@ -83,10 +103,6 @@ def _allowed(key: str, field: dict[str, Any]) -> str:
     words = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "and below"}
     bounds = [f"{word} {field[bound]:.12g}" for bound, word in words.items() if bound in field]
     return " ".join(["a whole number" if field["type"] == "integer" else "a number", *bounds])
-
-
-def _optional(field: dict[str, Any]) -> str:
-    return f"optional, {_shipped(field['default'])}"
 
 
 def _shipped(value: Any) -> str:

@@ -1,16 +1,22 @@
-"""requirements.txt is the truth: exact, installed, and nothing in it goes unused."""
+"""requirements.txt is exact, installed, and nothing in it goes unused; pyproject.toml has a range around each pin."""
 
 import ast
 import re
+import tomllib
 from functools import cache
 from importlib.metadata import packages_distributions, version
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests.contract import house
+from thaw import extras
+from thaw.pipeline import code
 
 _LINE = re.compile(r"^([A-Za-z0-9_.-]+)==([A-Za-z0-9_.]+)(?:\s+# not imported by us: (\S.*))?$")
 FILES = ("requirements.txt", "requirements-dev.txt")
+BASE = "base"  # what is installed without an extra
+_OURS = {*code.PACKAGES, "tests", "bench"}
 
 
 def _lines(name: str) -> list[str]:
@@ -36,7 +42,20 @@ def _imported(*folders: str) -> frozenset[str]:
                 ("find_spec", "import_module", "files")
             ):
                 found |= {str(item.value).split(".")[0] for item in node.args if isinstance(item, ast.Constant)}
-    return frozenset(_plain(owner) for name in found for owner in owners.get(name, ()))
+    return frozenset(_plain(owner) for name in found - _OURS for owner in owners.get(name, ()))
+
+
+@cache
+def _ranges() -> dict[str, dict[str, Requirement]]:
+    """The ranges of pyproject.toml by extra, then by distribution."""
+    project = tomllib.loads((house.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lists = {BASE: project["dependencies"], **project["optional-dependencies"]}
+    return {extra: {_plain(found.name): found for found in map(Requirement, lines)} for extra, lines in lists.items()}
+
+
+def _pins() -> dict[str, str]:
+    """The versions of requirements.txt by distribution."""
+    return {_plain(match[1]): match[2] for line in _lines("requirements.txt") if (match := _LINE.match(line))}
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -66,3 +85,40 @@ def test_what_the_library_and_the_stages_import_is_required() -> None:
 def test_what_the_tests_and_the_benches_import_is_required() -> None:
     listed = {_plain(match[1]) for name in FILES for line in _lines(name) if (match := _LINE.match(line))}
     assert _imported("tests", "bench") <= listed, f"add {sorted(_imported('tests', 'bench') - listed)}"
+
+
+def test_the_package_and_requirements_txt_need_the_same_distributions() -> None:
+    ranges = {name for extra in _ranges().values() for name in extra}
+    assert ranges == set(_pins())
+
+
+@pytest.mark.parametrize("extra", sorted(_ranges()))
+def test_every_range_of_the_package_has_a_lower_end_and_admits_the_pin(extra: str) -> None:
+    for name, found in _ranges()[extra].items():
+        assert found.specifier.contains(_pins()[name]), f"pyproject.toml: {found}, requirements.txt: {_pins()[name]}"
+        assert ">=" in {entry.operator for entry in found.specifier}, found
+
+
+@pytest.mark.parametrize("extra", sorted(extras.LIBRARIES))
+def test_the_error_of_a_missing_library_names_an_extra_that_brings_it(extra: str) -> None:
+    owners = packages_distributions()
+    for library in extras.LIBRARIES[extra]:
+        assert {_plain(owner) for owner in owners[library]} & set(_ranges()[extra]), library
+
+
+def test_every_library_that_an_extra_brings_is_known_to_that_error() -> None:
+    owners = packages_distributions()
+    known = {_plain(owner) for names in extras.LIBRARIES.values() for name in names for owner in owners[name]}
+    brought = {name for extra, names in _ranges().items() if extra != BASE for name in names}
+    assert (brought - set(_ranges()[BASE])) & _imported("thaw", "stages") <= known
+
+
+def test_the_answering_modules_need_the_base_alone() -> None:
+    answering = ("thaw.serving.predict", "thaw.serving.exported", "thaw.config.reader", "thaw.extras", "thaw.version")
+    reached = {path for module in answering for path in house.CODE.closure(module).values()}
+    modules = [name for name, path in house.CODE.modules.items() if path in reached]
+    owners = packages_distributions()
+    roots = {other.split(".")[0] for module in modules for other in house.CODE.imports(module)} - _OURS
+    needed = {_plain(owner) for root in roots for owner in owners.get(root, ())}
+    assert needed - {"pyarrow"} <= set(_ranges()[BASE])
+    assert "pyarrow" in _ranges()["parquet"]

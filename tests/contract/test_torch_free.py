@@ -11,7 +11,7 @@ from tests.contract import house
 from tests.exports import Twins
 
 # What an installation that only answers has no need of.
-HEAVY = ("torch", "torchvision", "timm", "onnx", "onnxscript", "sklearn", "pandas", "dvclive", "matplotlib")
+HEAVY = ("torch", "torchvision", "timm", "onnx", "onnxscript", "sklearn", "pandas", "matplotlib")
 
 _REPORT = """
 import sys

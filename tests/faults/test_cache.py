@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from tests import tiny
-from thaw.activations.cache import view_folder
+from thaw.activations.cache import make_room, view_folder
 from thaw.activations.prefix import Prefix, Views
 from thaw.activations.sources import Cached
-from thaw.errors import TrainingError
+from thaw.errors import ArtifactError, TrainingError
 from thaw.pipeline import artifacts
 
 pytestmark = pytest.mark.usefixtures("scratch")
@@ -148,3 +148,55 @@ def test_a_disk_that_fills_up_meanwhile_leaves_no_view(scratch: Path, monkeypatc
             batch()
     assert not list((scratch / "cache").glob("*/"))
     batch()
+
+
+def test_room_that_is_made_while_a_view_is_opened_does_not_empty_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = batch()
+    folder, verify = view_folder(prefix(), ROWS, 0), artifacts.verify
+    kept = (folder / "000.npy").stat().st_ino
+
+    def verify_while_another_makes_room(path: Path) -> str:
+        found = verify(path)
+        other = multiprocessing.get_context("fork").Process(target=make_room, args=(0,))
+        other.start()
+        other.join()
+        assert other.exitcode == 0
+        return found
+
+    monkeypatch.setattr(artifacts, "verify", verify_while_another_makes_room)
+    assert torch.equal(batch(), expected)
+    assert (folder / "000.npy").stat().st_ino == kept, "it was deleted and computed again"
+
+
+def test_a_view_without_activations_under_a_true_manifest_is_built_again() -> None:
+    expected = batch()
+    with artifacts.new_folder(view_folder(prefix(), ROWS, 0)):
+        pass
+    assert torch.equal(batch(), expected)
+
+
+def test_a_view_that_stays_empty_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_nothing(_prefix: Prefix, _rows: object, _view: int, folder: Path, _label: str) -> None:
+        with artifacts.new_folder(folder):
+            pass
+
+    monkeypatch.setattr("thaw.activations.cache._compute_view", write_nothing)
+    with pytest.raises(ArtifactError, match=r"holds activations of no images instead of 12; delete it and run `dvc"):
+        batch()
+
+
+def test_views_that_vanish_while_room_is_made_are_no_error(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch()
+    folder = view_folder(prefix(), ROWS, 0)
+    is_dir = Path.is_dir
+
+    def is_dir_until_another_deletes(path: Path) -> bool:
+        found = is_dir(path)
+        if path == folder and found:
+            shutil.rmtree(path)
+        return found
+
+    monkeypatch.setattr(Path, "is_dir", is_dir_until_another_deletes)
+    make_room(0)
+    assert not list((scratch / "cache").glob("*.npy"))
+    assert not folder.exists()

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from thaw.config.reader import load_params
 from thaw.errors import ParamsError
@@ -73,13 +74,31 @@ def _edited(valid: str, pattern: str, replacement: str) -> str:
         ),
         (r"hidden: \[\]", "hidden: 512", "head.hidden is 512; it must be a list such as [512]"),
         (r"hidden: \[\]", "hidden: [512, 0]", "head.hidden.1 is 0; it must be at least 1"),
-        (r"depth: 3", "depth: true", "depth is true; it must be a whole number from 1, all, the name of a block, or"),
-        (r"depth: 3", "depth: 0", "unfreeze.phases.top.depth is 0; it must be a whole number from 1, all, the name"),
+        (
+            r"depth: 3",
+            "depth: true",
+            "top.depth is true; it must be a whole number from 1, a share of the blocks",
+        ),
+        (r"depth: 3", "depth: 0", "unfreeze.phases.top.depth is 0; it must be a whole number from 1, a share of"),
         (
             r"depth: 3",
             "depth: 2.5",
             "unfreeze.phases.top.depth is 2.5; it must be a whole number from 1",
         ),
+        *(
+            (r"depth: 3", f"depth: {text}", f'top.depth is "{text}"; a share of the blocks must be two whole numbers')
+            for text in ("0/3", "4/3", "1/0", "-1/3", "0.5/2", "1 / 3")
+        ),
+        (r"defaults: {}", "defaults: {start: head}", "unfreeze.defaults.start is not a known key"),
+        (r"defaults: {}", "defaults: {epoch: 3}", "unfreeze.defaults.epoch is not a known key; did you mean epochs?"),
+        (r"defaults: {}", "defaults: null", "unfreeze.defaults is null; it must be a section with keys of its own, or"),
+        (r"defaults: {}", "defaults: {ema: 2}", "unfreeze.defaults.ema is 2; it must be below 1"),
+        (r"defaults: {}", "defaults: {l2_sp: -1}", "unfreeze.defaults.l2_sp is -1; it must be at least 0"),
+        (r"\n  defaults: {}", "", "unfreeze lacks defaults; DVC wants every section but compute there, if only as"),
+        (r"warm_start: true", "warm_start: 1", "top.warm_start is 1; it must be true, false or auto"),
+        (r"warm_start: true", "refit: true", "top.refit is called unfreeze.phases.top.warm_start now; rename it"),
+        (r"  tta: true", "  average: true", "augment.average is called augment.tta now; rename it"),
+        (r"min_win_rate: 0.6", "confidence: 0.6", "select.confidence is called select.min_win_rate now; rename it"),
         (r"lr: 0.0005", "lr: 0", "unfreeze.phases.top.lr is 0; it must be above 0"),
         (r"lr: 0.0005", "lr: fast", 'unfreeze.phases.top.lr is "fast"; it must be a number above 0, or auto'),
         (r"lr: 0.0005", "lr: null", "unfreeze.phases.top.lr is null; it must be a number above 0, or auto"),
@@ -159,24 +178,42 @@ def test_mistakes_between_fields_are_told_together_with_those_in_fields(tmp_path
     assert len(lines) == 6
 
 
+@pytest.mark.parametrize("wrong", ["ema: 2", "epoch: 3", "depth: 0", "lr: fast", "lr: null", "depth: [{patt: a}]"])
+def test_a_mistake_in_the_defaults_of_phases_is_told_once_and_there(
+    tmp_path: Path, params_text: str, wrong: str
+) -> None:
+    tree = yaml.safe_load(params_text)
+    for key in ("depth", "lr"):
+        for phase in tree["unfreeze"]["phases"].values():
+            del phase[key]
+    tree["unfreeze"]["defaults"] = {"depth": 3, "lr": 0.001} | yaml.safe_load(f"{{{wrong}}}")
+    lines = _mistakes(tmp_path, yaml.safe_dump(tree))
+    assert lines
+    assert all(line.startswith("params.yaml: unfreeze.defaults.") for line in lines), lines
+    assert len([line for line in lines if "lacks" not in line]) == 1
+
+
 def test_keys_that_a_section_lacks_are_told_in_one_line(tmp_path: Path) -> None:
-    lines = _mistakes(tmp_path, "seed: 0\nunfreeze: {phases: {top: {start: head}}}\n")
+    lines = _mistakes(tmp_path, "seed: 0\nunfreeze: {defaults: {}, phases: {top: {start: head}}}\n")
     assert len(lines) == 2
-    assert "unfreeze.phases.top lacks depth, lr, " in lines[1]
-    assert "the file lacks data, prepare, " in lines[0]
+    assert "the file lacks data, prepare, backbone, augment, features, head, select, evaluate; DVC wants" in lines[0]
+    assert "if only as evaluate: {}; docs/guide/params.md lists every key" in lines[0]
+    assert lines[1].endswith("unfreeze.phases.top lacks depth, lr; docs/guide/params.md lists every key")
 
 
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        ("1e-3", "write 0.001"),
-        ("1e-05", "write 1.0e-05"),
+        (".5e3", "write 500.0"),
+        ("+.5e3", "write 500.0"),
+        ("012", "write 12"),
+        ("-0x1F", "put it in quotes"),
         ("no", "write true or false, or put the text in quotes"),
         ("Yes", "write true or false"),
-        ("0o17", "put it in quotes"),
-        ("017", "write 17.0"),
-        ("0x1F", "put it in quotes"),
-        ("1_000", "write 1000.0"),
+        ("0b11", "put it in quotes"),
+        ("017", "write 17"),
+        ("1_000", "write 1000"),
+        ("9" * 5000, "holds a number that cannot be read"),
         ("1:30", "put it in quotes"),
         ("2026-11-22", "put it in quotes"),
         ("!!python/object/apply:os.system [touch canary]", "is not allowed; write a plain value"),
@@ -224,7 +261,7 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: bytes, ex
 
 
 def test_all_ambiguous_values_are_told_at_once_in_the_order_of_their_lines(tmp_path: Path) -> None:
-    lines = _mistakes(tmp_path, "a: 1e-3\nb: yes\nc: {d: 0o7}\nb: 1\n")
+    lines = _mistakes(tmp_path, "a: 1_0\nb: yes\nc: {d: 07}\nb: 1\n")
     assert [line.split(":")[1].strip() for line in lines] == ["line 1", "line 2", "line 3", "line 4"]
 
 
@@ -300,7 +337,8 @@ def test_dropout_of_a_solved_head_wants_a_phase(tmp_path: Path, params_text: str
     text = params_text.replace("dropout: 0.0", "dropout: 0.2", 1)
     (tmp_path / "params.yaml").write_text(text)
     load_params(tmp_path / "params.yaml")
-    without = text[: text.index("unfreeze:")] + "unfreeze:\n  phases: {}\n\n" + text[text.index("select:") :]
+    above, below = text[: text.index("unfreeze:")], text[text.index("select:") :]
+    without = f"{above}unfreeze:\n  defaults: {{}}\n  phases: {{}}\n\n{below}"
     (line,) = _mistakes(tmp_path, without)
     assert line == (
         "params.yaml: head.dropout is 0.2, but this head is not trained by steps, and there are no phases that would; "

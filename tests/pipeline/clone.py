@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from thaw.config.reader import read_tree
 from thaw.data import sample
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,7 +91,7 @@ class Clone:
             *above, key = name.split(".")
             section = tree
             for part in above:
-                section = section[part]
+                section = section.setdefault(part, {})
             section[key] = section.get(key, {}) | value if isinstance(value, dict) else value
         self._write(tree)
 
@@ -102,8 +103,7 @@ class Clone:
 
     def params(self) -> dict[str, Any]:
         """Return the tree of params.yaml."""
-        tree: dict[str, Any] = yaml.safe_load((self.root / "params.yaml").read_text(encoding="utf-8"))
-        return tree
+        return read_tree(self.root / "params.yaml")
 
     def _write(self, tree: dict[str, Any]) -> None:
         (self.root / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")

@@ -13,6 +13,7 @@ import yaml
 from numpy.typing import NDArray
 
 from stages import backbone, evaluate, features, head, prepare, select, unfreeze
+from thaw.config.reader import read_tree
 from thaw.data.packed import PackedImages
 from thaw.errors import ArtifactError, BackboneError, DataError, ParamsError
 from thaw.pipeline import artifacts, facts
@@ -47,9 +48,9 @@ def write(path: Path, pixels: NDArray[np.uint16]) -> None:
 
 def change(workspace: Path, **sections: Mapping[str, object]) -> None:
     path = workspace / "params.yaml"
-    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    tree = read_tree(path)
     for name, values in sections.items():
-        tree[name] |= values
+        tree[name] = tree.get(name, {}) | values
     path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
 
 
@@ -57,7 +58,7 @@ def change(workspace: Path, **sections: Mapping[str, object]) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which all stages have run on fields of four bands."""
     folder = tmp_path_factory.mktemp("bands")
-    tree = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    tree = read_tree(ROOT / "params.yaml")
     top = tree["unfreeze"]["phases"]["top"] | {"depth": 1, "epochs": 1, "views": 2, "batch_size": 16}
     tree["unfreeze"]["phases"] = {"top": top}
     (folder / "params.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")

@@ -1,9 +1,13 @@
 """What a change of params.yaml makes DVC run again, and what it leaves alone."""
 
+import json
+from pathlib import Path
+
 import pandas as pd
 
-from tests.pipeline.clone import STAGES, Clone, stages_run
+from tests.pipeline.clone import STAGES, Clone, make_clone, stages_run
 from tests.pipeline.fixtures import Run
+from thaw.config.reader import load_params
 from thaw.pipeline import artifacts
 
 
@@ -27,6 +31,20 @@ def test_the_rate_of_one_phase_reruns_that_phase_and_a_new_phase_adds_a_stage(va
     assert stages_run(rest) == ["evaluate"]
     report = artifacts.read_json(variants["other_phases"].clone.root / "reports" / "selection.json")
     assert set(report["candidates"]) == {"head", "top", "mid", "side"}
+
+
+def test_a_change_in_the_defaults_of_phases_reruns_every_phase(copy: Clone) -> None:
+    copy.update({"unfreeze.defaults": {"weight_decay": 0.02}})
+    assert set(json.loads(copy.succeed("dvc", "status", "--json"))) >= {"unfreeze@top", "unfreeze@mid"}
+    assert "prepare" not in stages_run(copy.succeed("dvc", "repro", "--dry"))
+
+
+def test_a_rate_that_dvc_writes_with_an_exponent_is_read_by_the_stages(tmp_path: Path) -> None:
+    clone = make_clone(tmp_path / "thaw")
+    clone.succeed("dvc", "exp", "run", "--single-item", "prepare", "-S", "unfreeze.phases.mid.lr=0.00005")
+    assert "lr: 5e-05" in (clone.root / "params.yaml").read_text(encoding="utf-8")
+    assert load_params(clone.root / "params.yaml").unfreeze.phases["mid"].lr == 0.00005
+    assert (clone.root / "data" / "prepared" / "samples.csv").exists()
 
 
 def test_a_removed_phase_must_be_deleted_before_select_goes_on(finished: Run, copy: Clone) -> None:

@@ -15,6 +15,7 @@ from thaw.activations.engine import Engine, device_of, use_threads
 from thaw.activations.session import Session
 from thaw.config.schema import ComputeParams
 from thaw.errors import BackboneError
+from thaw.networks.onnx import runtime
 
 pytestmark = pytest.mark.usefixtures("scratch")
 
@@ -141,6 +142,26 @@ def test_an_exported_prefix_is_used_again(scratch: Path) -> None:
     before = path.stat().st_mtime_ns
     assert engine(tiny.BY_NAME).name == "onnxruntime"
     assert path.stat().st_mtime_ns == before
+
+
+def test_tensors_too_large_for_one_onnx_file_lie_beside_it(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = engine(tiny.TORCH)(images())
+    monkeypatch.setattr(runtime, "LARGEST_BYTES", 100)
+    large = engine(tiny.BY_NAME)
+    for ours, reference in zip(large(images()), expected, strict=True):
+        np.testing.assert_allclose(ours, reference, atol=1e-4)
+    beside = next((scratch / "engines").rglob("*.onnx.data"))
+    assert beside.stat().st_size > 100
+    beside.write_bytes(bytes(beside.stat().st_size))
+    for ours, reference in zip(engine(tiny.BY_NAME)(images()), expected, strict=True):
+        np.testing.assert_allclose(ours, reference, atol=1e-4)
+
+
+def test_an_engine_is_compared_anew_on_other_images(race: dict[str, float]) -> None:
+    assert engine(tiny.AUTO).name == "onnxruntime"
+    race["onnxruntime"] = 9.0
+    assert engine(tiny.AUTO).name == "onnxruntime"
+    assert Engine(PREFIX, images() + 1, key="key", compute=tiny.AUTO).name == "torch"
 
 
 @pytest.mark.parametrize("damage", [b"not a model", b"half"])

@@ -11,10 +11,11 @@ import torch
 
 from tests import tiny
 from thaw.activations.cache import make_room, view_folder
-from thaw.activations.engine import Engine
-from thaw.activations.prefix import Prefix, Views
+from thaw.activations.engine import Engine, machine_of
+from thaw.activations.prefix import HalfOverflowError, Prefix, Views
 from thaw.activations.sources import Cached, Fresh
-from thaw.errors import ParamsError, TrainingError
+from thaw.config.schema import ComputeParams
+from thaw.errors import TrainingError
 from thaw.pipeline import artifacts
 
 pytestmark = pytest.mark.usefixtures("scratch")
@@ -24,9 +25,15 @@ NETWORK = tiny.backbone()
 BELOW = NETWORK.split(2)[0]
 
 
-def prefix(*, module: torch.nn.Module = BELOW, identity: str = "weights", **changes: Any) -> Prefix:
+def prefix(
+    *,
+    module: torch.nn.Module = BELOW,
+    identity: str = "weights",
+    compute: ComputeParams = tiny.TORCH,
+    **changes: Any,
+) -> Prefix:
     views = Views(tiny.packed(12), NETWORK.spec, 3, tiny.augment(flip="both", brightness=0.2))
-    return Prefix(replace(views, **changes), module, identity=identity, compute=tiny.TORCH)
+    return Prefix(replace(views, **changes), module, identity=identity, compute=compute)
 
 
 def test_a_cached_batch_is_the_fresh_one_in_any_order_and_mix_of_views() -> None:
@@ -59,7 +66,7 @@ def test_activations_that_float16_cannot_hold_are_kept_in_float32() -> None:
 def test_a_bank_takes_the_bytes_that_it_was_said_to_take(scratch: Path) -> None:
     Cached(prefix(), ROWS, 2, label="train")
     stored = sum(np.load(path).nbytes for path in (scratch / "cache").rglob("*.npy"))
-    assert prefix().trial.bytes_an_image * len(ROWS) * 2 == stored
+    assert prefix().bytes_an_image * len(ROWS) * 2 == stored
 
 
 def test_more_than_ten_boundary_tensors_keep_their_order() -> None:
@@ -133,10 +140,21 @@ def test_activations_that_rounding_would_distort_are_kept_in_float32() -> None:
     assert picky.trial.storage == np.float32
 
 
-def test_an_engine_has_views_of_its_own() -> None:
+def test_an_engine_a_device_and_a_number_of_threads_have_views_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     other = prefix()
-    other.engine.name = "another"
-    assert view_folder(prefix(), ROWS, 0) != view_folder(other, ROWS, 0)
+    other.engine.name = "torch autocast"
+    threads = prefix(compute=tiny.TORCH.model_copy(update={"threads": 2}))
+    folders = {view_folder(found, ROWS, 0) for found in (prefix(), other, threads)}
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "another processor")
+    folders.add(view_folder(prefix(), ROWS, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
+    for device in ("cuda", "mps"):
+        moved = prefix()
+        with monkeypatch.context() as patched:
+            patched.setattr("thaw.activations.engine.device_of", lambda _, device=device: torch.device(device))
+            moved.engine._machine = machine_of(tiny.TORCH)
+        folders.add(view_folder(moved, ROWS, 0))
+    assert len(folders) == 6
 
 
 def test_a_row_outside_the_bank_is_never_answered_with_another() -> None:
@@ -144,29 +162,93 @@ def test_a_row_outside_the_bank_is_never_answered_with_another() -> None:
         Cached(prefix(), ROWS, 1, label="x").batch(np.array([3]), np.array([0]))
 
 
-def test_images_smaller_than_the_input_are_refused_with_what_to_do() -> None:
-    with pytest.raises(ParamsError, match=r"prepare.size_px is 24, but the network sees 32 px; raise it to at least"):
-        prefix(images=tiny.packed(12, size_px=24))
+def test_images_smaller_than_the_input_are_enlarged_and_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    small = prefix(images=tiny.packed(12, size_px=24))
+    assert small.views.plain(ROWS).shape == (len(ROWS), 3, 32, 32)
+    assert capsys.readouterr().out.startswith(
+        "the network sees 32 px and prepare.size_px packs 24 px, so each image is"
+    )
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
-def test_an_activation_that_is_no_number_is_refused_and_nothing_is_kept(scratch: Path, value: float) -> None:
-    class Broken(torch.nn.Module):
-        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            dark = images.mean((1, 2, 3), keepdim=True) < 0  # the first image, on which the type is chosen, is bright
-            return (torch.where(dark, torch.tensor(value), images),)
+class Spiked(torch.nn.Module):
+    """Passes images on, but for those that are not bright, one of whose numbers is `value`."""
 
-    bright, dark = np.array([0, 3]), np.array([0, 1])
-    views = tiny.packed(2)
-    broken = prefix(module=Broken())
-    broken._rows = broken._rows[:1]
-    with pytest.raises(TrainingError, match="an activation at the cut is NaN, infinite or beyond float16; choose"):
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        dark = images.mean((1, 2, 3), keepdim=True) < 0
+        return (torch.where(dark, torch.tensor(self.value), images),)
+
+
+def spiked(value: float) -> Prefix:
+    """Return a prefix whose storage was chosen on bright images alone."""
+    found = prefix(module=Spiked(value))
+    found._rows = np.array([0, 3])
+    assert found.storage == np.float16
+    return found
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("storage", [np.float16, np.float32])
+def test_an_activation_that_is_no_number_is_refused_and_nothing_is_kept(
+    scratch: Path, value: float, storage: type[np.floating]
+) -> None:
+    broken, dark = spiked(value), np.array([0, 1])
+    if storage is np.float32:
+        broken.store_as_float32()
+    with pytest.raises(TrainingError, match="an activation at the cut is NaN or infinite; choose another depth"):
         Cached(broken, dark, 1, label="x")
     assert not list((scratch / "cache").glob("*/"))
-    with pytest.raises(TrainingError, match="an activation at the cut"):
+    with pytest.raises(TrainingError, match="an activation at the cut is NaN or infinite"):
         Fresh(broken).batch(dark, np.zeros(2, np.int64))
-    Fresh(broken).batch(bright, np.zeros(2, np.int64))
-    assert len(views) == 2
+    Fresh(broken).batch(np.array([0, 3]), np.zeros(2, np.int64))
+
+
+def test_a_later_activation_beyond_float16_is_told_from_one_that_is_no_number(scratch: Path) -> None:
+    large, rows, plain = spiked(1e30), np.array([0, 1]), np.zeros(2, np.int64)
+    half = view_folder(large, rows, 0)
+    for make in (lambda: Cached(large, rows, 1, label="x"), lambda: Fresh(large).batch(rows, plain)):
+        with pytest.raises(HalfOverflowError):
+            make()
+    assert not list((scratch / "cache").glob("*/"))
+    size_bytes = large.bytes_an_image
+    large.store_as_float32()
+    assert large.storage == np.float32
+    assert large.bytes_an_image == 2 * size_bytes
+    assert view_folder(large, rows, 0) != half
+    cached, fresh = Cached(large, rows, 1, label="x").batch(rows, plain)[0], Fresh(large).batch(rows, plain)[0]
+    assert torch.equal(cached, fresh)
+    assert cached.max() == torch.tensor(1e30)
+    assert large.seen_as(tiny.augment()).storage == np.float32
+
+
+def test_the_engine_and_the_storage_are_chosen_on_images_of_each_class_and_split() -> None:
+    label = ["bright"] * 40 + ["dark"] * 40 + ["striped"] * 40
+    images = tiny.packed(120, label=label, split=(["train"] * 30 + ["val"] * 5 + ["test"] * 5) * 3)
+    rows = prefix(images=images)._rows
+    chosen = images.samples.iloc[rows]
+    assert len(rows) == 32
+    assert set(zip(chosen["split"], chosen["label"], strict=True)) == {
+        (split, name) for split in ("train", "val") for name in tiny.CLASSES
+    }
+    np.testing.assert_array_equal(rows, prefix(images=images, seed=9)._rows)
+
+
+def test_a_class_that_comes_last_makes_its_activations_kept_in_float32() -> None:
+    class Dark(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return (torch.where(images.mean((1, 2, 3), keepdim=True) < 0, 1e5, images),)
+
+    order = np.argsort(np.arange(120) % 3 == 1, kind="stable")  # dark images last
+    images = tiny.packed(120)
+    sorted_images = replace(
+        images,
+        samples=images.samples.iloc[order].reset_index(drop=True),
+        shards=(images.shards[0][order],),
+    )
+    assert prefix(images=sorted_images, module=Dark()).storage == np.float32
 
 
 def fill(scratch: Path, name: str, age_s: int, size: int = 1000) -> Path:
@@ -206,3 +288,13 @@ def test_a_view_that_is_used_counts_as_recent() -> None:
     os.utime(folder, (1e9, 1e9))
     Cached(prefix(), ROWS, 1, label="x")
     assert folder.stat().st_mtime > 1.5e9
+
+
+def test_a_view_that_another_process_opens_is_not_deleted() -> None:
+    Cached(prefix(), ROWS, 1, label="x")
+    folder = view_folder(prefix(), ROWS, 0)
+    with artifacts.one_at_a_time(folder):
+        make_room(0)
+    assert folder.exists()
+    make_room(0)
+    assert not folder.exists()

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from bench import _tools, floor, head, phase, prefix
+from bench import _tools, floor, head, install, phase, prefix
 from bench._loop import ImageFiles, Loop, loader
 from bench._photos import CLASSES, photo, write_photos
 from bench._workspace import Workspace, even_part
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("scratch")
 
 BENCHES = (
     "prefix", "head", "phase", "views", "scale", "noop", "floor", "accuracy", "foreign", "memory", "chain", "grow",
-    "scratch", "predict",
+    "scratch", "predict", "install",
 )  # fmt: skip
 
 
@@ -314,3 +314,17 @@ def test_pictures_are_normalised_for_the_network_and_channels_last() -> None:
     mean, std = (torch.tensor(value).view(3, 1, 1) for value in (spec.mean, spec.std))
     pixels = ((seen[1] * std + mean) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(pixels, photo(1, 48))
+
+
+def test_the_size_of_an_installation_counts_every_file_but_those_of_the_installers(tmp_path: Path) -> None:
+    packages = install.site_packages(tmp_path)
+    for name, size in (
+        ("numpy/core/a.so", 3_000_000),
+        ("six.py", 500_000),
+        ("pip/b.py", 7),
+        ("pip-23.2.dist-info/c", 9),
+    ):
+        (packages / name).parent.mkdir(parents=True, exist_ok=True)
+        (packages / name).write_bytes(bytes(size))
+    assert install.size_mb(packages) == 3.5
+    assert packages.relative_to(tmp_path).as_posix() == f"lib/python3.{sys.version_info[1]}/site-packages"

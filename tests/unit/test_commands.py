@@ -64,7 +64,7 @@ def test_check_says_what_is_valid(command: Command, workspace: Path) -> None:
 
 def test_check_lists_every_mistake_and_fails(command: Command, workspace: Path) -> None:
     edit(workspace, "seed: 0", "seed: -1")
-    edit(workspace, "size_px: 256", "size_px: 1")
+    edit(workspace, "test_fraction: 0.25", "size_px: 1")
     code, out, err = command("check")
     assert (code, out) == (1, "")
     assert [line.split(" is ")[0] for line in err.splitlines()] == ["params.yaml: seed", "params.yaml: prepare.size_px"]

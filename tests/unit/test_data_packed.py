@@ -1,6 +1,5 @@
 """Packed images: what goes in comes out, and nothing altered is read."""
 
-import os
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -89,28 +88,6 @@ def test_an_altered_shard_is_refused(tmp_path: Path) -> None:
     shard.write_bytes(data)
     with pytest.raises(ArtifactError, match=r"images-00000\.npy is not what its manifest says"):
         packed.PackedImages.open(tmp_path / "p")
-
-
-def strange_table() -> pd.DataFrame:
-    names = ["a b", "a,b\n", "\"quoted'", "emoji 🙂", "é", "e\u0301", "\u2028", "\ufeff", "\x1a", "\t", "", "NA", "007"]
-    return pd.DataFrame({"path": names, "share": [number / 3 for number in range(len(names))]})
-
-
-def test_a_table_that_is_written_again_leaves_other_links_to_the_old_file_as_they_were(tmp_path: Path) -> None:
-    path, cached = tmp_path / "predictions.csv", tmp_path / "object-in-the-cache"
-    cached.write_text("old")
-    cached.chmod(0o444)
-    os.link(cached, path)
-    packed.write_table(path, strange_table())
-    assert cached.read_text() == "old"
-    assert path.read_text(encoding="utf-8").startswith("path,share\n")
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["object-in-the-cache", "predictions.csv"]
-
-
-def test_a_table_has_the_bytes_that_pandas_writes_to_a_file(tmp_path: Path) -> None:
-    strange_table().to_csv(tmp_path / "pandas.csv", index=False, encoding="utf-8", lineterminator="\n")
-    packed.write_table(tmp_path / "ours.csv", strange_table())
-    assert (tmp_path / "ours.csv").read_bytes() == (tmp_path / "pandas.csv").read_bytes()
 
 
 def test_the_classes_are_listed_as_readable_json(tmp_path: Path) -> None:

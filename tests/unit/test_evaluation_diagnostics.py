@@ -35,7 +35,7 @@ HEAD = TrainingRun("head", pd.DataFrame(), answers(0.9), LABELS)
 
 
 def names(*runs: TrainingRun) -> list[tuple[str, str]]:
-    return [(finding["where"], finding["kind"]) for finding in findings_of(runs)]
+    return [(finding.where, finding.kind) for finding in findings_of(runs)]
 
 
 @pytest.mark.parametrize(
@@ -97,9 +97,9 @@ def test_a_head_is_held_against_the_majority_class(
 
 def test_a_sign_gives_its_figures_and_what_to_do() -> None:
     [finding] = findings_of([HEAD, run([None, 2.0, 40.0, 900.0], [0.6, 3.0, 70.0, 500.0], rate=10.0)])
-    assert "900" in finding["evidence"]
-    assert "guessing costs 0.693" in finding["evidence"]
-    assert finding["advice"].startswith("lower its lr tenfold (an epoch's mean was up to 10)")
+    assert "900" in finding.evidence
+    assert "guessing costs 0.693" in finding.evidence
+    assert finding.advice.startswith("lower its lr tenfold (an epoch's mean was up to 10)")
 
 
 def trained(params: PhaseParams, *, shuffled: bool = False) -> TrainingRun:

@@ -20,6 +20,7 @@ from thaw.evaluation.metrics import classification_metrics
 from thaw.evaluation.plots import MAX_POINTS, precision_recall_points, roc_points, write_plots
 from thaw.evaluation.summary import selection_table, summary_rows, summary_table
 from thaw.evaluation.worst_images import worst_first, write_worst
+from thaw.pipeline.facts import Accuracy, Choice, Metrics
 
 ROOT = Path(__file__).parents[2]
 _SVG = "{http://www.w3.org/2000/svg}"
@@ -197,14 +198,14 @@ def _picture(cell: ET.Element) -> bytes:
     return base64.b64decode(picture.attrib["href"].removeprefix("data:image/png;base64,"))
 
 
-METRICS = {
-    "test": {"n": 656, "accuracy": 0.871, "accuracy_low": 0.845, "accuracy_high": 0.896},
-    "majority": {"accuracy": 0.68},
-    "head": {"accuracy": 0.84},
-    "phases": {"top": {"accuracy": 0.871}},
-    "final": {"phase": "top"},
-}
-SELECTION = {"verdict": "Unfreezing helped.", "candidates": {"head": {"accuracy": 0.83}, "top": {"accuracy": 0.88}}}
+METRICS = Metrics(
+    test={"n": 656, "accuracy": 0.871, "accuracy_low": 0.845, "accuracy_high": 0.896},
+    majority=Accuracy(accuracy=0.68),
+    head=Accuracy(accuracy=0.84),
+    phases={"top": Accuracy(accuracy=0.871)},
+    final=Choice(phase="top", temperature=1.0),
+)
+SELECTION = tiny.selection(head={"accuracy": 0.83}, top={"accuracy": 0.88, "chosen": True})
 
 
 def test_the_summary_holds_majority_head_and_phases_and_marks_the_winner() -> None:
@@ -225,16 +226,14 @@ def test_the_summary_prints_the_verdict_and_where_to_look_next() -> None:
 
 
 def test_a_phase_that_gained_nothing_is_no_change() -> None:
-    duel = {"reference": "top", "difference": 0.0, "low": 0.0, "high": 0.0, "mcnemar_p": 1.0}
-    found = {"accuracy": 0.9, "calibrated_log_loss": 0.2, "chosen": False, "against_start": duel, "best_epoch": 0}
+    duel = {"reference": "top", "difference": 0.0, "low": 0.0, "high": 0.0, "win_rate": 0.0, "mcnemar_p": 1.0}
+    found = {"accuracy": 0.9, "calibrated_log_loss": 0.2, "against_start": duel, "best_epoch": 0}
     console = Console(width=100, record=True, file=io.StringIO())
-    console.print(selection_table({"images": 3, "candidates": {"mid": found}}, {}))
+    console.print(selection_table(tiny.selection(mid=found), {}))
     [row] = [line.split() for line in console.export_text().splitlines() if "mid" in line]
     assert row == ["mid", "0.900", "0.200", "none"]
-    with pytest.raises(ArtifactError, match="has no 'chosen'; run `dvc repro`"):
-        selection_table({"candidates": {"mid": {"accuracy": 0.9, "calibrated_log_loss": 0.2}}}, {})
 
 
 def test_a_summary_without_its_numbers_says_what_to_run() -> None:
-    with pytest.raises(ArtifactError, match="has no 'top'; run `dvc repro`"):
-        summary_rows(METRICS | {"phases": {}}, SELECTION)
+    with pytest.raises(ArtifactError, match=r"metrics.json: phases.top is missing; run `dvc repro`"):
+        summary_rows(METRICS.model_copy(update={"phases": {}}), SELECTION)

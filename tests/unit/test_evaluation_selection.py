@@ -231,7 +231,9 @@ def test_phases_come_after_their_start_whatever_the_order_of_the_params() -> Non
 def test_the_head_alone_can_be_selected() -> None:
     text = Path("params.yaml").read_text(encoding="utf-8")
     start, end = text.index("unfreeze:"), text.index("select:")
-    Path("params.yaml").write_text(f"{text[:start]}unfreeze:\n  phases: {{}}\n\n{text[end:]}", encoding="utf-8")
+    Path("params.yaml").write_text(
+        f"{text[:start]}unfreeze:\n  defaults: {{}}\n  phases: {{}}\n\n{text[end:]}", encoding="utf-8"
+    )
     for name in ("top", "mid"):
         artifacts.remove(Path("models/phases") / name)
     select.main()

@@ -10,21 +10,20 @@ import yaml
 from tests import tiny
 from thaw.evaluation.metrics import class_metrics
 from thaw.export import card
+from thaw.pipeline.facts import Accuracy, Choice, ClassFigures, Metrics
 
-FACTS: dict[str, Any] = {
-    "classes": ["a|b", "ok"], "preprocessing": {"size_px": 40, "fit": "crop", "channels": 3}, "input": {"input_px": 32},
-    "views": 2, "explanation": "occlusion", "license": "other", "phase": "top", "fingerprint": "f" * 64,
-    "backbone": {"library": "timm", "name": "test_resnet", "license": "", "url": ""},
-    "lineage": {"data": "d" * 64, "backbone": "b" * 64, "parent": None},
-}  # fmt: skip
+FACTS = tiny.exported_facts(
+    classes=["a|b", "ok"], preprocessing=tiny.preprocessing().model_dump() | {"channels": 3}, views=2
+)
 
 
-def figures(predictions: pd.DataFrame) -> dict[str, Any]:
+def figures(predictions: pd.DataFrame) -> ClassFigures:
     """Return classes.json for these answers."""
     names = sorted(set(predictions["label"]) | set(predictions["predicted"]))
     index = {name: number for number, name in enumerate(names)}
     labels, answers = (predictions[column].map(index).to_numpy(np.int64) for column in ("label", "predicted"))
-    return dict(zip(names, class_metrics(labels, np.eye(len(names))[answers]), strict=True))
+    found = class_metrics(labels, np.eye(len(names))[answers])
+    return ClassFigures({name: dict(own) for name, own in zip(names, found, strict=True)})
 
 
 def evidence(source: str = "photos", **audit: Any) -> card.Evidence:
@@ -34,9 +33,14 @@ def evidence(source: str = "photos", **audit: Any) -> card.Evidence:
         "images": 30, "rejected": 2,
         "classes": {"a|b": {"train": 8, "val": 0, "test": 4}, "ok": {"train": 10, "val": 2, "test": 6}},
     }  # fmt: skip
-    test = {"n": 10, "accuracy": 0.6, "accuracy_low": 0.3, "accuracy_high": 0.9, "ece": 0.125}
-    metrics = {"test": test, "majority": {"accuracy": 0.6}, "head": {"accuracy": 0.5}}
-    selection = {"verdict": "Unfreezing did not help."}
+    metrics = Metrics(
+        test={"n": 10, "accuracy": 0.6, "accuracy_low": 0.3, "accuracy_high": 0.9, "ece": 0.125},
+        majority=Accuracy(accuracy=0.6),
+        head=Accuracy(accuracy=0.5),
+        phases={},
+        final=Choice(phase="head", temperature=1.0),
+    )
+    selection = tiny.changed(tiny.selection(head={"chosen": True}), verdict="Unfreezing did not help.")
     return card.Evidence(source, tiny.audit(**usual | audit), metrics, figures(predictions), selection, predictions)
 
 
@@ -97,8 +101,8 @@ def test_the_licence_is_the_one_stated_or_the_sample_s(source: str, stated: str 
 
 def test_images_of_any_channels_are_named() -> None:
     for channels, words in ((1, "To sort grey images"), (3, "To sort colour images"), (4, "To sort 4-channel images")):
-        settings = FACTS["preprocessing"] | {"channels": channels}
-        assert words in card.render(FACTS | {"preprocessing": settings}, evidence())
+        settings = tiny.preprocessing().model_dump() | {"channels": channels}
+        assert words in card.render(tiny.changed(FACTS, preprocessing=settings), evidence())
 
 
 def test_a_card_of_a_thousand_classes_stays_readable() -> None:
@@ -106,6 +110,6 @@ def test_a_card_of_a_thousand_classes_stays_readable() -> None:
     predictions = pd.DataFrame({"label": names, "predicted": names})
     many = evidence(classes={name: {"train": 1, "val": 0, "test": 0} for name in names})
     changed = {"predictions": predictions, "classes": figures(predictions)}
-    text = card.render(FACTS | {"classes": names}, card.Evidence(**(vars(many) | changed)))
+    text = card.render(tiny.changed(FACTS, classes=names), card.Evidence(**(vars(many) | changed)))
     assert "The other 980 classes are left out here." in text
     assert len(text.splitlines()) < 160

@@ -46,7 +46,7 @@ def sign_in(layers: EarlierLayers | None) -> list[str]:
     """Return the findings of a head that is right, but for this comparison."""
     labels = np.arange(60) % 2
     return [
-        finding["kind"]
+        finding.kind
         for finding in findings_of([TrainingRun("head", pd.DataFrame(), 5 * np.eye(2)[labels], labels, layers)])
     ]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from stages import backbone as stage
 from tests import tiny
 from thaw.augment.views import render
-from thaw.config.reader import load_params
+from thaw.config.reader import load_params, read_tree
 from thaw.errors import BackboneError
 from thaw.networks.backbone import Backbone, assemble, load_backbone
 from thaw.networks.sources.opening import describe, open_backbone
@@ -145,7 +145,7 @@ def run_stage(workspace: Path, **settings: object) -> Path:
     import yaml
 
     path = workspace / "params.yaml"
-    tree = yaml.safe_load(path.read_text())
+    tree = read_tree(path)
     tree["backbone"] = {"source": "timm:test_resnet", "sha256": None, "input_px": 32, "pretrained": False, **settings}
     path.write_text(yaml.safe_dump(tree))
     stage.main()

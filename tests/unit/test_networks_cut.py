@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tests import tiny
 from thaw.errors import BackboneError
 from thaw.networks.backbone import Backbone
-from thaw.networks.cut import probe
+from thaw.networks.cut import UncutPrefix, probe
 from thaw.networks.sources.opening import open_backbone
 from thaw.networks.spec import Spec
 
@@ -257,6 +257,28 @@ class _Scaled(Branching):
 
     def forward(self, images: Tensor) -> Tensor:
         return super().forward(images) * self.scale + self.get_buffer("shift") * self.get_buffer("spread")
+
+
+class _Masked(nn.Module):
+    """A network with an optional argument, which torch.fx takes for given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*[nn.Sequential(nn.Sequential(nn.Conv2d(3, 3, 1))) for _ in range(3)])
+
+    def forward(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
+        maps = self.blocks[0](images)
+        if mask is not None:
+            maps = maps * mask.view(-1, 1, 16, 16)
+        features: Tensor = self.blocks[2](self.blocks[1](maps)).mean((2, 3))
+        return features
+
+
+def test_a_network_whose_trace_does_not_run_is_not_cut() -> None:
+    network = Backbone(_Masked().eval(), SPEC)
+    prefix, suffix = network.split(1)
+    assert isinstance(prefix, UncutPrefix)
+    assert torch.equal(suffix(*prefix(example(network))), network(example(network)))
 
 
 def test_a_network_that_is_not_cut_moves_with_all_of_its_tensors() -> None:

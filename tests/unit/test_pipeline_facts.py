@@ -11,6 +11,7 @@ from tests import tiny
 from thaw.errors import ArtifactError
 from thaw.pipeline import artifacts, facts
 from thaw.pipeline.facts import (
+    Accuracy,
     AugmentFacts,
     BackboneFacts,
     ClassFigures,
@@ -99,6 +100,20 @@ def test_where_no_earlier_layer_was_tried_the_file_has_an_empty_object(tmp_path:
     facts.write(tmp_path / "features.json", stored)
     assert artifacts.read_json(tmp_path / "features.json")["earlier_layers"] == {}
     assert facts.read(tmp_path / "features.json", FeaturesFacts).earlier_layers is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_no_fact_is_written_that_json_has_no_word_for(tmp_path: Path, value: float) -> None:
+    network = tiny.backbone()
+    spec = network.spec.model_copy(update={"mean": (value,) * 3})
+    for stored in (
+        Accuracy(accuracy=value),
+        ClassFigures({"a": {"recall": value}}),
+        tiny.changed(tiny.backbone_facts(network), backbone=spec),
+    ):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            facts.write(tmp_path / "facts.json", stored)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_move_is_written_from_and_to(tmp_path: Path) -> None:

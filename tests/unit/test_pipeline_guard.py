@@ -284,7 +284,7 @@ def test_bytecode_that_python_writes_meanwhile_is_no_change(start: Start, worksp
 
 
 def test_a_section_that_the_stage_does_not_use_may_change_meanwhile(start: Start, workspace: Path) -> None:
-    text = "Path('params.yaml').read_text().replace('threads: null', 'threads: 1')"
+    text = "Path('params.yaml').read_text() + 'compute: {threads: 1}\\n'"
     code, errors = _finish(start(f"            Path('params.yaml').write_text({text})"))
     assert code == 0, errors
 

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -15,10 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests import reported, tiny
-from thaw.data.packed import write_table
 from thaw.errors import ArtifactError
-from thaw.pipeline import artifacts, facts
-from thaw.pipeline.facts import ModelFacts
+from thaw.pipeline import artifacts, facts, tables
+from thaw.pipeline.facts import Metrics, ModelFacts
 from thaw.report import charts, confusion, figures, gallery, pictures, text
 from thaw.report.sources import Answers
 from thaw.training import model
@@ -71,8 +71,8 @@ def viewer_of(page: str) -> dict[str, Any]:
 
 
 def test_the_verdict_is_that_of_selection_and_the_result_that_of_metrics(root: Path, page: str) -> None:
-    text, test = Text(page).text, artifacts.read_json(root / "reports" / "metrics.json")["test"]
-    alone = artifacts.read_json(root / "reports" / "metrics.json")["head"]["accuracy"]
+    text, metrics = Text(page).text, facts.read(root / "reports" / "metrics.json", Metrics)
+    test, alone = metrics.test, metrics.head.accuracy
     assert reported.VERDICT in text
     assert (
         f"On {test['n']} test images that no choice has seen, top answers {test['accuracy']:.3f} correctly "
@@ -86,32 +86,33 @@ def test_the_verdict_is_that_of_selection_and_the_result_that_of_metrics(root: P
 @pytest.mark.parametrize("verdict", ["No phase was trained; the head alone has an accuracy of 0.8.", f"{'x' * 99}: y."])
 def test_a_verdict_without_a_short_beginning_is_shown_whole(root: Path, verdict: str) -> None:
     sources = reported.read(root)
-    sources.selection["verdict"] = verdict
+    sources = replace(sources, selection=tiny.changed(sources.selection, verdict=verdict))
     told = text.verdict(sources)
-    assert told["headline"] + told["colon"] + told["rest"] == verdict
+    assert told.headline + told.colon + told.rest == verdict
 
 
 def test_reports_of_two_runs_are_refused(tmp_path: Path) -> None:
     root = reported.build(tmp_path)
-    artifacts.write_json(root / "reports" / "selection.json", reported.selection(chosen="head"))
+    facts.write(root / "reports" / "selection.json", reported.selection(chosen="head"))
     with pytest.raises(
         ArtifactError, match=r"selection.json chose head, reports/metrics.json tested top .* run `dvc re"
     ):
         reported.read(root)
-    artifacts.write_json(root / "reports" / "selection.json", reported.selection())
-    metrics = artifacts.read_json(root / "reports" / "metrics.json")
-    artifacts.write_json(root / "reports" / "metrics.json", metrics | {"final": {"phase": "head"}})
+    facts.write(root / "reports" / "selection.json", reported.selection())
+    metrics = facts.read(root / "reports" / "metrics.json", Metrics)
+    choice = {"phase": "head", "temperature": 1.0}
+    facts.write(root / "reports" / "metrics.json", tiny.changed(metrics, final=choice))
     with pytest.raises(ArtifactError, match=r"metrics.json tested head and models/final holds top"):
         reported.read(root)
     artifacts.write_json(root / "reports" / "selection.json", {"chosen": "top"})
-    with pytest.raises(ArtifactError, match="has no 'candidates'; run `dvc repro`"):
+    with pytest.raises(ArtifactError, match=r"selection.json: verdict is missing; run `dvc repro`"):
         reported.read(root)
 
 
 def test_predictions_of_other_images_are_refused(tmp_path: Path) -> None:
     root = reported.build(tmp_path)
     table = pd.read_csv(root / "reports" / "predictions.csv", dtype={"id": str})
-    write_table(root / "reports" / "predictions.csv", table.iloc[1:])
+    tables.write(root / "reports" / "predictions.csv", table.iloc[1:])
     with pytest.raises(
         ArtifactError, match=r"predictions.csv does not list the test images of data/prepared; run `dvc"
     ):
@@ -213,7 +214,7 @@ def test_a_model_that_left_no_validation_answers_is_judged_by_the_test_images(tm
     artifacts.remove(root / "models" / "phases" / "top")
     sources = reported.read(root)
     assert sources.validation is None
-    assert {entry["split"] for entry in gallery.doubtful(sources)[0]} <= {"test"}
+    assert {entry.split for entry in gallery.doubtful(sources)[0]} <= {"test"}
     assert list(sources.phases) == ["head"]
 
 
@@ -229,7 +230,7 @@ def test_what_the_metrics_say_of_a_class_and_the_signs_of_selection_are_shown(tm
     }
     artifacts.write_json(root / "reports" / "classes.json", {"defective": own})
     finding = {"kind": "overfits", "where": "top", "evidence": "the gap is wide", "advice": "unfreeze less"}
-    artifacts.write_json(root / "reports" / "selection.json", reported.selection(findings=[finding]))
+    facts.write(root / "reports" / "selection.json", reported.selection(findings=[finding]))
     text = Text(reported.render(root)).text
     assert "0.712 0.601 to 0.802" in text
     assert "top overfits the gap is wide. What to try: unfreeze less." in text
@@ -262,7 +263,8 @@ def test_the_classes_are_scored_as_scikit_learn_does() -> None:
     rows = confusion.class_rows(confusion.counted(answers, 5), list("abcde"), {})
     expected = precision_recall_fscore_support(labels, predicted, labels=range(5), zero_division=np.nan)
     for key, values in zip(("precision", "recall", "f1", "support"), expected, strict=True):
-        np.testing.assert_allclose([np.nan if row[key] is None else row[key] for row in rows], values)
+        shown = [row.support if key == "support" else row.figures[key] for row in rows]
+        np.testing.assert_allclose([np.nan if value is None else value for value in shown], values)
 
 
 def test_the_first_image_of_a_cell_is_its_most_telling_one() -> None:

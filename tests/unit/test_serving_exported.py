@@ -18,7 +18,9 @@ from thaw.errors import ArtifactError, BackboneError, DataError
 from thaw.export import files, parity
 from thaw.export.graph import ExportableClassifier
 from thaw.networks.backbone import Backbone
-from thaw.pipeline import artifacts
+from thaw.networks.onnx import runtime
+from thaw.pipeline import artifacts, facts
+from thaw.pipeline.facts import ExportedFacts
 from thaw.serving.explain import occluded, overlay, patch_places
 from thaw.serving.exported import CLASS_MAPS, OCCLUSION, Exported
 from thaw.training import model
@@ -33,12 +35,12 @@ def squares(num: int) -> np.ndarray:
     return np.stack([image(seed) for seed in range(num)])
 
 
-def changed(twins: Twins, folder: Path, **facts: object) -> Path:
+def changed(twins: Twins, folder: Path, **other: object) -> Path:
     """Copy the export with other facts in model.json, under a true manifest."""
     with artifacts.new_folder(folder) as partial:
         for name in ("model.onnx", "model.pt2", "model.json"):
             (partial / name).write_bytes((twins.exported / name).read_bytes())
-        artifacts.write_json(partial / "model.json", artifacts.read_json(partial / "model.json") | facts)
+        artifacts.write_json(partial / "model.json", artifacts.read_json(partial / "model.json") | other)
     return folder
 
 
@@ -50,6 +52,30 @@ def test_the_exported_model_answers_as_the_torch_model_for_any_number_of_images(
         np.testing.assert_allclose(exported.probabilities(squares(num)), ours.probabilities(squares(num)), atol=1e-5)
     assert exported.probabilities(squares(1)[:0]).shape == (0, 3)
     assert exported.classes == tiny.CLASSES
+
+
+def write_large_export(folder: Path, final: Path) -> Path:
+    """Export as if the weights were too large for one file."""
+    usual = runtime.LARGEST_BYTES
+    runtime.LARGEST_BYTES = 1000
+    try:
+        return write_export(folder, final)
+    finally:
+        runtime.LARGEST_BYTES = usual
+
+
+def test_weights_too_large_for_one_onnx_file_lie_beside_it_and_belong_to_the_export(
+    exported: Exported, twins: Twins, tmp_path: Path, elsewhere: Callable[..., Any]
+) -> None:
+    folder = elsewhere(write_large_export, tmp_path / "export", twins.final)
+    model_bytes, data_bytes = ((folder / name).stat().st_size for name in ("model.onnx", "model.onnx.data"))
+    assert model_bytes + data_bytes < 1.1 * (twins.exported / "model.onnx").stat().st_size
+    moved = folder.rename(tmp_path / "moved")
+    large = Exported.open(moved, threads=1)
+    np.testing.assert_array_equal(large.probabilities(squares(3)), exported.probabilities(squares(3)))
+    (moved / "model.onnx.data").write_bytes(bytes(data_bytes))
+    with pytest.raises(ArtifactError, match=r"model.onnx.data is not what its manifest says"):
+        Exported.open(moved)
 
 
 def test_bands_of_16_bits_are_exported_as_they_were_learned(tmp_path: Path, elsewhere: Callable[..., Any]) -> None:
@@ -132,7 +158,7 @@ def test_one_changed_byte_is_refused(twins: Twins, tmp_path: Path, name: str) ->
 
 
 @pytest.mark.parametrize(
-    ("facts", "message"),
+    ("other", "message"),
     [
         (
             {"classes": ["dark", "bright", "striped"]},
@@ -141,13 +167,14 @@ def test_one_changed_byte_is_refused(twins: Twins, tmp_path: Path, name: str) ->
         ({"classes": ["bright", "dark"]}, "the files do not belong together, run `dvc repro export`"),
         ({"temperature": 1.0}, "temperature is 1.0 in model.json and 2.0 in model.onnx"),
         ({"format": 2}, "has format 2, this version of Thaw reads 1"),
+        ({"views": "two"}, r'model.json: views is "two": .*; run `dvc repro`'),
     ],
 )
 def test_files_that_tell_different_things_are_refused(
-    twins: Twins, tmp_path: Path, facts: dict[str, object], message: str
+    twins: Twins, tmp_path: Path, other: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ArtifactError, match=message):
-        Exported.open(changed(twins, tmp_path / "export", **facts))
+        Exported.open(changed(twins, tmp_path / "export", **other))
 
 
 def test_a_graph_that_cannot_be_loaded_is_an_error_of_the_artifact(twins: Twins, tmp_path: Path) -> None:
@@ -206,10 +233,10 @@ def test_occlusion_finds_the_place_that_the_answer_hangs_on() -> None:
             bright = 0.1 + 0.8 * squares[:, :10, :10].mean(axis=(1, 2, 3)) / 255
             return np.stack([1 - bright, bright], axis=1)
 
-    facts = {"classes": ["a", "b"], "explanation": OCCLUSION, "preprocessing": {"size_px": 40, "channels": 1}}
+    said = tiny.exported_facts(classes=["a", "b"], explanation=OCCLUSION)
     square = np.zeros((40, 40, 1), np.uint8)
     square[:10, :10] = 255
-    heat = Corner(facts, "", None).heat(square, 1)
+    heat = Corner(said, "", None).heat(square, 1)
     assert heat.argmax() == 0
     assert heat[3:, 3:].max() < 0.01
 
@@ -260,20 +287,20 @@ class Branching(torch.nn.Module):
         return features if features.sum() > 0 else -features
 
 
-def write_branching(folder: Path, facts: dict[str, Any]) -> str:
+def write_branching(folder: Path, stored: ExportedFacts) -> str:
     network = Backbone(Branching(), tiny.backbone().spec)
     whole = ExportableClassifier(
         network, torch.nn.Linear(3, 3), size_px=40, symmetries=[(False, False, False)], temperature=1.0
     )
     with pytest.raises(BackboneError) as error:
-        files.write(folder, whole, facts)
+        files.write(folder, whole, stored)
     return str(error.value)
 
 
 def test_a_network_that_torch_cannot_export_is_one_line(
     twins: Twins, tmp_path: Path, elsewhere: Callable[..., Any]
 ) -> None:
-    said = elsewhere(write_branching, tmp_path, artifacts.read_json(twins.exported / "model.json"))
+    said = elsewhere(write_branching, tmp_path, facts.read(twins.exported / "model.json", ExportedFacts))
     assert said.startswith("test_resnet cannot be exported: ")
     assert said.endswith("stop at `dvc repro evaluate`, or choose another backbone")
     assert len(said.splitlines()) == 1

@@ -107,7 +107,7 @@ def test_top_and_explain(address: tuple[str, int], exported: Exported) -> None:
     best = exported.classes.index(answer["predictions"][0]["class"])
     assert len(answer["predictions"]) == 1
     assert head == "data:image/png;base64"
-    assert answer["explanation"]["method"] == exported.facts["explanation"]
+    assert answer["explanation"]["method"] == exported.facts.explanation
     np.testing.assert_array_equal(picture, exported.explain(square, best))
     assert ask(address, "/predict?top=0", png()).status == 422
 

@@ -1,6 +1,5 @@
 """The mean of a phase and its start: what it holds, what it answers, and all that chooses, tests and shows it."""
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -16,12 +15,13 @@ from torch import Tensor
 
 from stages import evaluate, features, head, select, unfreeze
 from tests import tiny
+from thaw.config.reader import read_tree
 from thaw.config.schema import PhaseParams
 from thaw.data.packed import PackedImages
 from thaw.evaluation import summary
 from thaw.pipeline import artifacts, facts
 from thaw.pipeline.candidates import folder_of
-from thaw.pipeline.facts import ModelFacts
+from thaw.pipeline.facts import Metrics, ModelFacts
 from thaw.report import sources, text
 from thaw.training import checkpoint, model
 from thaw.training.averaging import mean_of
@@ -157,8 +157,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with artifacts.new_folder(Path("models/backbone")) as folder:
         save_file(checkpoint.trained_tensors(network.module), folder / "weights.safetensors")
         facts.write(folder / "model.json", tiny.backbone_facts(network))
-    tree = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    tree["compute"] |= {"threads": 1, "workers": 0, "frozen_engine": "torch"}
+    tree = read_tree(ROOT / "params.yaml")
+    tree["compute"] = {"threads": 1, "workers": 0, "frozen_engine": "torch"}
     tree["augment"] |= {"flip": "horizontal", "tta": True}
     tree["features"]["views"], tree["select"]["draws"], tree["evaluate"]["draws"] = 1, 100, 100
     tree["unfreeze"]["phases"] = {
@@ -192,16 +192,16 @@ def test_a_mean_goes_through_every_stage_and_is_tested_and_shown(
             rewritten(folder)
         select.main()
         evaluate.main()
-        metrics = json.loads((workspace / "reports/metrics.json").read_text(encoding="utf-8"))
-        assert metrics["final"]["phase"] == chosen
-        assert set(metrics["phases"]) == {"top", "head+top"}
-        assert metrics["phases"][chosen]["accuracy"] == metrics["test"]["accuracy"]
+        metrics = facts.read(workspace / "reports/metrics.json", Metrics)
+        assert metrics.final.phase == chosen
+        assert set(metrics.phases) == {"top", "head+top"}
+        assert metrics.phases[chosen].accuracy == metrics.test["accuracy"]
         final, kept = (load_file(folder / "weights.safetensors") for folder in (Path("models/final"), right))
         assert all(torch.equal(final[name], value) for name, value in kept.items())
         found = sources.read(Path("data/prepared"), Path("models/final"), phases, Path("reports"))
         assert list(found.phases) == ["head", "top", "head+top"]
         assert found.validation is not None
-        assert [row["depth"] for row in text.phase_rows(found)] == [0, 2, 2]
+        assert [row.depth for row in text.phase_rows(found)] == [0, 2, 2]
         assert set(pd.read_csv("reports/plots/learning_rates.csv")["phase"]) == {"top"}
         rows = summary.summary_rows(metrics, found.selection)
         assert [row[0] for row in rows[1:]] == ["head", "top", "head+top"]

@@ -5,25 +5,27 @@ from typing import Any
 import pytest
 
 from tests import tiny
+from thaw.config.schema import PhaseParams
 from thaw.errors import BackboneError, ParamsError
 from thaw.head.layers import build_head
 from thaw.networks.sources.opening import open_backbone
-from thaw.training.groups import param_groups, rules_of
+from thaw.training.groups import rules_of
 from thaw.training.loop import Classifier
 from thaw.training.loss import class_weights
-from thaw.training.phase import check_phase
+from thaw.training.phase import settle_phase
 
 
-def check(network: str = "test_resnet", *, kind: str = "linear", hidden: tuple[int, ...] = (), **changes: Any) -> None:
-    """Look at a phase as a run does, once its rules are laid over the network."""
+def check(
+    network: str = "test_resnet", *, kind: str = "linear", hidden: tuple[int, ...] = (), **changes: Any
+) -> PhaseParams:
+    """Return a phase as a run settles it, once its rules are laid over the network."""
     backbone = tiny.backbone(network, input_px=160 if network == "test_vit" else 32)
     params = tiny.phase(**changes)
     index = 0 if isinstance(params.depth, list) else backbone.cut_index(params.depth)
     head = build_head(8, 3, hidden, 0.0, kind=kind)
     model = Classifier(backbone.split(len(backbone.units) - index)[1], head)
     rules = rules_of(params, backbone, index)
-    param_groups(model.named_parameters(), rules, params.weight_decay)
-    check_phase("top", params, rules, model)
+    return settle_phase("top", params, rules, model)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +78,24 @@ def test_a_setting_that_would_do_nothing_is_an_error(settings: dict[str, Any], m
 )
 def test_a_setting_that_acts_is_none(settings: dict[str, Any]) -> None:
     check(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "norm", "warm_start"),
+    [
+        ({}, "train", True),
+        ({"network": "test_vit"}, "frozen", True),
+        ({"network": "test_vit", "kind": "cosine"}, "frozen", False),
+        ({"kind": "cosine"}, "train", True),
+        ({"norm": "frozen", "hidden": (4,)}, "frozen", False),
+        ({"depth": [{"pattern": "layer4*conv*.weight", "lr": 0.1}]}, "frozen", True),
+    ],
+)
+def test_auto_is_decided_by_what_the_network_and_the_head_can_do(
+    settings: dict[str, Any], norm: str, warm_start: bool
+) -> None:
+    phase = check(**{"norm": "auto", "warm_start": "auto"} | settings)
+    assert (phase.norm, phase.warm_start) == (norm, warm_start)
 
 
 @pytest.mark.parametrize("weights", [{}, {"car": 1.0}, {"car": 2.0, "truck": 2.0}])

@@ -235,6 +235,56 @@ def test_other_settings_start_a_run_of_their_own(scratch: Path, changes: dict[st
     assert len(list((scratch / "checkpoints").glob("[!.]*"))) == 2
 
 
+def test_another_machine_number_of_threads_or_engine_starts_a_run_of_its_own(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(compute: ComputeParams) -> int:
+        with pytest.raises(InterruptedRunError):
+            train(tiny.phase(), compute=compute, stop_after=1)
+        return len(list((scratch / "checkpoints").glob("[!.]*")))
+
+    assert [interrupted(tiny.TORCH), interrupted(tiny.TORCH)] == [1, 1]
+    assert interrupted(tiny.TORCH.model_copy(update={"threads": 2})) == 2
+    assert interrupted(tiny.BY_NAME) == 3
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "another processor")
+    assert interrupted(tiny.TORCH) == 4
+
+
+def train_on_grey(compute: ComputeParams, norm: str) -> Trained:
+    """Train on images near the mean, so that their activations are small, and those of brighter views far larger."""
+    images = tiny.packed()
+    grey = np.random.default_rng(0).integers(127, 129, images.shards[0].shape).astype(np.uint8)
+    images = replace(images, shards=(grey,))
+    backbone = tiny.backbone()
+    first = next(iter(backbone.module.parameters()))
+    first.data *= 3e5  # the network has no other biases than zeros: all activations grow alike
+    begin = tiny.start(backbone)
+    return run_phase(
+        "top", tiny.phase(norm=norm, epochs=2, lr=1e-6), images=images, backbone=backbone, start=begin,
+        augment=tiny.augment(brightness=0.9), seed=3, compute=compute,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("norm", ["train", "stats"])
+def test_a_later_activation_beyond_float16_starts_the_phase_again_in_float32_cached_or_not(
+    scratch: Path, norm: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "beyond float16; keep them in float32: the phase starts again with all activations in float32"
+    cached = train_on_grey(tiny.TORCH, norm)
+    assert capsys.readouterr().out.count(said) == 1
+    kinds = {np.load(path).dtype.name for path in (scratch / "cache").rglob("*.npy")}
+    forget(scratch, "cache")
+    forget(scratch, "checkpoints")
+    fresh = train_on_grey(UNCACHED, norm)
+    assert capsys.readouterr().out.count(said) == 1
+    assert_same(cached, fresh)
+    forget(scratch, "checkpoints")
+    monkeypatch.setattr(prefix, "_HEADROOM", 1e9)
+    assert_same(cached, train_on_grey(tiny.TORCH, norm))
+    assert said not in capsys.readouterr().out
+    assert "float32" in kinds
+
+
 def follow(trained: Trained) -> Start:
     lineage = trained.model.lineage.model_copy(update={"parent": "top"})
     return Start(trained.result.tensors, trained.model.model_copy(update={"lineage": lineage}))

@@ -34,10 +34,24 @@ def open_view(prefix: Prefix, rows: Rows, view: int, label: str) -> list[NDArray
         try:
             with timings.part("cache"):
                 artifacts.verify(folder)
+            arrays = _opened(folder, len(rows))
         except ArtifactError:
             _compute_view(prefix, rows, view, folder, label)
+            arrays = _opened(folder, len(rows))
         folder.touch()  # the time of last use decides what `make_room` deletes first
-        return [memory.open_array(path) for path in sorted(folder.glob("*.npy"))]
+        return arrays
+
+
+def _opened(folder: Path, num_rows: int) -> list[NDArray[np.floating]]:
+    """Return the boundary tensors in a folder. Raises: ArtifactError if there is none, or one has other rows."""
+    arrays = [memory.open_array(path) for path in sorted(folder.glob("*.npy"))]
+    lengths = {len(array) for array in arrays}
+    if lengths != {num_rows}:
+        raise ArtifactError(
+            f"{folder} holds activations of {sorted(lengths) or 'no'} images instead of {num_rows}; delete it and run "
+            "`dvc repro` again"
+        )
+    return arrays
 
 
 def view_folder(prefix: Prefix, rows: Rows, view: int) -> Path:
@@ -52,12 +66,12 @@ def _key(prefix: Prefix, rows: Rows, view: int) -> str:
             "prefix": prefix.identity,
             "made by": [*prefix.engine.made_by, *(artifacts.sha256_of(path) for path in _OUR_CODE)],
             "input": prefix.views.spec.model_dump(mode="json"),
-            "engine": prefix.engine.name,
+            "engine": prefix.engine.identity,
             "rows": rows.tolist(),
             "view": view,
             "seed": prefix.views.seed if view else None,
             "augment": prefix.views.augment.model_dump(exclude={"tta"}) if view else None,
-            "dtype": prefix.trial.storage.name,
+            "dtype": prefix.storage.name,
         }
     )
 
@@ -65,8 +79,8 @@ def _key(prefix: Prefix, rows: Rows, view: int) -> str:
 def _compute_view(prefix: Prefix, rows: Rows, view: int, folder: Path, label: str) -> None:
     """Write the activations batch by batch."""
     starts = range(0, len(rows), BATCH)
-    storage = prefix.trial.storage
-    _require_space(folder, prefix.trial.bytes_an_image * len(rows))
+    storage = prefix.storage
+    _require_space(folder, prefix.bytes_an_image * len(rows))
     with artifacts.new_folder(folder) as partial, ExitStack() as stack:
         parts: list[BinaryIO] = []
         for start in progress(starts, total=len(starts), label=f"{label}, view {view}"):
@@ -102,18 +116,35 @@ class Space:
 def make_room(limit_bytes: int, *, keep: Collection[Path] = ()) -> None:
     """Delete the views that were used longest ago until those not in `keep` take at most `limit_bytes`.
 
-    What a killed run left half-written goes as well.
+    What a killed run left half-written goes as well. A view that another process opens or writes stays.
     """
     folders = [path for path in (scratch.folder() / "cache").glob("*") if path.is_dir() and path not in keep]
     kept = 0
-    for folder in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
+    for folder in sorted(folders, key=_last_use, reverse=True):
         if folder.name.startswith("."):
-            with suppress(BlockingIOError), artifacts.one_at_a_time(_whole(folder), wait=False):
-                artifacts.remove(folder)
+            _remove(folder, _whole(folder))
             continue
-        kept += sum(path.stat().st_size for path in folder.iterdir())
+        kept += _size_bytes(folder)
         if kept > limit_bytes:
-            artifacts.remove(folder)
+            _remove(folder, folder)
+
+
+def _remove(folder: Path, locked: Path) -> None:
+    """Delete a folder of the cache unless the lock of `locked` is held."""
+    with suppress(BlockingIOError), artifacts.one_at_a_time(locked, wait=False):
+        artifacts.remove(folder)
+
+
+def _last_use(folder: Path) -> float:
+    with suppress(FileNotFoundError):  # another process has deleted it meanwhile
+        return folder.stat().st_mtime
+    return 0.0
+
+
+def _size_bytes(folder: Path) -> int:
+    with suppress(FileNotFoundError):
+        return sum(path.stat().st_size for path in folder.iterdir())
+    return 0
 
 
 def _whole(partial: Path) -> Path:

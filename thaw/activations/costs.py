@@ -81,7 +81,7 @@ def train_passes(phase: PhaseParams) -> int:
 
     A range test counts as a pass: on few images it takes more, which are then quick.
     """
-    refits = (2 if phase.norm != "frozen" else 1) if phase.warm_start else 0
+    refits = (2 if phase.norm_mode != "frozen" else 1) if phase.warm_start else 0
     return phase.epochs + refits + (phase.lr == "auto")
 
 

@@ -6,6 +6,7 @@ not used at all. What was found is kept, so that the same prefix meets the same 
 """
 
 import os
+import platform
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -51,6 +52,7 @@ class Engine:
         Raises: BackboneError if ONNX Runtime was asked for by name and cannot run the prefix or disagrees.
         """
         self._device = device_of(compute)
+        self._machine = machine_of(compute)
         self._prefix = prefix.to(self._device)
         key = artifacts.digest([key, self.made_by])
         self._runner: Runner = self._eager
@@ -79,6 +81,11 @@ class Engine:
             *(artifacts.sha256_of(Path(__file__).parents[1] / name) for name in _COMPUTING),
         ]
 
+    @property
+    def identity(self) -> list[str]:
+        """What the last digits of activations depend on beside weights, images, code and libraries."""
+        return [self.name, *self._machine]
+
     def __str__(self) -> str:
         rates = ", ".join(f"{name} {rate:.0f}" for name, rate in self.rates.items())
         return self.name + (f" (images/s: {rates})" if rates else "")
@@ -104,9 +111,12 @@ class Engine:
         self._runner, self.name = session, "onnxruntime"
 
     def _take_fastest(self, sample: Tensor, key: str, compute: ComputeParams) -> None:
-        """Take the engine that was found fastest before; probe if none was, or if that one no longer works."""
-        machine = [str(self._device), compute.threads, os.cpu_count()]
-        found = scratch.folder() / "engines" / f"{artifacts.digest([key, machine])}.json"
+        """Take the engine that was found fastest before; probe if none was, or if that one no longer works.
+
+        It was found on a machine, and on images: both are in the name of the file that it is kept in.
+        """
+        images = artifacts.sha256_of_bytes(sample.contiguous().numpy().tobytes())
+        found = scratch.folder() / "engines" / f"{artifacts.digest([key, images, self._machine, os.cpu_count()])}.json"
         candidates = self._candidates(sample, key, compute)
         try:
             choice = artifacts.read_json(found)
@@ -174,6 +184,18 @@ def device_of(compute: ComputeParams) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise BackboneError("compute.device is mps, but torch sees no Apple GPU; set it to auto or cpu")
     return device
+
+
+def machine_of(compute: ComputeParams) -> list[str]:
+    """Return what the last digits of a result depend on here: the device, the kernels chosen for it, the threads.
+
+    Kernels split their sums by the instructions that the processor has and by the number of threads.
+    """
+    device = device_of(compute)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    processor = [platform.machine(), torch.backends.cpu.get_cpu_capability()]
+    threads = compute.threads or torch.get_num_threads()
+    return [device.type, name, *processor, f"{threads} threads", torch.get_float32_matmul_precision()]
 
 
 def use_threads(compute: ComputeParams) -> int:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from thaw.errors import ArtifactError, BackboneError, first_line
+from thaw.networks.onnx import runtime
 from thaw.networks.onnx.runtime import open_session
 from thaw.pipeline import artifacts, scratch
 from thaw.pipeline.machine import process_context
@@ -68,7 +69,7 @@ def _exported(prefix: nn.Module, sample: Tensor, key: str) -> Path:
 def _export(prefix: nn.Module, images: Tensor, path: Path) -> None:
     """Write a prefix as ONNX, in a child process: the exporter leaves hundreds of MiB behind in the one it runs in.
 
-    Raises: BackboneError with the exporter's reason.
+    Tensors that are too large for one file lie beside it.     Raises: BackboneError with the exporter's reason.
     """
     context = process_context()
     answers, answer = context.Pipe(duplex=False)
@@ -99,10 +100,10 @@ def _export_here(prefix: nn.Module, images: Tensor, path: Path, answer: Connecti
                 (images,),
                 dynamo=True,
                 dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
-                external_data=False,
                 verbose=False,
             )
-            program.save(str(path), external_data=False)
+            size = sum(value.nbytes for value in prefix.state_dict().values())
+            program.save(str(path), external_data=size > runtime.LARGEST_BYTES)
     except Exception as error:  # noqa: BLE001, it raises what an operator it does not know makes it raise
         answer.send(first_line(error))
     else:

@@ -58,14 +58,20 @@ class Fresh:
         self._prefix = prefix
 
     def batch(self, rows: Rows, views: Rows) -> list[Tensor]:
-        """Return the boundary tensors of each (row, view) pair, float32."""
-        return [widen(narrow(value, self._prefix.trial.storage)) for value in self._prefix(rows, views)]
+        """Return the boundary tensors of each (row, view) pair, float32.
+
+        Raises: HalfOverflowError if one is beyond float16, in which the prefix says that they are kept.
+        """
+        return [widen(narrow(value, self._prefix.storage)) for value in self._prefix(rows, views)]
 
 
 def sources_of(
     name: str, params: PhaseParams, prefix: Prefix, images: PackedImages, compute: ComputeParams
 ) -> tuple[tuple[Source, LabelledRows], tuple[Source, LabelledRows]]:
-    """Return the training and the validation images, each with the activations of their views."""
+    """Return the training and the validation images, each with the activations of their views.
+
+    Raises: HalfOverflowError if one is beyond float16, in which the prefix says that they are kept.
+    """
     train, val = (labelled(images, split) for split in ("train", "val"))
     mirrored = prefix.seen_as(still(prefix.views.augment))
     answers = num_answers(prefix.views.augment)
@@ -85,7 +91,7 @@ def _source(prefix: Prefix, examples: LabelledRows, num_views: int, passes: int,
         num_views=distinct,
         missing_views=sum(not folder.exists() for folder in bank),
         passes=passes,
-        bytes_an_image=prefix.trial.bytes_an_image,
+        bytes_an_image=prefix.bytes_an_image,
         seconds_an_image=prefix.trial.seconds_an_image,
     )
     decision = decide(work, space.left_bytes)

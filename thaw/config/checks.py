@@ -1,18 +1,18 @@
 """Keys of params that are set and would do nothing, or that say two things at once.
 
-A required key always has some value, and some stay idle in ordinary runs (head.lr beside a solved head); a mistake is
-what says something that the other keys rule out. What depends on the backbone is found out once it is there
-(training/effects.py, network/pooling.py).
+A default is never a mistake, and some keys do nothing in ordinary runs (head.lr beside a solved head); a mistake is a
+value that the other keys rule out. What depends on the backbone is checked once it is there (`settle`).
 """
 
 import difflib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 from thaw.config.messages import FORMS, KERAS, shown
-from thaw.config.schema import PhaseParams
+from thaw.config.schema import Params, PhaseParams, Section, share_of_blocks, with_phase_defaults
 from thaw.errors import ParamsError
 
 
@@ -71,6 +71,25 @@ def _phase(path: str, phase: object) -> Iterator[str]:
         alpha, size = number_at(phase, key), number_at(phase, "batch_size")
         if alpha and alpha > 0 and size == 1:
             yield f"{path}.{key} is {alpha:g}, but a batch_size of 1 leaves nothing to mix with; raise batch_size"
+
+
+def completed(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tree of params with each key that was left out at its default, as far as its sections are mappings."""
+    full = dict(tree)
+    for name, field in Params.model_fields.items():
+        kind, section = field.annotation, tree.get(name, {})
+        if isinstance(kind, type) and issubclass(kind, Section) and isinstance(section, Mapping):
+            full[name] = {**_defaults(kind), **with_phase_defaults(section)}
+    phases = value_at(full, "unfreeze", "phases")
+    if isinstance(phases, Mapping):
+        usual = _defaults(PhaseParams)
+        filled = {name: {**usual, **phase} if isinstance(phase, Mapping) else phase for name, phase in phases.items()}
+        full["unfreeze"] = {**full["unfreeze"], "phases": filled}
+    return full
+
+
+def _defaults(kind: type[Section]) -> dict[str, Any]:
+    return {name: field.default for name, field in kind.model_fields.items() if not field.is_required()}
 
 
 def between_fields(tree: Mapping[str, Any]) -> list[str]:
@@ -133,7 +152,7 @@ def _phase_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:
     }
     for name, phase in phases.items():
         yield from _late_blocks(f"unfreeze.phases.{name}", phase)
-    depths = {name: _blocks(phase.get("depth")) for name, phase in phases.items() if isinstance(phase, Mapping)}
+    depths = {name: value_at(phase, "depth") for name, phase in phases.items()}
     if "head" in phases:
         yield "unfreeze.phases.head: the name head is taken by the stage before all phases; choose another"
     for name, start in starts.items():
@@ -151,10 +170,10 @@ def _phase_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:
         if circle:
             continue
         depth, before = depths.get(name), depths.get(start)
-        if depth is not None and before is not None and depth < before:
+        if _is_less(depth, before):
             yield (
-                f"{path}.depth is {depth:g}, less than that of {start}, from which it starts "
-                f"({'all' if math.isinf(before) else f'{before:g}'}); unfreezing goes from the top down"
+                f"{path}.depth is {depth}, less than that of {start}, from which it starts ({before}); unfreezing goes "
+                "from the top down"
             )
 
 
@@ -175,10 +194,20 @@ def _circle(name: str, starts: Mapping[str, Any]) -> list[str]:
     return path if start == name else []
 
 
+def _is_less(depth: object, before: object) -> bool:
+    """Whether a depth is surely less than another: a number and a share compare only once the network is known."""
+    pairs = [(_blocks(depth), _blocks(before)), (_share(depth), _share(before))]
+    return any(ours is not None and theirs is not None and ours < theirs for ours, theirs in pairs)
+
+
 def _blocks(depth: object) -> float | None:
     if depth == "all":
         return math.inf
     return float(depth) if isinstance(depth, int) and not isinstance(depth, bool) and depth > 0 else None
+
+
+def _share(depth: object) -> Fraction | None:
+    return Fraction(1) if depth == "all" else share_of_blocks(depth)
 
 
 def value_at(tree: object, *path: str) -> object:
@@ -194,15 +223,19 @@ def number_at(tree: object, *path: str) -> float | None:
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def check_effects(
+def settle(
     name: str, params: PhaseParams, *, has_running_norms: bool, linear_head: bool, first_epochs: Sequence[int]
-) -> None:
-    """Look at a phase whose rules are laid over its suffix. Raises: ParamsError naming a key that would do nothing.
+) -> PhaseParams:
+    """Return a phase whose `auto` values are decided for the network at hand.
 
     `has_running_norms` tells whether what trains keeps running statistics; `first_epochs` has the epoch in which each
-    rule that trains begins to, the head's first.
+    rule that trains begins to, the head's first. Raises: ParamsError naming a key that would do nothing.
     """
     path = f"params.yaml: unfreeze.phases.{name}"
+    if params.norm == "auto":
+        params = params.model_copy(update={"norm": "train" if has_running_norms else "frozen"})
+    if params.warm_start == "auto":
+        params = params.model_copy(update={"warm_start": linear_head or params.norm != "frozen"})
     if params.norm != "frozen" and not has_running_norms:
         raise ParamsError(
             f"{path}.norm is {params.norm}, but nothing that this phase trains keeps running statistics; set it to "
@@ -221,3 +254,4 @@ def check_effects(
             f"{path}.unfreeze_every is {params.unfreeze_every}: the last of {len(first_epochs) - 1} blocks would begin "
             f"to train in epoch {last} of {params.epochs}; lower it, or give more epochs"
         )
+    return params

@@ -7,7 +7,8 @@ other. The second looks at the plain tree, so that both kinds are reported toget
 import difflib
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -49,7 +50,7 @@ _TYPES = {
     "bool_type": "true or false",
     "string_type": "text; put it in quotes if it looks like a number",
     "list_type": "a list such as [512]",
-    "model_type": "a section with keys of its own",
+    "model_type": "a section with keys of its own, or {} for its defaults",
     "dict_type": "a section with keys of its own",
     "finite_number": "a finite number",
     "string_too_short": "text of at least one character",
@@ -74,9 +75,12 @@ def _is_range(pair: object) -> bool:
     return all(numbers) and bool(pair[0] < pair[1])
 
 
-def in_fields(error: ValidationError, root: type[BaseModel]) -> list[str]:
-    """Return a line for each of pydantic's findings; all keys that a section lacks share one."""
-    entries = error.errors()
+def in_fields(error: ValidationError, root: type[BaseModel], tree: Mapping[str, Any]) -> list[str]:
+    """Return a line for each of pydantic's findings; all keys that a section lacks share one.
+
+    `tree` is what was read: a mistake in `unfreeze.defaults` is told there, and not once more for each phase.
+    """
+    entries = [entry for entry in error.errors() if not _is_from_defaults(entry["loc"], tree)] or error.errors()
     meant = {(*entry["loc"][:-1], _nearest(entry["loc"], root)) for entry in entries if _is_unknown(entry)}
     missing: dict[str, list[str]] = {}
     lines = []
@@ -86,14 +90,31 @@ def in_fields(error: ValidationError, root: type[BaseModel]) -> list[str]:
         elif entry["loc"] not in meant:
             section = ".".join(str(part) for part in entry["loc"][:-1] if not _is_form(part))
             missing.setdefault(section, []).append(str(entry["loc"][-1]))
-    where = "docs/guide/params.md lists every key"
-    return lines + [f"{section or 'the file'} lacks {', '.join(keys)}; {where}" for section, keys in missing.items()]
+    return lines + [_missing(section, keys) for section, keys in missing.items()]
+
+
+def _missing(section: str, keys: Sequence[str]) -> str:
+    lacks, where = f"{section or 'the file'} lacks {', '.join(keys)}", "docs/guide/params.md lists every key"
+    if section in ("", "unfreeze"):
+        return f"{lacks}; DVC wants every section but compute there, if only as {keys[-1]}: {{}}; {where}"
+    return f"{lacks}; {where}"
+
+
+def _is_from_defaults(loc: tuple[int | str, ...], tree: Mapping[str, Any]) -> bool:
+    """Whether a place in a phase holds what the phase has from `unfreeze.defaults`."""
+    if loc[:2] != ("unfreeze", "phases") or len(loc) < 4:
+        return False
+    section = tree["unfreeze"]
+    defaults = section.get("defaults")
+    return isinstance(defaults, Mapping) and loc[3] in defaults and loc[3] not in section["phases"][loc[2]]
 
 
 def _words(entry: Mapping[str, Any], root: type[BaseModel]) -> str:
     path = ".".join(str(part) for part in entry["loc"] if part != "[key]" and not _is_form(part))
     kind, context, seen = entry["type"], entry.get("ctx", {}), shown(entry["input"])
     if _is_unknown(entry):
+        if renamed := _renamed(path):
+            return f"{path} is called {renamed} now; rename it"
         close = _nearest(entry["loc"], root)
         return f"{path} is not a known key; {f'did you mean {close}?' if close else 'remove it'}"
     if kind in _BOUNDS:
@@ -107,6 +128,14 @@ def _words(entry: Mapping[str, Any], root: type[BaseModel]) -> str:
         return f"{path} is {seen}; it must be {_TYPES[kind]}"
     message = str(entry["msg"]).removeprefix("Value error, ")
     return f"{path} is {seen}; {message[0].lower()}{message[1:]}"
+
+
+def _renamed(path: str) -> str | None:
+    """Return what a key of an earlier version is called now."""
+    for old, new in RENAMED_KEYS.items():
+        if found := re.fullmatch(re.escape(old).replace(r"\*", "([^.]+)"), path):
+            return new.replace("*", found[1]) if found.groups() else new
+    return None
 
 
 def _is_unknown(entry: Mapping[str, Any]) -> bool:

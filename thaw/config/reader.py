@@ -1,7 +1,9 @@
-"""params.yaml, read strictly: every mistake at once, and no value that two YAML parsers read differently.
+"""params.yaml, read strictly: every mistake at once, and every value as DVC reads it.
 
-DVC reads params.yaml by the rules of YAML 1.2 (ruamel.yaml), PyYAML by those of YAML 1.1. A value that the two take
-differently (`1e-3`, `yes`, `0o17`) would be one thing in dvc.lock and another in training, so it is refused.
+DVC reads params.yaml with ruamel.yaml, by the core schema of YAML 1.2. PyYAML follows YAML 1.1, so it gets the
+resolver of the core schema here: `3e-4` is a number. Three kinds of plain text are refused, since dvc.lock or a reader
+could take them for something else: what only ruamel.yaml or YAML 1.1 reads as no text (`yes`, `1_000`, `2026-11-22`),
+what only YAML 1.2 reads as a number (`.5e3`), and numbers with a leading zero (`012`, ten in YAML 1.1).
 """
 
 import math
@@ -23,11 +25,12 @@ PARAMS_FILE = Path("params.yaml")
 def load_params(path: Path = PARAMS_FILE) -> Params:
     """Return the validated params. Raises: ParamsError with one line for each mistake in the file."""
     tree = read_tree(path)
-    lines = [*checks.between_fields(tree), *checks.idle_keys(tree)]
+    full = checks.completed(tree)
+    lines = [*checks.between_fields(full), *checks.idle_keys(full)]
     try:
         params = Params.model_validate(tree)
     except ValidationError as error:
-        lines = [*messages.in_fields(error, Params), *lines]
+        lines = [*messages.in_fields(error, Params, tree), *lines]
     if lines:
         raise ParamsError("\n".join(f"{path.name}: {line}" for line in lines))
     return params
@@ -47,11 +50,13 @@ def read_tree(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ParamsError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=_Loader)
         mistakes = [f"{path.name}: line {line}: {what}" for line, what in sorted(set(_mistakes(root)))] if root else []
-        tree = None if mistakes else yaml.safe_load(text)
+        tree = None if mistakes else yaml.load(text, Loader=_Loader)  # noqa: S506, a safe loader
     except yaml.YAMLError as error:
         raise ParamsError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:  # Python's limit on the digits of a whole number
+        raise ParamsError(f"{path.name} holds a number that cannot be read: {error}") from None
     except RecursionError:
         raise ParamsError(f"{path.name} is nested too deeply; three or four levels are all it needs") from None
     if mistakes:
@@ -92,20 +97,37 @@ def _key_mistakes(mapping: yaml.MappingNode) -> Iterator[tuple[int, str]]:
             seen.add(key.value)
 
 
-# The core schema of YAML 1.2.2, section 10.3.2, narrowed to what ruamel.yaml 0.19 (DVC's parser) and PyYAML share.
+# The core schema of YAML 1.2.2, section 10.3.2, less the floats that ruamel.yaml 0.19 reads as text: `.5e3`.
 _CORE_SCHEMA = (
     ("null", re.compile(r"~|null|Null|NULL|")),
     ("bool", re.compile(r"true|True|TRUE|false|False|FALSE")),
-    ("int", re.compile(r"[-+]?(0|[1-9][0-9]*)")),
-    ("float", re.compile(r"[-+]?[0-9]+\.[0-9]*([eE][-+][0-9]+)?|\.[0-9]+([eE][-+][0-9]+)?|[-+]?\.(inf|Inf|INF)")),
-    ("float", re.compile(r"\.(nan|NaN|NAN)")),
+    ("int", re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")),
+    ("float", re.compile(r"[-+]?[0-9]+(\.[0-9]*([eE][-+]?[0-9]+)?|[eE][-+]?[0-9]+)|[-+]?\.[0-9]+([eE][-+][0-9]+)?")),
+    ("float", re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")),
 )
-_MAYBE_NUMBER = re.compile(r"[-+]?[0-9.][0-9_.:xobeE+-]*|[-+]?0[xX][0-9a-fA-F_]+|=|<<|\d{4}-\d\d?-\d\d?.*")
+_MAYBE_NUMBER = re.compile(r"[-+]?[0-9.][0-9_.:xobeE+-]*|[-+]?0[xX][0-9a-fA-F_]+|\d{4}-\d\d?-\d\d?.*")
+_LEADING_ZERO = re.compile(r"[-+]?0[0-9]+")
 _PLAIN_TAGS = {"map", "seq", "str", "null", "bool", "int", "float", "timestamp", "merge", "value"}
+_TAG = "tag:yaml.org,2002:"
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with the core schema of YAML 1.2 in place of YAML 1.1's."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012, as its base declares it
+
+    def integer(self, node: yaml.ScalarNode) -> int:
+        text = str(self.construct_scalar(node))
+        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+
+
+for _name, _pattern in _CORE_SCHEMA:
+    _Loader.add_implicit_resolver(f"{_TAG}{_name}", re.compile(rf"(?:{_pattern.pattern})\Z"), None)
+_Loader.add_constructor(f"{_TAG}int", _Loader.integer)
 
 
 def _problem(node: yaml.Node) -> str | None:
-    kind = node.tag.removeprefix("tag:yaml.org,2002:")
+    kind = node.tag.removeprefix(_TAG)
     if kind not in _PLAIN_TAGS:
         return f"the tag {node.tag!r} is not allowed; write a plain value"
     if not isinstance(node, yaml.ScalarNode):
@@ -113,20 +135,31 @@ def _problem(node: yaml.Node) -> str | None:
     if node.style is not None:
         return None if kind == "str" else f"the tag {node.tag!r} is not allowed on quoted text; write a plain value"
     text = str(node.value)
-    core = next((name for name, pattern in _CORE_SCHEMA if pattern.fullmatch(text)), "str")
-    if core != kind or (core == "str" and _MAYBE_NUMBER.fullmatch(text)):
+    if kind != _resolved(_Loader, text):
+        return f"the tag {node.tag!r} is not allowed on {text}; write a plain value"
+    if _LEADING_ZERO.fullmatch(text) or (kind == "str" and _is_no_text_elsewhere(text)):
         return f"{text} is read differently by different YAML parsers; {_unambiguous(text)}"
     return None
 
 
+def _is_no_text_elsewhere(text: str) -> bool:
+    return _resolved(yaml.SafeLoader, text) != "str" or _MAYBE_NUMBER.fullmatch(text) is not None
+
+
+def _resolved(loader: type[yaml.SafeLoader], text: str) -> str:
+    """Return what a loader takes plain text for."""
+    tag: str = loader("").resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
+    return tag.removeprefix(_TAG)
+
+
 def _unambiguous(text: str) -> str:
-    if text.lower() in {"yes", "no", "on", "off", "y", "n"}:
+    if text.lower() in {"yes", "no", "on", "off"}:
         return "write true or false, or put the text in quotes"
+    plain = text.replace("_", "")
     try:
-        number = float(text.replace("_", ""))
+        number = float(plain)
     except ValueError:
         return "put it in quotes if it is text"
     if not math.isfinite(number):
         return "write a finite number"
-    mantissa, exponent, power = repr(number).partition("e")
-    return f"write {mantissa if '.' in mantissa else f'{mantissa}.0'}{exponent}{power}"
+    return f"write {int(plain)}" if re.fullmatch(r"[-+]?[0-9]+", plain) else f"write {number!r}"

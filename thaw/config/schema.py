@@ -1,8 +1,15 @@
-"""Every key of params.yaml as pydantic models: its unit, its bounds, its default."""
+"""Every key of params.yaml as pydantic models: its unit, its bounds, its default.
 
-from typing import Annotated, Literal
+DVC refuses a stage whose `params:` names a section that params.yaml lacks. So every section that a stage names is
+required, if only as `{}`, and only the keys within have defaults.
+"""
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+import re
+from collections.abc import Mapping
+from fractions import Fraction as Rational
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from thaw.config import messages
 
@@ -29,10 +36,23 @@ class DepthRule(Section):
     """Learning rate at its peak; null freezes."""
 
 
+def share_of_blocks(depth: object) -> Rational | None:
+    """Return the share that a depth such as `1/3` names; None for a depth of another form, or beyond 0 to 1."""
+    parts = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", depth) if isinstance(depth, str) else None
+    numerator, denominator = map(int, parts.groups()) if parts else (0, 0)
+    return Rational(numerator, denominator) if 0 < numerator <= denominator else None
+
+
 def _check_depth(value: object) -> object:
     counted = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    share = isinstance(value, str) and re.fullmatch(r"[-+]?[0-9.]+ */ *[-+]?[0-9.]+", value) is not None
+    if share and share_of_blocks(value) is None:
+        raise ValueError("a share of the blocks must be two whole numbers, above 0 and at most 1, such as 1/3")
     if not counted and not (isinstance(value, str) and value) and not (isinstance(value, list) and value):
-        raise ValueError("it must be a whole number from 1, all, the name of a block, or a list of {pattern, lr} rules")
+        raise ValueError(
+            "it must be a whole number from 1, a share of the blocks such as 1/3, all, the name of a block, or a list "
+            "of {pattern, lr} rules"
+        )
     return value
 
 
@@ -67,37 +87,39 @@ Rate = Annotated[
 ]
 
 
-class PhaseParams(Section):
-    """One phase of progressive unfreezing."""
+def _check_warm_start(value: object) -> object:
+    if not isinstance(value, bool) and value != "auto":
+        raise ValueError("it must be true, false or auto")
+    return value
 
-    start: PhaseName
-    """`head`, or the phase whose best weights this one starts from."""
-    depth: Depth
-    """How many blocks nearest the head to unfreeze, `all`, the name of the lowest block to unfreeze, or a list of rules
-    `{pattern: TEXT, lr: NUMBER or null}` over the names of the backbone's parameters, with `*` for any text: the first
-    that matches decides, what none matches stays frozen."""
-    lr: Rate
-    """Learning rate of the head at its peak; `auto` finds it in the run by a range test (Smith 2017) before the first
-    step."""
-    lr_scale: Annotated[float, Field(gt=0, le=1)]
+
+WarmStart = Annotated[bool | Literal["auto"], BeforeValidator(_check_warm_start)]
+
+
+class PhaseSettings(Section):
+    """What a phase may set, and `unfreeze.defaults` for all phases."""
+
+    lr_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Factor on the rate for each block further from the head; 1 gives all blocks the same rate."""
-    epochs: Count
+    epochs: Count = 4
     """Most passes over the training images."""
-    views: Annotated[int, Field(ge=0, le=64)]
+    views: Annotated[int, Field(ge=0, le=64)] = 4
     """Size of the view bank per image; 0 augments afresh in every epoch, without a cache."""
-    batch_size: Annotated[int, Field(ge=1, le=4096)]
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     """Images in a training step."""
-    weight_decay: Annotated[float, Field(ge=0, le=1)]
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
     """AdamW's decoupled weight decay; norm layers and biases are never decayed."""
-    warmup: Fraction
+    warmup: Fraction = 0.2
     """Share of the steps in which the rate rises from zero; it then falls along a cosine."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target's probability that is spread over all classes while training."""
-    warm_start: bool
-    """Before the first step, re-estimate the suffix's norm statistics and solve a linear head on what it then sees."""
-    norm: Literal["frozen", "stats", "train"]
-    """Norm layers of the suffix: keep the running statistics, also update them, or use batch statistics."""
-    patience: Count
+    warm_start: WarmStart = "auto"
+    """Before the first step, re-estimate the suffix's norm statistics and solve a linear head on what it then sees;
+    `auto` does it wherever one of the two is possible."""
+    norm: Literal["auto", "frozen", "stats", "train"] = "auto"
+    """Norm layers of the suffix: keep the running statistics, also update them, or use batch statistics. `auto` is
+    `train` where what the phase trains keeps running statistics, and `frozen` where nothing does."""
+    patience: Count = 4
     """Epochs without a better validation loss after which the phase stops."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW, or stochastic gradient descent with a Nesterov momentum of 0.9, which wants a larger rate."""
@@ -126,6 +148,39 @@ class PhaseParams(Section):
     """Also offer `select` the mean of this phase's weights and its start's, named START+PHASE."""
 
 
+_NOT_SET: Any = None  # no value that a file may give: a phase then needs one of its own
+
+
+class PhaseDefaults(PhaseSettings):
+    """Settings of every phase that does not set them itself: all keys of a phase but `start`."""
+
+    depth: Depth = _NOT_SET
+    """See unfreeze.phases.NAME.depth."""
+    lr: Rate = _NOT_SET
+    """See unfreeze.phases.NAME.lr."""
+
+
+class PhaseParams(PhaseSettings):
+    """One phase of progressive unfreezing."""
+
+    start: PhaseName
+    """`head`, or the phase whose best weights this one starts from. DVC reads it, so each phase has its own."""
+    depth: Depth
+    """How many blocks nearest the head to unfreeze, a share of all blocks (`1/3`, rounded half up, at least one block),
+    `all`, the name of the lowest block to unfreeze, or a list of rules `{pattern: TEXT, lr: NUMBER or null}` over the
+    names of the backbone's parameters, with `*` for any text: the first that matches decides, and a parameter that no
+    rule matches stays frozen."""
+    lr: Rate
+    """Learning rate of the head at its peak; `auto` finds it in the run by a range test (Smith 2017) before the first
+    step."""
+
+    @property
+    def norm_mode(self) -> Literal["frozen", "stats", "train"]:
+        """The mode of the norm layers, in a phase whose `auto` values are decided (`settle` of config/checks.py)."""
+        assert self.norm != "auto"
+        return self.norm
+
+
 class DataParams(Section):
     """Where the images come from."""
 
@@ -139,19 +194,20 @@ class DataParams(Section):
 class PrepareParams(Section):
     """How images are checked, split and packed."""
 
-    size_px: Annotated[int, Field(ge=16, le=2048)]
-    """Side of the packed square, in pixels; a little over the network's input leaves room for crops."""
-    fit: Literal["crop", "pad", "squash"]
+    size_px: Annotated[int, Field(ge=16, le=2048)] = 256
+    """Side of the packed square, in pixels; a little over the network's input leaves room for crops. A network with a
+    larger input of its own sees the squares enlarged."""
+    fit: Literal["crop", "pad", "squash"] = "crop"
     """How an oblong image becomes square: cut the long side, pad the short side, or ignore the aspect."""
-    test_fraction: Annotated[float, Field(gt=0, lt=1)]
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """Share of images held out for the one final test."""
-    val_fraction: Annotated[float, Field(gt=0, lt=1)]
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of images on which phases are compared and training is stopped."""
-    max_rejected: Fraction
+    max_rejected: Fraction = 0.02
     """Largest share of unusable files that the stage tolerates before it fails."""
-    max_megapixels: Positive
+    max_megapixels: Positive = 100.0
     """An image that claims more millions of pixels than this is rejected before it is decoded."""
-    background: Annotated[int, Field(ge=0, le=255)]
+    background: Annotated[int, Field(ge=0, le=255)] = 255
     """Grey level (0 black, 255 white) behind transparent images and around padded ones."""
     value_range: Annotated[tuple[tuple[float, float], ...] | None, BeforeValidator(messages.as_ranges)] = None
     """Which values of the files become black and white: `[low, high]` for all channels, or a list of one such pair for
@@ -166,9 +222,10 @@ class BackboneParams(Section):
     a known architecture, `file:PATH@timm:NAME` or `file:PATH@torchvision:NAME`; a network that another framework
     exported, `onnx:PATH`; one that a function of yours returns, `python:MODULE:CALLABLE`; or a model that Thaw made,
     `model:FOLDER`."""
-    sha256: Annotated[str, Field(pattern=messages.FORMS["sha256"])] | None
-    """SHA-256 of the weights file; null accepts any and prints the hash to fill in."""
-    input_px: Annotated[int, Field(ge=16, le=2048)] | None
+    sha256: Annotated[str, Field(pattern=messages.FORMS["sha256"])] | None = None
+    """SHA-256 of the weights file. null accepts any; the run prints it, and records it in models/backbone/model.json,
+    whose hash dvc.lock holds."""
+    input_px: Annotated[int, Field(ge=16, le=2048)] | None = None
     """Side of the square that the network sees, in pixels; null takes what it was pretrained with."""
     mean: Annotated[list[Fraction], Field(min_length=1)] | None = None
     """What is subtracted from each channel of an image (scale 0 to 1) before the network sees it, one number for each
@@ -194,46 +251,46 @@ class BackboneParams(Section):
 class AugmentParams(Section):
     """What may change between the views of one image; view 0 is always the plain image."""
 
-    flip: Literal["auto", "none", "horizontal", "vertical", "both", "square"]
+    flip: Literal["auto", "none", "horizontal", "vertical", "both", "square"] = "auto"
     """Mirror images that keep their label; `square` adds quarter turns, `auto` finds out on validation images.
 
     Successive views of an image go through all of them."""
-    tta: bool
+    tta: bool = True
     """Test-time augmentation: whether each answer is the average over the flips in force; more accurate, and that many
     times slower."""
-    crop_scale: Annotated[float, Field(ge=0.05, le=1)]
+    crop_scale: Annotated[float, Field(ge=0.05, le=1)] = 1.0
     """Smallest share of the image's area that a random crop may keep; 1 crops nothing."""
-    rotate_deg: Annotated[float, Field(ge=0, le=180)]
+    rotate_deg: Annotated[float, Field(ge=0, le=180)] = 0.0
     """Largest random rotation to either side, in degrees."""
-    shift: Annotated[float, Field(ge=0, le=0.5)]
+    shift: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Largest random shift along each axis, as a fraction of the side."""
-    brightness: Annotated[float, Field(ge=0, lt=1)]
+    brightness: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Brightness is scaled by a random factor in 1 ± this."""
-    contrast: Annotated[float, Field(ge=0, lt=1)]
+    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Contrast is scaled by a random factor in 1 ± this."""
-    saturation: Annotated[float, Field(ge=0, lt=1)]
+    saturation: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Saturation is scaled by a random factor in 1 ± this; 0 for all but RGB images."""
-    hue: Annotated[float, Field(ge=0, le=0.5)]
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Hue is turned by a random share of the colour circle, up to this to either side; 0 for all but RGB images."""
 
 
 class FeaturesParams(Section):
     """The pooled features that the head is fitted on."""
 
-    views: Annotated[int, Field(ge=1, le=64)]
+    views: Annotated[int, Field(ge=1, le=64)] = 2
     """Views per training image; 1 uses the plain image only."""
 
 
 class HeadParams(Section):
     """The new output layers."""
 
-    hidden: list[Annotated[int, Field(ge=1, le=16384)]]
+    hidden: list[Annotated[int, Field(ge=1, le=16384)]] = []
     """Widths of hidden layers; [] is the linear head, which is solved exactly."""
-    dropout: Annotated[float, Field(ge=0, lt=1)]
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of features dropped before each layer of the head while it trains: a linear one trains in phases only."""
-    lr: Positive
+    lr: Positive = 0.001
     """Learning rate of a head that is not linear (AdamW)."""
-    epochs: Count
+    epochs: Count = 100
     """Most epochs that a head that is not linear may take; it stops early."""
     kind: Literal["linear", "mlp", "cosine"] | None = None
     """`linear`, `mlp` (with hidden layers) or `cosine` (angles to a direction for each class, times a learned scale);
@@ -254,37 +311,53 @@ class HeadParams(Section):
 class UnfreezeParams(Section):
     """Progressive unfreezing, a phase a stage."""
 
+    defaults: PhaseDefaults
+    """Settings that every phase has unless it sets them itself."""
     phases: dict[PhaseName, PhaseParams]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_phases(cls, tree: Any) -> Any:
+        return with_phase_defaults(tree)
+
+
+def with_phase_defaults(tree: Any) -> Any:
+    """Return the section `unfreeze` with its defaults laid under each phase; a tree of another shape as it is."""
+    defaults, phases = (tree.get("defaults"), tree.get("phases")) if isinstance(tree, Mapping) else (None, None)
+    if not isinstance(defaults, Mapping) or not isinstance(phases, Mapping):
+        return tree
+    filled = {name: {**defaults, **phase} if isinstance(phase, Mapping) else phase for name, phase in phases.items()}
+    return {**tree, "phases": filled}
 
 
 class SelectParams(Section):
     """How much better a deeper phase must be."""
 
-    min_win_rate: Annotated[float, Field(ge=0.5, lt=1)]
+    min_win_rate: Annotated[float, Field(ge=0.5, lt=1)] = 0.6
     """Share of paired bootstrap draws of the validation loss in which a deeper phase must win to replace another."""
-    draws: Annotated[int, Field(ge=100, le=100_000)]
+    draws: Annotated[int, Field(ge=100, le=100_000)] = 2000
     """Bootstrap draws."""
 
 
 class EvaluateParams(Section):
     """How the winner is tested."""
 
-    draws: Annotated[int, Field(ge=100, le=100_000)]
+    draws: Annotated[int, Field(ge=100, le=100_000)] = 2000
     """Bootstrap draws behind each 95 % interval."""
 
 
 class ComputeParams(Section):
     """Where and how fast things run; never part of a result, so no stage depends on it."""
 
-    threads: Count | None
+    threads: Count | None = None
     """Threads for arithmetic; null uses every core."""
-    workers: Annotated[int, Field(ge=0)] | None
+    workers: Annotated[int, Field(ge=0)] | None = None
     """Processes that decode images; null uses every core, 0 decodes in the stage itself."""
-    device: Annotated[str, Field(pattern=messages.FORMS["device"])]
+    device: Annotated[str, Field(pattern=messages.FORMS["device"])] = "auto"
     """`auto` takes the first GPU, or the processor if there is none."""
-    frozen_engine: Literal["auto", "onnxruntime", "torch"]
+    frozen_engine: Literal["auto", "onnxruntime", "torch"] = "auto"
     """What runs the frozen prefix; auto takes the fastest engine that agrees with torch, and asks once a machine."""
-    cache_gib: Positive
+    cache_gib: Positive = 8.0
     """Largest activation cache of a phase, in GiB; a phase that needs more computes them anew in every epoch."""
 
 
@@ -302,4 +375,4 @@ class Params(Section):
     unfreeze: UnfreezeParams
     select: SelectParams
     evaluate: EvaluateParams
-    compute: ComputeParams
+    compute: ComputeParams = ComputeParams()

@@ -17,7 +17,7 @@ from thaw import memory
 from thaw.config.schema import PrepareParams
 from thaw.data.pixel_values import Pixels, as_channels, as_depth
 from thaw.errors import ArtifactError
-from thaw.pipeline import artifacts, facts, timings
+from thaw.pipeline import artifacts, facts, tables, timings
 from thaw.pipeline.facts import ClassNames, Preprocessing
 
 Rows = NDArray[np.int64]
@@ -41,7 +41,7 @@ class PackedImages:
         """Return the data set in a folder that `prepare` wrote. Raises: ArtifactError if it is partial or altered."""
         fingerprint = artifacts.verify(folder)
         shards = tuple(memory.open_array(path) for path in sorted(folder.glob("images-*.npy")))
-        samples = read_table(folder / "samples.csv")
+        samples = tables.read(folder / "samples.csv")
         num_images = sum(len(shard) for shard in shards)
         if tuple(samples.columns) != COLUMNS or len(samples) != num_images or not num_images:
             raise ArtifactError(
@@ -82,18 +82,6 @@ class PackedImages:
         """Return the class index of each of these rows."""
         index = {name: position for position, name in enumerate(self.classes)}
         return np.array([index[name] for name in self.samples["label"].to_numpy()[rows]], dtype=np.int64)
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """Return samples.csv with text kept as text: a class called `007` or `NA` keeps its name."""
-    text = dict.fromkeys(("id", "path", "label", "split", "group", "sha256"), str)
-    return pd.read_csv(path, dtype=text, keep_default_na=False, encoding="utf-8")
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as CSV (UTF-8) in one step, with floats that read back as they were."""
-    # pandas would open the path itself: an out may be a hard link into DVC's cache, which that would alter.
-    artifacts.write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
 def preprocessing(settings: PrepareParams, dtype: str) -> Preprocessing:
@@ -159,7 +147,7 @@ def write(
         with memory.new_array(folder / f"images-{shard:05d}.npy", shape, dtype) as file:
             for number in chunk:
                 file.write(np.ascontiguousarray(spool.read(number, channels, dtype)).data)
-    write_table(folder / "samples.csv", samples[list(COLUMNS)])
+    tables.write(folder / "samples.csv", samples[list(COLUMNS)])
     facts.write(folder / "classes.json", ClassNames(classes=classes))
     return channels, dtype.name
 

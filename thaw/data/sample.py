@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from thaw.data.packed import write_table
 from thaw.errors import DataError
-from thaw.pipeline import artifacts
+from thaw.pipeline import artifacts, tables
 
 NUM_IMAGES = 2624
 NUM_DEFECTIVE = 821
@@ -61,7 +60,7 @@ def lay_out(images: str, manifest: str, licence: str) -> None:
         artifacts.remove(partial)
     names = table["file"].map(lambda path: Path(path).name)
     table = table.assign(path=Path(images).name + "/" + table["label"] + "/" + names).sort_values("path")
-    write_table(Path(manifest), table[["path", "label", "confidence"]])
+    tables.write(Path(manifest), table[["path", "label", "confidence"]])
     artifacts.write_text(Path(licence), LICENCE)
 
 

@@ -1,6 +1,6 @@
 """Bootstrap intervals of every metric, over images or over groups of images that belong together."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,9 @@ def bootstrap_intervals(
     groups: Sequence[Any] | NDArray[Any] | None,
     draws: int,
     seed: int,
+    of: Callable[[Table, NDArray[np.float64]], dict[str, NDArray[np.float64]]] = Table.metrics,
 ) -> dict[str, tuple[float, float]]:
-    """Return (low, high) of the 95 % bootstrap interval of each metric, by `interval_of`.
+    """Return (low, high) of the 95 % bootstrap interval of each metric `of` the table, by `interval_of`.
 
     labels [images], probabilities [images, classes]. groups [images] names what was sampled together (a patient, a
     video); whole groups are then drawn, and an empty or missing name is a group of its own. In simulations the
@@ -34,7 +35,7 @@ def bootstrap_intervals(
     """
     table, units = Table.of(labels, probabilities), unit_of(groups, len(labels))
     num_units = int(units.max()) + 1
-    found = _joined(table.metrics(weights) for weights in bootstrap_weights(units, draws, seed))
+    found = _joined(of(table, weights) for weights in bootstrap_weights(units, draws, seed))
     return {
         name: interval for name, values in found.items() if (interval := interval_of(values, num_units)) is not None
     }

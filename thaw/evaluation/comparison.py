@@ -20,6 +20,7 @@ from scipy.stats import binomtest
 from thaw.evaluation.bootstrap import bootstrap_weights, interval_of, unit_of
 from thaw.evaluation.calibration import fit_temperature, probabilities, sample_losses
 from thaw.evaluation.metrics import check, weighted_sum
+from thaw.pipeline.facts import Comparison
 
 
 @dataclass(frozen=True)
@@ -31,22 +32,6 @@ class Candidate:
     """The phase that it started from; None for the head."""
     logits: NDArray[np.floating]
     """[images, classes], the images in the same order for every candidate."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A challenger against a reference on the same images; negative differences favour the challenger."""
-
-    reference: str
-    difference: float
-    """Mean log loss of the challenger minus that of the reference, in nats, each at its own temperature."""
-    low: float
-    high: float
-    """95 % bootstrap interval of the difference, by `interval_of`."""
-    win_rate: float
-    """Share of bootstrap draws in which the challenger's loss is smaller."""
-    mcnemar_p: float
-    """Two-sided exact p of McNemar's test: are the errors of one more than those of the other?"""
 
 
 @dataclass(frozen=True)
@@ -114,8 +99,17 @@ class _Scored:
     ) -> Comparison | None:
         if reference is None:
             return None
-        found = paired_bootstrap(self.losses, reference.losses, units=units, draws=draws, seed=seed)
-        return Comparison(reference.candidate.name, *found, mcnemar_p(self.correct, reference.correct))
+        difference, low, high, win_rate = paired_bootstrap(
+            self.losses, reference.losses, units=units, draws=draws, seed=seed
+        )
+        return Comparison(
+            reference=reference.candidate.name,
+            difference=difference,
+            low=low,
+            high=high,
+            win_rate=win_rate,
+            mcnemar_p=mcnemar_p(self.correct, reference.correct),
+        )
 
 
 def choose(

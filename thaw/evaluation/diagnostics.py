@@ -6,7 +6,7 @@ threshold is relative to what guessing costs: the log loss of equal odds, ln(cla
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from thaw.evaluation.calibration import fit_temperature, sample_losses
 from thaw.evaluation.comparison import mcnemar_p
-from thaw.pipeline.facts import EarlierLayers
+from thaw.pipeline.facts import EarlierLayers, Finding
 
 DIVERGED = 1.5
 """Times the loss of guessing: a network that knows nothing and says so is at 1, so this one is loud and wrong."""
@@ -58,24 +58,13 @@ class TrainingRun:
         return math.log(self.logits.shape[1])
 
 
-@dataclass(frozen=True)
-class Finding:
-    """Something that looks wrong."""
-
-    kind: str
-    """diverges | rate_too_low | stuck | overfits | no_better_than_majority | earlier_layers_do_better"""
-    where: str
-    evidence: str
-    advice: str
-
-
-def findings_of(runs: Sequence[TrainingRun]) -> list[dict[str, str]]:
-    """Return the findings of a run, the head's first, each as {kind, where, evidence, advice}."""
+def findings_of(runs: Sequence[TrainingRun]) -> list[Finding]:
+    """Return the findings of a run, the head's first."""
     found: list[Finding | None] = []
     for number, run in enumerate(runs):
         found += [_majority(run), _earlier(run)] if number == 0 else []
         found += [_diverges(run) or _unmoved(run) or _stuck(run) or _overfits(run)]
-    return [asdict(finding) for finding in found if finding is not None]
+    return [finding for finding in found if finding is not None]
 
 
 def _diverges(run: TrainingRun) -> Finding | None:
@@ -88,11 +77,13 @@ def _diverges(run: TrainingRun) -> Finding | None:
     if not (train > limit and worse_than_before):
         return None
     return Finding(
-        "diverges",
-        run.where,
-        f"the training loss ends at {train:.3g} and the validation loss at {val:.3g}, where guessing costs "
-        f"{run.guessing:.3g}",
-        f"lower its lr tenfold{_peak_words(run)}, give it a longer warmup, or unfreeze less",
+        kind="diverges",
+        where=run.where,
+        evidence=(
+            f"the training loss ends at {train:.3g} and the validation loss at {val:.3g}, where guessing costs "
+            f"{run.guessing:.3g}"
+        ),
+        advice=f"lower its lr tenfold{_peak_words(run)}, give it a longer warmup, or unfreeze less",
     )
 
 
@@ -101,7 +92,9 @@ def _unmoved(run: TrainingRun) -> Finding | None:
     if trained.empty or _peak(run) >= LOST_RATE:
         return None
     evidence = f"its rate is {_peak(run):.2g} at most, and a step below {LOST_RATE:.0e} is lost in rounding"
-    return Finding("rate_too_low", run.where, evidence, "raise its lr; 1e-4 to 1e-3 is usual for AdamW")
+    return Finding(
+        kind="rate_too_low", where=run.where, evidence=evidence, advice="raise its lr; 1e-4 to 1e-3 is usual for AdamW"
+    )
 
 
 def _stuck(run: TrainingRun) -> Finding | None:
@@ -114,9 +107,9 @@ def _stuck(run: TrainingRun) -> Finding | None:
     evidence = f"the training loss was {first:.4g} in the first epoch and {later:.4g} at best after it"
     if np.ptp(trained["val_loss"]) < UNMOVED * trained["val_loss"].mean():
         advice = f"raise its lr{_peak_words(run)}: its steps are too small to change an answer"
-        return Finding("rate_too_low", run.where, evidence, advice)
+        return Finding(kind="rate_too_low", where=run.where, evidence=evidence, advice=advice)
     advice = f"try ten times and a tenth of its lr{_peak_words(run)}, or unfreeze more; else look at the labels"
-    return Finding("stuck", run.where, evidence, advice)
+    return Finding(kind="stuck", where=run.where, evidence=evidence, advice=advice)
 
 
 def _overfits(run: TrainingRun) -> Finding | None:
@@ -134,13 +127,13 @@ def _overfits(run: TrainingRun) -> Finding | None:
             f"at epoch {best['epoch']:.0f}, which was kept, the validation loss is {best['val_loss']:.3g} and the "
             f"training loss {best['train_loss']:.3g}"
         )
-        return Finding("overfits", run.where, evidence, advice)
+        return Finding(kind="overfits", where=run.where, evidence=evidence, advice=advice)
     if last["val_loss"] - max(last["train_loss"], best["val_loss"]) > margin:
         evidence = (
             f"by epoch {last['epoch']:.0f} the training loss was down to {last['train_loss']:.3g} and the validation "
             f"loss up from {best['val_loss']:.3g} to {last['val_loss']:.3g}; epoch {best['epoch']:.0f} was kept"
         )
-        return Finding("overfits", run.where, evidence, advice)
+        return Finding(kind="overfits", where=run.where, evidence=evidence, advice=advice)
     return None
 
 
@@ -155,11 +148,16 @@ def _majority(run: TrainingRun) -> Finding | None:
     if sure_of_accuracy or (len(gained) > 1 and sure_of_loss):
         return None
     return Finding(
-        "no_better_than_majority",
-        run.where,
-        f"the validation accuracy is {correct.mean():.3f}, that of always answering the commonest class "
-        f"{always.mean():.3f} on {len(correct)} images, and the log loss is no better than that of the classes' shares",
-        "look at some images and their labels; then unfreeze more (depth: all), or try another backbone or input_px",
+        kind="no_better_than_majority",
+        where=run.where,
+        evidence=(
+            f"the validation accuracy is {correct.mean():.3f}, that of always answering the commonest class "
+            f"{always.mean():.3f} on {len(correct)} images, and the log loss is no better than that of the classes' "
+            "shares"
+        ),
+        advice=(
+            "look at some images and their labels; then unfreeze more (depth: all), or try another backbone or input_px"
+        ),
     )
 
 
@@ -173,13 +171,17 @@ def _earlier(run: TrainingRun) -> Finding | None:
     if -best.difference <= max(EARLIER * run.guessing, _ERRORS_OF_THREE * best.standard_error):
         return None
     return Finding(
-        "earlier_layers_do_better",
-        run.where,
-        f"on {run.layers.images} training images a head on block {name} reaches a validation log loss of "
-        f"{best.log_loss:.3g} and an accuracy of {best.accuracy:.3f}, one on the last block, {last.block}, "
-        f"{last.log_loss:.3g} and {last.accuracy:.3f}: these images are far from those of the pretraining",
-        f"let the head see the blocks before (backbone.taps: [all]) or end the network there (backbone.keep: {name}), "
-        "unfreeze that deep, or try another backbone",
+        kind="earlier_layers_do_better",
+        where=run.where,
+        evidence=(
+            f"on {run.layers.images} training images a head on block {name} reaches a validation log loss of "
+            f"{best.log_loss:.3g} and an accuracy of {best.accuracy:.3f}, one on the last block, {last.block}, "
+            f"{last.log_loss:.3g} and {last.accuracy:.3f}: these images are far from those of the pretraining"
+        ),
+        advice=(
+            "let the head see the blocks before (backbone.taps: [all]) or end the network there (backbone.keep: "
+            f"{name}), unfreeze that deep, or try another backbone"
+        ),
     )
 
 

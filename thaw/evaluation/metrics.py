@@ -6,6 +6,7 @@ its functions take one draw at a time and would need minutes for 2000 draws.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,12 @@ def classification_metrics(labels: NDArray[np.int64], probabilities: NDArray[np.
     """
     values = Table.of(labels, probabilities).metrics(np.ones((len(labels), 1)))
     return {name: float(value[0]) for name, value in values.items() if np.isfinite(value[0])}
+
+
+def calibration_metrics(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> dict[str, float]:
+    """Return log_loss, brier and ece alone, as `classification_metrics` does. Raises: DataError as that."""
+    values = Table.of(labels, probabilities).calibration(np.ones((len(labels), 1)))
+    return {name: float(value[0]) for name, value in values.items()}
 
 
 def class_metrics(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> list[dict[str, float]]:
@@ -130,6 +137,7 @@ class Table:
     """Labels and probabilities, prepared once so that any weighting of the images is cheap to evaluate."""
 
     labels: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
     predicted: NDArray[np.int64]
     losses: NDArray[np.float64]
     squares: NDArray[np.float64]
@@ -140,7 +148,6 @@ class Table:
     """The calibration bin of each image's top confidence."""
     gaps: NDArray[np.float64]
     """Correct (0 or 1) minus confidence, per image."""
-    rankings: list[_Ranking]
     num_classes: int
 
     @classmethod
@@ -151,34 +158,45 @@ class Table:
         predicted = probabilities.argmax(axis=1)
         own = probabilities[np.arange(images), labels]
         confidence = probabilities.max(axis=1)
-        scored = [1] if num_classes == 2 else [c for c in range(num_classes) if (labels == c).any()]
-        rankings = [_Ranking.of(probabilities[:, c], labels == c) for c in scored]
         losses = -np.log(np.clip(own, _LOG_FLOOR, 1 - _LOG_FLOOR))
         squares = ((probabilities - np.eye(num_classes)[labels]) ** 2).sum(axis=1) / (2 if num_classes == 2 else 1)
         ahead = (probabilities == own[:, None]) & (np.arange(num_classes) > labels[:, None])
         ranks = ((probabilities > own[:, None]) | ahead).sum(axis=1)
         bins, gaps = bins_of(confidence), (predicted == labels) - confidence
-        return cls(labels, predicted, losses, squares, ranks, bins, gaps, rankings, num_classes)
+        return cls(labels, probabilities, predicted, losses, squares, ranks, bins, gaps, num_classes)
+
+    @cached_property
+    def rankings(self) -> list[_Ranking]:
+        """One of each class that occurs, or of the second of two; made when first needed."""
+        scored = [1] if self.num_classes == 2 else [c for c in range(self.num_classes) if (self.labels == c).any()]
+        return [_Ranking.of(self.probabilities[:, c], self.labels == c) for c in scored]
 
     def metrics(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """Return every metric [draws] under weights [images, draws]; NaN where a draw leaves one undefined."""
         total = weights.sum(axis=0)
         support, guesses, hits = self._counts(weights)
-        miss = _class_sums(self.bins, self.gaps[:, None] * weights, ECE_BINS)
         areas = [ranking.areas(weights) for ranking in self.rankings]
         return {
             "accuracy": hits.sum(axis=0) / total,
             "balanced_accuracy": _mean_where(_ratio(hits, support), support > 0),
             "macro_f1": _mean_where(_ratio(2 * hits, support + guesses), support + guesses > 0),
-            "log_loss": weighted_sum(self.losses, weights) / total,
-            "brier": weighted_sum(self.squares, weights) / total,
-            "ece": np.abs(miss).sum(axis=0) / total,
+            **self.calibration(weights),
             "roc_auc": _mean_defined([area for area, _ in areas]),
             "average_precision": _mean_defined([precision for _, precision in areas]),
         } | {
             f"top_{k}_accuracy": weighted_sum((self.ranks < k).astype(np.float64), weights) / total
             for k, fewest in TOP_K.items()
             if self.num_classes >= fewest
+        }
+
+    def calibration(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Return log_loss, brier and ece [draws] under weights [images, draws], which a temperature changes most."""
+        total = weights.sum(axis=0)
+        miss = _class_sums(self.bins, self.gaps[:, None] * weights, ECE_BINS)
+        return {
+            "log_loss": weighted_sum(self.losses, weights) / total,
+            "brier": weighted_sum(self.squares, weights) / total,
+            "ece": np.abs(miss).sum(axis=0) / total,
         }
 
     def class_metrics(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from thaw.errors import DataError
 from thaw.evaluation.metrics import ECE_BINS, bins_of, check
-from thaw.pipeline import timings
+from thaw.pipeline import tables, timings
 
 MAX_POINTS = 1000
 """Points of a curve; more than a screen can show."""
@@ -45,16 +45,16 @@ def write_plots(
         )
     names = np.array(classes, dtype=object)
     confusion = pd.DataFrame({"actual": names[labels], "predicted": names[probabilities.argmax(axis=1)]})
-    tables = {"confusion": confusion, "calibration": calibration_points(labels, probabilities)}
-    tables |= _class_curves(labels, probabilities, classes)
-    tables |= {
+    named = {"confusion": confusion, "calibration": calibration_points(labels, probabilities)}
+    named |= _class_curves(labels, probabilities, classes)
+    named |= {
         "losses": _long(curves, _LOSSES, "loss"),
         "accuracies": _long(curves, {"val_accuracy": "validation"}, "accuracy"),
         "learning_rates": learning_rates(curves),
         "range_tests": _range_tests(range_tests or {}),
     }
-    for name, table in tables.items():
-        table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+    for name, table in named.items():
+        tables.write(folder / f"{name}.csv", table, float_format="%.6g")
 
 
 def calibration_points(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> pd.DataFrame:

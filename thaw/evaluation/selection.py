@@ -1,7 +1,7 @@
 """Read the trained phases, put the verdict into words, and write the network that was chosen."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from thaw.errors import ArtifactError
-from thaw.evaluation.comparison import Candidate, Comparison, Verdict
+from thaw.evaluation.comparison import Candidate, Verdict
 from thaw.evaluation.diagnostics import TrainingRun, findings_of
-from thaw.pipeline import artifacts, facts
+from thaw.pipeline import artifacts, facts, tables
 from thaw.pipeline.candidates import FOLDER, average_name, display_name
-from thaw.pipeline.facts import ModelFacts
+from thaw.pipeline.facts import CandidateFacts, Comparison, ModelFacts, Selection
 
 HEAD = "head"
 
@@ -43,7 +43,7 @@ class TrainedPhase:
     def training_run(self) -> TrainingRun:
         """What `findings_of` looks at."""
         path = self.folder / "curves.csv"
-        curves = pd.read_csv(path) if path.exists() else pd.DataFrame()
+        curves = tables.read(path) if path.exists() else pd.DataFrame()
         return TrainingRun(self.name, curves, self.logits, self.labels, self.model.earlier_layers)
 
 
@@ -86,31 +86,30 @@ def read_groups(samples: Path, rows: NDArray[np.int64]) -> NDArray[Any]:
     Raises: ArtifactError if the table is missing or has no such rows.
     """
     try:
-        table = pd.read_csv(samples, usecols=["row", "group"], dtype={"group": str}, keep_default_na=False)
-        return table.set_index("row")["group"][rows].to_numpy(dtype=object)
+        return tables.read(samples).set_index("row")["group"][rows].to_numpy(dtype=object)
     except (OSError, ValueError, KeyError) as error:
         raise ArtifactError(f"{samples} does not list the validation images ({error}); run `dvc repro`") from None
 
 
 def selection_report(
     phases: Sequence[TrainedPhase], verdicts: Sequence[Verdict], *, min_win_rate: float, draws: int
-) -> dict[str, Any]:
+) -> Selection:
     """Return the content of selection.json: the choice, the sentence that explains it, evidence, findings."""
     chosen = chosen_verdict(verdicts)
     candidates = {
-        verdict.name: {"chosen": verdict is chosen, **_evidence(verdict), **_curve_summary(phase.folder / "curves.csv")}
+        verdict.name: _evidence(verdict, phase.folder / "curves.csv", chosen=verdict is chosen)
         for verdict, phase in zip(verdicts, phases, strict=True)
     }
     images = len(phases[0].labels)
-    return {
-        "chosen": chosen.name,
-        "verdict": verdict_sentence(verdicts, min_win_rate=min_win_rate, draws=draws, images=images),
-        "images": images,
-        "min_win_rate": min_win_rate,
-        "draws": draws,
-        "candidates": candidates,
-        "findings": findings_of([phase.training_run for phase in phases]),
-    }
+    return Selection(
+        chosen=chosen.name,
+        verdict=verdict_sentence(verdicts, min_win_rate=min_win_rate, draws=draws, images=images),
+        images=images,
+        min_win_rate=min_win_rate,
+        draws=draws,
+        candidates=candidates,
+        findings=findings_of([phase.training_run for phase in phases]),
+    )
 
 
 def chosen_verdict(verdicts: Sequence[Verdict]) -> Verdict:
@@ -175,9 +174,22 @@ def _but_channels(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (shape[0], *shape[2:]) if len(shape) == 4 else shape
 
 
-def _evidence(verdict: Verdict) -> dict[str, Any]:
-    """Return what a verdict holds beside its name; the head, which was held against nothing, has fewer entries."""
-    return {key: value for key, value in asdict(verdict).items() if key != "name" and value is not None}
+def _evidence(verdict: Verdict, curves: Path, *, chosen: bool) -> CandidateFacts:
+    best_epoch, gap = _curve_summary(curves)
+    return CandidateFacts(
+        chosen=chosen,
+        start=verdict.start,
+        accuracy=verdict.accuracy,
+        log_loss=verdict.log_loss,
+        temperature=verdict.temperature,
+        calibrated_log_loss=verdict.calibrated_log_loss,
+        against_head=verdict.against_head,
+        against_start=verdict.against_start,
+        against_best=verdict.against_best,
+        replaced_best=verdict.replaced_best,
+        best_epoch=best_epoch,
+        train_validation_gap=gap,
+    )
 
 
 def _shift(duel: Comparison) -> str:
@@ -226,13 +238,13 @@ def _chain(name: str, starts: Mapping[str, str]) -> list[str]:
     return [name] if name == HEAD else [*_chain(starts[name], starts), name]
 
 
-def _curve_summary(path: Path) -> dict[str, float]:
+def _curve_summary(path: Path) -> tuple[int | None, float | None]:
     """Return the best epoch, and there the validation loss minus the training loss, in nats, where curves exist."""
     if not path.exists():
-        return {}
-    curves = pd.read_csv(path).dropna(subset=["val_loss"])
+        return None, None
+    curves = tables.read(path).dropna(subset=["val_loss"])
     if curves.empty:
-        return {}
+        return None, None
     best = curves.iloc[int(curves["val_loss"].argmin())]
     gap = float(best["val_loss"] - best["train_loss"])
-    return {"best_epoch": int(best["epoch"])} | ({"train_validation_gap": gap} if np.isfinite(gap) else {})
+    return int(best["epoch"]), gap if np.isfinite(gap) else None

@@ -1,7 +1,6 @@
 """The tables that `select` and `python -m thaw summary` print: was it worth it, and what looks wrong."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -9,6 +8,7 @@ from rich.table import Table
 
 from thaw.errors import ArtifactError
 from thaw.pipeline import artifacts, scratch
+from thaw.pipeline.facts import CandidateFacts, Metrics, Selection, interval
 
 _NEXT = (
     "reports/index.html is the report: open it in a browser. `dvc plots show` draws reports/plots, `dvc metrics show` "
@@ -26,32 +26,31 @@ FINDINGS = {
 """How each finding of `diagnostics.py` is put after the name of a head or a phase."""
 
 
-def summary_rows(metrics: Mapping[str, Any], selection: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+def summary_rows(metrics: Metrics, selection: Selection) -> list[tuple[str, str, str, str]]:
     """Return (model, validation accuracy, test accuracy, remark): majority class, head, phases, the winner marked.
 
-    metrics is reports/metrics.json, selection reports/selection.json. Raises: ArtifactError if one lacks a key.
+    Raises: ArtifactError if a candidate was not tested.
     """
-    try:
-        chosen, test = metrics["final"]["phase"], metrics["test"]
-        rows = [("majority class", "", _fraction(metrics["majority"]["accuracy"]), "")]
-        for name, evidence in selection["candidates"].items():
-            tested = metrics["head"] if name == "head" else metrics["phases"][name]
-            accuracy, remark = _fraction(tested["accuracy"]), ""
-            if name == chosen:
-                interval = f"{_fraction(test['accuracy_low'])} to {_fraction(test['accuracy_high'])}"
-                accuracy, remark = f"{_fraction(test['accuracy'])} ({interval})", "chosen"
-            rows.append((name, _fraction(evidence["accuracy"]), accuracy, remark))
-    except KeyError as error:
-        raise ArtifactError(f"reports/metrics.json or reports/selection.json has no {error}; run `dvc repro`") from None
+    test, rows = metrics.test, [("majority class", "", _fraction(metrics.majority.accuracy), "")]
+    for name, evidence in selection.candidates.items():
+        tested = metrics.head if name == "head" else metrics.phases.get(name)
+        if tested is None:
+            raise ArtifactError(f"reports/metrics.json: phases.{name} is missing; run `dvc repro`")
+        accuracy, remark = _fraction(tested.accuracy), ""
+        if name == metrics.final.phase:
+            ends = interval(test, "accuracy")
+            between = f" ({_fraction(ends[0])} to {_fraction(ends[1])})" if ends else ""
+            accuracy, remark = f"{_fraction(test['accuracy'])}{between}", "chosen"
+        rows.append((name, _fraction(evidence.accuracy), accuracy, remark))
     return rows
 
 
-def summary_table(metrics: Mapping[str, Any], selection: Mapping[str, Any]) -> Table:
+def summary_table(metrics: Metrics, selection: Selection) -> Table:
     """Return the table to print, its caption the verdict and where to look next. Raises: ArtifactError."""
     rows = summary_rows(metrics, selection)
     table = Table(
-        title=f"Accuracy on {metrics['test'].get('n', '?')} test images, 95 % interval",
-        caption=f"{selection.get('verdict', '')}\n\n{_NEXT}",
+        title=f"Accuracy on {metrics.test['n']} test images, 95 % interval",
+        caption=f"{selection.verdict}\n\n{_NEXT}",
         caption_justify="left",
         title_justify="left",
     )
@@ -62,61 +61,57 @@ def summary_table(metrics: Mapping[str, Any], selection: Mapping[str, Any]) -> T
     return table
 
 
-def selection_table(selection: Mapping[str, Any], seconds: Mapping[str, float]) -> Table:
+def selection_table(selection: Selection, seconds: Mapping[str, float]) -> Table:
     """Return the table of head and phases on validation, from reports/selection.json and the seconds each one took.
 
     Losses are calibrated, in nats. Each phase is held against the one that it starts from; the gap is validation loss
     minus training loss at the epoch that was kept, `!` where there is a finding of overfitting. `*` is the chosen one.
-    Raises: ArtifactError if a key is missing.
     """
-    title = f"Validation, {selection.get('images', '?')} images: each phase against the one that it starts from"
+    title = f"Validation, {selection.images} images: each phase against the one that it starts from"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("  model", "accuracy", "loss", "change", "95 % interval", "McNemar", "gap", "time"):
         table.add_column(column, justify="left" if column == "  model" else "right", no_wrap=True)
-    overfitted = {finding["where"] for finding in selection.get("findings", ()) if finding["kind"] == "overfits"}
-    try:
-        for name, found in selection["candidates"].items():
-            gap = found.get("train_validation_gap")
-            table.add_row(
-                ("* " if found["chosen"] else "  ") + name,
-                _fraction(found["accuracy"]),
-                _fraction(found["calibrated_log_loss"]),
-                *_change(found),
-                ("" if gap is None else f"{gap:.3f}") + ("!" if name in overfitted else ""),
-                f"{seconds[name]:.0f} s" if name in seconds else "",
-                style="bold" if found["chosen"] else None,
-            )
-    except KeyError as error:
-        raise ArtifactError(f"reports/selection.json has no {error}; run `dvc repro`") from None
+    overfitted = {finding.where for finding in selection.findings if finding.kind == "overfits"}
+    for name, found in selection.candidates.items():
+        gap = found.train_validation_gap
+        table.add_row(
+            ("* " if found.chosen else "  ") + name,
+            _fraction(found.accuracy),
+            _fraction(found.calibrated_log_loss),
+            *_change(found),
+            ("" if gap is None else f"{gap:.3f}") + ("!" if name in overfitted else ""),
+            f"{seconds[name]:.0f} s" if name in seconds else "",
+            style="bold" if found.chosen else None,
+        )
     return table
 
 
-def _change(found: Mapping[str, Any]) -> tuple[str, str, str]:
+def _change(found: CandidateFacts) -> tuple[str, str, str]:
     """Return the difference to the start, its interval, and McNemar's p; a phase that gained nothing is its start."""
-    if (duel := found.get("against_start")) is None:
+    if (duel := found.against_start) is None:
         return "", "", ""
-    if found.get("best_epoch") == 0:
+    if found.best_epoch == 0:
         return "none", "", ""
-    return f"{duel['difference']:.3f}", f"{duel['low']:.3f} to {duel['high']:.3f}", _p_value(duel["mcnemar_p"])
+    return f"{duel.difference:.3f}", f"{duel.low:.3f} to {duel.high:.3f}", _p_value(duel.mcnemar_p)
 
 
 def _p_value(value: float) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def print_selection(selection: Mapping[str, Any]) -> None:
-    """Print the table of head and phases, the findings, and the verdict. Raises: ArtifactError."""
+def print_selection(selection: Selection) -> None:
+    """Print the table of head and phases, the findings, and the verdict."""
     print_evidence(selection)
-    Console().print(selection.get("verdict", ""), markup=False, highlight=False)
+    Console().print(selection.verdict, markup=False, highlight=False)
 
 
-def print_evidence(selection: Mapping[str, Any]) -> None:
-    """Print the table of head and phases, and each finding. Raises: ArtifactError."""
+def print_evidence(selection: Selection) -> None:
+    """Print the table of head and phases, and each finding."""
     console = Console()
-    console.print(selection_table(selection, seconds_spent(selection.get("candidates", ()))))
-    for finding in selection.get("findings", ()):
-        words = f"Warning: {finding['where']} {FINDINGS.get(finding['kind'], finding['kind'])}: {finding['evidence']}."
-        console.print(f"{words} Advice: {finding['advice']}.\n", markup=False, highlight=False)
+    console.print(selection_table(selection, seconds_spent(selection.candidates)))
+    for finding in selection.findings:
+        words = f"Warning: {finding.where} {FINDINGS[finding.kind]}: {finding.evidence}."
+        console.print(f"{words} Advice: {finding.advice}.\n", markup=False, highlight=False)
 
 
 def seconds_spent(names: Iterable[str]) -> dict[str, float]:

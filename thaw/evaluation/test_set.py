@@ -10,10 +10,19 @@ from numpy.typing import NDArray
 
 from thaw.evaluation.bootstrap import bootstrap_intervals, class_intervals
 from thaw.evaluation.calibration import uncalibrated
-from thaw.evaluation.metrics import class_metrics, classification_metrics
-from thaw.pipeline import artifacts, facts
+from thaw.evaluation.metrics import Table, calibration_metrics, class_metrics, classification_metrics
+from thaw.pipeline import facts, tables
 from thaw.pipeline.candidates import folder_of
-from thaw.pipeline.facts import ModelFacts
+from thaw.pipeline.facts import (
+    Accuracy,
+    Choice,
+    ClassFigures,
+    Figures,
+    Metrics,
+    ModelFacts,
+    Selection,
+    ValidationFigures,
+)
 
 Probabilities = NDArray[np.float64]
 
@@ -28,7 +37,7 @@ def test_metrics(
     groups: NDArray[Any],
     draws: int,
     seed: int,
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[Metrics, ClassFigures]:
     """Return the test figures of metrics.json, and classes.json with those of each class.
 
     The former are metrics of the chosen model with 95 % intervals, and accuracies of the rest: what `dvc metrics`
@@ -39,43 +48,46 @@ def test_metrics(
     """
     final = answers[chosen]
     how: dict[str, Any] = {"groups": groups, "draws": draws, "seed": seed}
-    test: dict[str, Any] = {"n": len(labels)}
+    test: Figures = {"n": len(labels)}
     test |= _with_intervals(classification_metrics(labels, final), bootstrap_intervals(labels, final, **how))
     raw = uncalibrated(final, temperature)
-    before = _with_intervals(classification_metrics(labels, raw), bootstrap_intervals(labels, raw, **how))
+    intervals_before = bootstrap_intervals(labels, raw, of=Table.calibration, **how)
+    before = _with_intervals(calibration_metrics(labels, raw), intervals_before)
     test |= {
         f"{name}_uncalibrated{end}": before[f"{name}{end}"]
         for name in ("ece", "log_loss")
         for end in ("", "_low", "_high")
     }
     each, intervals = class_metrics(labels, final), class_intervals(labels, final, **how)
-    accuracies = {name: {"accuracy": float((given.argmax(axis=1) == labels).mean())} for name, given in answers.items()}
+    accuracies = {
+        name: Accuracy(accuracy=float((given.argmax(axis=1) == labels).mean())) for name, given in answers.items()
+    }
     majority = float(np.bincount(labels).max() / len(labels))
     head = accuracies.pop("head")
-    metrics = {
-        "test": test,
-        "majority": {"accuracy": majority},
-        "head": head,
-        "phases": accuracies,
-        "final": {"phase": chosen, "temperature": temperature},
-    }
-    return metrics, {name: _with_intervals(each[i], intervals[i]) for i, name in enumerate(classes)}
+    metrics = Metrics(
+        test=test,
+        majority=Accuracy(accuracy=majority),
+        head=head,
+        phases=accuracies,
+        final=Choice(phase=chosen, temperature=temperature),
+    )
+    return metrics, ClassFigures({name: _with_intervals(each[i], intervals[i]) for i, name in enumerate(classes)})
 
 
-def validation_metrics(selection: Path) -> dict[str, dict[str, float]]:
+def validation_metrics(selection: Path) -> dict[str, ValidationFigures]:
     """Return accuracy and calibrated log loss on validation of head and phases, which experiments are compared by.
 
     They are those of selection.json, which holds more than a table of experiments has room for.
     """
     return {
-        name: {"accuracy": seen["accuracy"], "log_loss": seen["calibrated_log_loss"]}
-        for name, seen in artifacts.read_json(selection)["candidates"].items()
+        name: ValidationFigures(accuracy=seen.accuracy, log_loss=seen.calibrated_log_loss)
+        for name, seen in facts.read(selection, Selection).candidates.items()
     }
 
 
-def _with_intervals(values: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+def _with_intervals(values: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]) -> Figures:
     """Return each value, followed by the ends of its interval where it has one."""
-    together: dict[str, float] = {}
+    together: Figures = {}
     for name, value in values.items():
         together[name] = value
         if name in intervals:
@@ -98,7 +110,7 @@ def predictions(
 def read_curves(phases: Path, names: Sequence[str]) -> dict[str, pd.DataFrame]:
     """Return the curves.csv of each phase that has one, by name."""
     return {
-        name: pd.read_csv(phases / name / "curves.csv") for name in names if (phases / name / "curves.csv").exists()
+        name: tables.read(phases / name / "curves.csv") for name in names if (phases / name / "curves.csv").exists()
     }
 
 
@@ -109,7 +121,7 @@ def read_range_tests(phases: Path, names: Sequence[str]) -> dict[str, pd.DataFra
         folder = folder_of(phases, name)
         path, lr = folder / "range_test.csv", facts.read(folder / "model.json", ModelFacts).lr
         if path.exists():
-            found[name] = pd.read_csv(path)
+            found[name] = tables.read(path)
         elif lr is not None:
             found[name] = pd.DataFrame({"rate": [lr], "change": np.nan, "smoothed": np.nan, "chosen": 1})
     return found

@@ -1,13 +1,15 @@
 """The model card, filled from what was measured, in the form of the Hugging Face hub: YAML front matter, Markdown."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import pandas as pd
 import yaml
 
-from thaw.pipeline.facts import Audit
+from thaw.pipeline import facts, tables
+from thaw.pipeline.facts import Audit, ClassFigures, ExportedFacts, Metrics, Selection, interval
 
 SAMPLE = "data/sample/images"
 SAMPLE_LICENSE = "cc-by-nc-sa-4.0"
@@ -32,12 +34,23 @@ class Evidence:
     source: str
     """`data.raw` of params.yaml."""
     audit: Audit
-    metrics: Mapping[str, Any]
-    classes: Mapping[str, Mapping[str, float]]
-    """classes.json: the metrics of each class."""
-    selection: Mapping[str, Any]
+    metrics: Metrics
+    classes: ClassFigures
+    selection: Selection
     predictions: pd.DataFrame
     """Columns label and predicted, a row for each test image."""
+
+    @classmethod
+    def read(cls, source: str, prepared: Path, reports: Path) -> Self:
+        """Return what the stages before wrote. Raises: ArtifactError if a file is missing or holds something else."""
+        return cls(
+            source,
+            facts.read(prepared / "audit.json", Audit),
+            facts.read(reports / "metrics.json", Metrics),
+            facts.read(reports / "classes.json", ClassFigures),
+            facts.read(reports / "selection.json", Selection),
+            tables.read(reports / "predictions.csv"),
+        )
 
 
 def license_of(source: str, stated: str | None) -> str:
@@ -45,25 +58,25 @@ def license_of(source: str, stated: str | None) -> str:
     return stated or (SAMPLE_LICENSE if source == SAMPLE else "other")
 
 
-def render(facts: Mapping[str, Any], evidence: Evidence) -> str:
+def render(model: ExportedFacts, evidence: Evidence) -> str:
     """Return the model card, README.md of an exported folder."""
-    front = yaml.safe_dump(_front_matter(facts, evidence), sort_keys=False, allow_unicode=True, width=120)
+    front = yaml.safe_dump(_front_matter(model, evidence), sort_keys=False, allow_unicode=True, width=120)
     parts = [
-        f"# {' / '.join(facts['classes'][:4])}{' / …' if len(facts['classes']) > 4 else ''}: an image classifier",
-        _about(facts, evidence),
-        "## Intended use\n\n" + _use(facts),
-        "## How to use it\n\n" + _how(facts),
+        f"# {' / '.join(model.classes[:4])}{' / …' if len(model.classes) > 4 else ''}: an image classifier",
+        _about(model, evidence),
+        "## Intended use\n\n" + _use(model),
+        "## How to use it\n\n" + _how(model),
         "## Data\n\n" + _data(evidence),
         "## Results\n\n" + _results(evidence),
         "## Limits\n\n" + _limits(evidence),
-        "## Licence\n\n" + _licence(facts, evidence),
-        "## Lineage\n\n" + _lineage(facts),
+        "## Licence\n\n" + _licence(model, evidence),
+        "## Lineage\n\n" + _lineage(model),
     ]
     return f"---\n{front}---\n\n" + "\n\n".join(parts) + "\n"
 
 
-def _front_matter(facts: Mapping[str, Any], evidence: Evidence) -> dict[str, Any]:
-    test = evidence.metrics["test"]
+def _front_matter(model: ExportedFacts, evidence: Evidence) -> dict[str, Any]:
+    test = evidence.metrics.test
     reported = [
         {"type": name, "name": words, "value": round(test[name], 4)} for name, words in _METRICS.items() if name in test
     ]
@@ -73,26 +86,26 @@ def _front_matter(facts: Mapping[str, Any], evidence: Evidence) -> dict[str, Any
         "metrics": reported,
     }
     return {
-        "license": facts["license"],
+        "license": model.license,
         "library_name": "onnx",
         "pipeline_tag": "image-classification",
-        "tags": ["image-classification", "thaw", facts["backbone"]["name"]],
+        "tags": ["image-classification", "thaw", model.backbone.name],
         "metrics": [entry["type"] for entry in reported],
-        "model-index": [{"name": f"thaw-{facts['fingerprint'][:12]}", "results": [result]}],
+        "model-index": [{"name": f"thaw-{model.fingerprint[:12]}", "results": [result]}],
     }
 
 
-def _about(facts: Mapping[str, Any], evidence: Evidence) -> str:
-    backbone = facts["backbone"]
+def _about(model: ExportedFacts, evidence: Evidence) -> str:
+    backbone = model.backbone
     return (
-        f"Tells {len(facts['classes'])} classes apart: {_names(facts['classes'])}. A `{backbone['name']}` "
-        f"({backbone['library']}) fine-tuned by Thaw; chosen on validation was `{facts['phase']}`.\n\n"
-        f"{evidence.selection['verdict']}"
+        f"Tells {len(model.classes)} classes apart: {_names(model.classes)}. A `{backbone.name}` "
+        f"({backbone.library}) fine-tuned by Thaw; chosen on validation was `{model.phase}`.\n\n"
+        f"{evidence.selection.verdict}"
     )
 
 
-def _use(facts: Mapping[str, Any]) -> str:
-    channels = facts["preprocessing"]["channels"]
+def _use(model: ExportedFacts) -> str:
+    channels = model.preprocessing.channels
     kind = {1: "grey", 3: "colour"}.get(channels, f"{channels}-channel")
     return (
         f"To sort {kind} images of the kind that it was trained on into these classes. Its probabilities were "
@@ -102,17 +115,17 @@ def _use(facts: Mapping[str, Any]) -> str:
     )
 
 
-def _how(facts: Mapping[str, Any]) -> str:
-    settings = facts["preprocessing"]
-    flips = f"averaged over {facts['views']} mirror images, " if facts["views"] > 1 else ""
+def _how(model: ExportedFacts) -> str:
+    settings = model.preprocessing
+    flips = f"averaged over {model.views} mirror images, " if model.views > 1 else ""
     return (
         "`python -m thaw predict FILES --model FOLDER`, which needs no torch. The ONNX file alone: input `squares`, "
-        f"{settings.get('dtype', 'uint8')} [images, {settings['size_px']}, {settings['size_px']}, "
-        f"{settings['channels']}]; output `probabilities`, float32 [images, {len(facts['classes'])}], {flips}"
+        f"{settings.pixel_type} [images, {settings.size_px}, {settings.size_px}, "
+        f"{settings.channels}]; output `probabilities`, float32 [images, {len(model.classes)}], {flips}"
         "calibrated. Before it, an image is made "
-        f"square (`{settings['fit']}`) and resized with Lanczos; resizing to {facts['input']['input_px']} px and "
+        f"square (`{settings.fit}`) and resized with Lanczos; resizing to {model.input.input_px} px and "
         "normalisation are in the file, and its metadata hold the class names and all constants. "
-        f"Explanations: {facts['explanation']}."
+        f"Explanations: {model.explanation}."
     )
 
 
@@ -128,22 +141,21 @@ def _data(evidence: Evidence) -> str:
 
 
 def _results(evidence: Evidence) -> str:
-    test, metrics = evidence.metrics["test"], evidence.metrics
+    test, metrics = evidence.metrics.test, evidence.metrics
     rows = []
     for name, words in _METRICS.items():
         if name in test:
-            between = f"{test[f'{name}_low']:.3f} to {test[f'{name}_high']:.3f}" if f"{name}_low" in test else ""
-            rows.append([words, f"{test[name]:.3f}", between])
-    majority, head = (metrics[name]["accuracy"] for name in ("majority", "head"))
+            ends = interval(test, name)
+            rows.append([words, f"{test[name]:.3f}", f"{ends[0]:.3f} to {ends[1]:.3f}" if ends else ""])
     return (
         f"On {test['n']} test images, looked at once; 95 % intervals by bootstrap.\n\n"
         + _table(["metric", "value", "interval"], rows)
-        + f"\n\nThe most frequent class alone gives an accuracy of {majority:.3f}, the new output layer on the frozen "
-        f"network {head:.3f}."
+        + f"\n\nThe most frequent class alone gives an accuracy of {metrics.majority.accuracy:.3f}, the new output "
+        f"layer on the frozen network {metrics.head.accuracy:.3f}."
     )
 
 
-def per_class(known: Mapping[str, Mapping[str, float]], predictions: pd.DataFrame) -> pd.DataFrame:
+def per_class(known: ClassFigures, predictions: pd.DataFrame) -> pd.DataFrame:
     """Return for each class with test images: images, recall, precision, and what it is mistaken for most; worst first.
 
     `known` is classes.json.
@@ -158,7 +170,7 @@ def per_class(known: Mapping[str, Mapping[str, float]], predictions: pd.DataFram
             "precision": figures.get("precision", float("nan")),
             "mistaken for": mistaken.get(name, ""),
         }
-        for name, figures in known.items()
+        for name, figures in known.root.items()
         if figures["support"]
     ]
     return pd.DataFrame(found).sort_values(["recall", "class"], ignore_index=True)
@@ -166,7 +178,7 @@ def per_class(known: Mapping[str, Mapping[str, float]], predictions: pd.DataFram
 
 def _limits(evidence: Evidence) -> str:
     metrics, audit = evidence.metrics, evidence.audit
-    test, table = metrics["test"], per_class(evidence.classes, evidence.predictions)
+    test, table = metrics.test, per_class(evidence.classes, evidence.predictions)
     rows = [
         [entry["class"], entry["images"], f"{entry['recall']:.3f}", f"{entry['precision']:.3f}", entry["mistaken for"]]
         for entry in table.head(_MOST_CLASSES).to_dict("records")
@@ -175,7 +187,7 @@ def _limits(evidence: Evidence) -> str:
     lines = [
         f"- Weakest class: `{worst['class']}`, of which {100 * worst['recall']:.1f} % of {worst['images']} are found.",
         f"- Calibration: confidence and accuracy differ by {test['ece']:.3f} on average"
-        + (f" (95 % interval {test['ece_low']:.3f} to {test['ece_high']:.3f})" if "ece_low" in test else "")
+        + (f" (95 % interval {ends[0]:.3f} to {ends[1]:.3f})" if (ends := interval(test, "ece")) else "")
         + ", on images like those of the test set.",
     ]
     pairs, conflicts = audit.near_duplicates.count, audit.label_conflicts.count
@@ -193,8 +205,8 @@ def _limits(evidence: Evidence) -> str:
     )
 
 
-def _licence(facts: Mapping[str, Any], evidence: Evidence) -> str:
-    backbone, stated = facts["backbone"], facts["license"]
+def _licence(model: ExportedFacts, evidence: Evidence) -> str:
+    backbone, stated = model.backbone, model.license
     images = (
         "The images' licence was not stated (`data.license` in params.yaml): find it out before you pass this model on."
         if stated == "other"
@@ -206,14 +218,14 @@ def _licence(facts: Mapping[str, Any], evidence: Evidence) -> str:
         if evidence.source == SAMPLE
         else ""
     )
-    origin = f" from `{backbone['url']}`" if backbone["url"] else ""
-    return f"{images}{sample} The pretrained weights{origin}: {backbone['license'] or 'no licence is stated'}."
+    origin = f" from `{backbone.url}`" if backbone.url else ""
+    return f"{images}{sample} The pretrained weights{origin}: {backbone.license or 'no licence is stated'}."
 
 
-def _lineage(facts: Mapping[str, Any]) -> str:
-    rows = [["model", facts["fingerprint"]], *([name, value] for name, value in sorted(facts["lineage"].items()))]
+def _lineage(model: ExportedFacts) -> str:
+    rows = [("model", model.fingerprint), *sorted(model.lineage.named().items())]
     return "SHA-256 of what this model was made from.\n\n" + _table(
-        ["what", "fingerprint"], [[name, f"`{value}`"] for name, value in rows if isinstance(value, str)]
+        ["what", "fingerprint"], [[name, f"`{value}`"] for name, value in rows]
     )
 
 

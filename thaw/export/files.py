@@ -4,57 +4,64 @@ import json
 import logging
 import warnings
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
+from onnx import external_data_helper
 
 from thaw.errors import ArtifactError, BackboneError, first_line
 from thaw.export.graph import ExportableClassifier
+from thaw.networks.onnx import runtime
 from thaw.networks.spec import Spec
-from thaw.pipeline import artifacts, timings
-from thaw.pipeline.facts import ModelFacts
+from thaw.pipeline import facts, timings
+from thaw.pipeline.facts import ExportedFacts, ExportedInput, ExportedPreprocessing, ModelFacts, Origin
 from thaw.serving.exported import CLASS_MAPS, FACTS_FILE, FORMAT, OCCLUSION, ONNX_FILE, metadata
 
 PROGRAM_FILE = "model.pt2"
-_STATED = ("size_px", "fit", "background", "max_megapixels", "value_range", "dtype")  # the last two may be absent
 
 
 def describe(
     model: ModelFacts, spec: Spec, whole: ExportableClassifier, *, fingerprint: str, license_: str
-) -> dict[str, Any]:
+) -> ExportedFacts:
     """Return what an exported classifier says of itself, from the model.json of models/final and its fingerprint."""
-    augment, preprocessing = model.augment, model.preprocessing.model_dump(mode="json")
-    return {
-        "format": FORMAT,
-        "classes": model.classes,
-        "preprocessing": {name: value for name, value in preprocessing.items() if name in _STATED}
-        | {"channels": spec.in_channels},
-        "input": {"input_px": spec.input_px, "mean": list(spec.input_mean), "std": list(spec.input_std)},
-        "flips": augment.flip if augment.tta else "none",
-        "views": len(whole.symmetries),
-        "temperature": whole.temperature,
-        "explanation": CLASS_MAPS if whole.has_maps else OCCLUSION,
-        "backbone": {"library": spec.library, "name": spec.name, "license": spec.license, "url": spec.url},
-        "license": license_,
-        "phase": model.phase,
-        "fingerprint": fingerprint,
-        "lineage": model.lineage.named(),
-    }
+    settings, augment = model.preprocessing, model.augment
+    return ExportedFacts(
+        format=FORMAT,
+        classes=model.classes,
+        preprocessing=ExportedPreprocessing(
+            size_px=settings.size_px,
+            fit=settings.fit,
+            max_megapixels=settings.max_megapixels,
+            background=settings.background,
+            value_range=settings.value_range,
+            dtype=settings.dtype,
+            channels=spec.in_channels,
+        ),
+        input=ExportedInput(input_px=spec.input_px, mean=list(spec.input_mean), std=list(spec.input_std)),
+        flips=augment.flip if augment.tta else "none",
+        views=len(whole.symmetries),
+        temperature=whole.temperature,
+        explanation=CLASS_MAPS if whole.has_maps else OCCLUSION,
+        backbone=Origin(library=spec.library, name=spec.name, license=spec.license, url=spec.url),
+        license=license_,
+        phase=model.phase,
+        fingerprint=fingerprint,
+        lineage=model.lineage,
+    )
 
 
 @timings.counted("export")
-def write(folder: Path, whole: ExportableClassifier, facts: Mapping[str, Any]) -> None:
-    """Fill a folder with model.onnx, model.pt2 and model.json.
+def write(folder: Path, whole: ExportableClassifier, stored: ExportedFacts) -> None:
+    """Fill a folder with model.onnx, model.pt2 and model.json, and model.onnx.data where the weights are large.
 
     Raises: BackboneError, with the exporter's reason, if the network cannot be exported.
     """
-    settings = facts["preprocessing"]
-    shape = (2, settings["size_px"], settings["size_px"], settings["channels"])
-    squares = torch.from_numpy(np.zeros(shape, settings.get("dtype", "uint8")))
+    settings = stored.preprocessing
+    shape = (2, settings.size_px, settings.size_px, settings.channels)
+    squares = torch.from_numpy(np.zeros(shape, settings.pixel_type))
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     images = torch.export.Dim("images", min=1)
     try:
@@ -67,25 +74,31 @@ def write(folder: Path, whole: ExportableClassifier, facts: Mapping[str, Any]) -
             )
     except Exception as error:
         raise BackboneError(
-            f"{facts['backbone']['name']} cannot be exported: {first_line(error)}; models/final holds the model "
+            f"{stored.backbone.name} cannot be exported: {first_line(error)}; models/final holds the model "
             "all the same (thaw.training.model.load); stop at `dvc repro evaluate`, or choose another backbone"
         ) from error
-    _save_onnx(folder / ONNX_FILE, exported.model_proto, facts)
+    _save_onnx(folder / ONNX_FILE, exported.model_proto, stored)
     _save_program(folder / PROGRAM_FILE, program)
-    artifacts.write_json(folder / FACTS_FILE, facts)
+    facts.write(folder / FACTS_FILE, stored)
 
 
-def _save_onnx(path: Path, model: onnx.ModelProto, facts: Mapping[str, Any]) -> None:
-    """Save a graph without the exporter's notes: they hold paths of this machine and stack traces."""
+def _save_onnx(path: Path, model: onnx.ModelProto, stored: ExportedFacts) -> None:
+    """Save a graph without the exporter's notes: they hold paths of this machine and stack traces.
+
+    Tensors that are too large for one file lie beside it, in `model.onnx.data`.
+    """
     for part in (model, model.graph, *model.functions, *_nodes(model)):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer):
         value.ClearField("metadata_props")
         value.ClearField("doc_string")
-    onnx.helper.set_model_props(model, metadata(facts))
-    onnx.checker.check_model(model)
+    onnx.helper.set_model_props(model, metadata(stored))
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > runtime.LARGEST_BYTES:
+        external_data_helper.convert_model_to_external_data(model, location=f"{path.name}.data")
+        external_data_helper.write_external_data_tensors(model, str(path.parent))
     path.write_bytes(model.SerializeToString(deterministic=True))
+    onnx.checker.check_model(str(path))
 
 
 def _nodes(model: onnx.ModelProto) -> list[Any]:

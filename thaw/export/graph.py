@@ -138,7 +138,7 @@ def pooled_layer(network: nn.Module, images: Tensor) -> tuple[str, tuple[int, ..
     The second value puts the axes of its output in the order images, channels, rows, columns. Of several such layers it
     is the last. Found out by running the network on noise, so it needs no knowledge of architectures.
     """
-    outputs: dict[str, Any] = {}
+    outputs: dict[str, object] = {}
     hooks = [
         module.register_forward_hook(lambda _module, _given, out, path=path: outputs.update({path: out}))
         for path, module in network.named_modules()

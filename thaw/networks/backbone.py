@@ -1,7 +1,9 @@
 """A backbone: a pretrained network without its output layer, its blocks, and the two halves of a cut."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from thaw.config.schema import share_of_blocks
 from thaw.errors import BackboneError, first_line
 from thaw.networks.blocks import Block, list_blocks
 from thaw.networks.build import build, load_tensors
@@ -67,12 +70,15 @@ class Backbone:
         return torch.zeros(num_images, self.spec.in_channels, side, side).to(memory_format=torch.channels_last)
 
     def cut_index(self, depth: Depth) -> int:
-        """Return how many blocks stay frozen at a depth: a number of blocks, `all`, or a block's name.
+        """Return how many blocks stay frozen at a depth: a number, a share such as `1/3`, `all`, or a block's name.
 
-        Raises: BackboneError if the depth is beyond the input or names no block.
+        A share is rounded half up to whole blocks, and is at least one. Raises: BackboneError if the depth is beyond
+        the input or names no block.
         """
         if depth == "all":
             return 0
+        if (share := share_of_blocks(depth)) is not None:
+            return len(self.blocks) - max(1, math.floor(share * len(self.blocks) + Fraction(1, 2)))
         if isinstance(depth, str):
             if depth not in self.blocks:
                 raise BackboneError(f"depth {depth!r} is no block of {self.spec.name}; it has {', '.join(self.blocks)}")

@@ -79,7 +79,10 @@ def cut(
         if own is not None and not own.users:
             graph.erase_node(own)
         divided[training] = _Division(graph, of_node, index)
-    fixed = find_fixed(module, divided[False].prefix(), images) if index else {}
+    try:
+        fixed = find_fixed(module, divided[False].prefix(), images) if index else {}
+    except (AttributeError, TypeError) as error:  # the trace took a way for arguments that nobody gives, as a mask
+        raise UntraceableError(f"the network's trace does not run, so it cannot be cut: {first_line(error)}") from error
     prefix: nn.Module = fx.GraphModule(module, divided[False].prefix(fixed)).eval() if index else _Identity()
     suffix = DualGraphModule(module, divided[True].suffix(fixed), divided[False].suffix(fixed))
     return prefix, suffix.eval()

@@ -177,7 +177,7 @@ def _mend(folder: Path) -> str:
     return f"run `chmod -R u+w .dvc/cache` to have DVC check its copies, delete {folder}, then run `dvc repro`"
 
 
-def _describe(folder: Path) -> dict[str, dict[str, Any]]:
+def _describe(folder: Path) -> dict[str, dict[str, int | str]]:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in paths

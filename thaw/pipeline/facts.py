@@ -18,6 +18,7 @@ from pydantic import (
     RootModel,
     SerializerFunctionWrapHandler,
     ValidationError,
+    field_validator,
     model_serializer,
 )
 
@@ -28,10 +29,14 @@ Kind = TypeVar("Kind", bound=BaseModel)
 Item = TypeVar("Item")
 
 
+# As a constant, NaN reaches `write`, which refuses it; otherwise pydantic makes it null in silence.
+_COMMON = ConfigDict(frozen=True, ser_json_inf_nan="constants")
+
+
 class Facts(BaseModel):
     """Base of every fact file and its parts: typed strictly, immutable, closed to keys that mean nothing."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", validate_by_name=True)
+    model_config = ConfigDict(strict=True, extra="forbid", validate_by_name=True, **_COMMON)
 
     @model_serializer(mode="wrap")
     def _without_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
@@ -67,7 +72,8 @@ def _first_mistake(error: ValidationError) -> str:
         return f"{key} is no key that this version of Thaw knows"
     value = json.dumps(first["input"], ensure_ascii=False)
     shown = value if len(value) <= 60 else f"{value[:60]}…"
-    return f"{key} is {shown}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    said = first["msg"].removeprefix("Value error, ")
+    return f"{key} is {shown}: {said[0].lower()}{said[1:]}"
 
 
 # --- data/prepared ---------------------------------------------------------------------------------------------------
@@ -217,7 +223,7 @@ class Audit(Facts):
 class Parent(BaseModel):
     """The model that a backbone was taken from, and the one before it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid", **_COMMON)
 
     model: str
     """SHA-256 of the manifest of the model's folder."""
@@ -230,7 +236,7 @@ class Parent(BaseModel):
 class BackboneSpec(BaseModel):
     """A backbone's description; enough to build it again without its weights. `networks.spec.Spec` acts on it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid", **_COMMON)
 
     library: Literal["timm", "torchvision", "python", "onnx"]
     name: str
@@ -414,6 +420,10 @@ class ModelFacts(FeaturesFacts):
     head: HeadFacts
     frozen_sha256: str | None = None
     """Of every tensor below the cut; absent from the head."""
+    norm: Literal["frozen", "stats", "train"] | None = None
+    """What the norm layers of the suffix did; absent from the head's own file."""
+    warm_start: bool | None = None
+    """Whether norm statistics and head were brought in line before the first step; absent likewise."""
     lr: float | None = None
     """Peak learning rate of the head; absent from the head's own file."""
     best_epoch: int | None = None
@@ -584,11 +594,18 @@ class Metrics(Facts):
     phases: dict[str, Accuracy]
     final: Choice
 
+    @field_validator("test")
+    @classmethod
+    def _has_a_result(cls, test: Figures) -> Figures:
+        if missing := {"n", "accuracy"} - set(test):
+            raise ValueError(f"it lacks {min(missing)}")
+        return test
+
 
 class ClassFigures(RootModel[dict[str, Figures]]):
     """classes.json of reports: support, precision, recall and f1 of each class on the test images, by its name."""
 
-    model_config = ConfigDict(strict=True, frozen=True)
+    model_config = ConfigDict(strict=True, **_COMMON)
 
 
 def interval(figures: Mapping[str, int | float], name: str) -> tuple[float, float] | None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from thaw.pipeline.facts import Figures
 from thaw.report.sources import Answers
 
 MOST_NAMED = 12
@@ -67,23 +68,37 @@ def counted(answers: Answers, num_classes: int) -> NDArray[np.int64]:
     return flat.reshape(num_classes, num_classes).astype(np.int64)
 
 
-def class_rows(counts: NDArray[np.int64], classes: Sequence[str], known: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return name, support, precision, recall and f1 of each class; None where a figure is not defined.
+@dataclass(frozen=True)
+class ClassRow:
+    """A class in the table of classes."""
+
+    index: int
+    name: str
+    support: int
+    """Test images of it."""
+    figures: dict[str, float | None]
+    """precision, recall and f1, None where one is not defined, and the ends of their intervals."""
+
+
+def class_rows(counts: NDArray[np.int64], classes: Sequence[str], known: Mapping[str, Figures]) -> list[ClassRow]:
+    """Return a row for each class.
 
     `known` is classes.json: what it has of a class, intervals included, is taken from there.
     """
     hits = np.diag(counts)
     support, guesses = counts.sum(axis=1), counts.sum(axis=0)
     return [
-        {
-            "index": index,
-            "name": name,
-            "support": int(support[index]),
-            "precision": _ratio(hits[index], guesses[index]),
-            "recall": _ratio(hits[index], support[index]),
-            "f1": _ratio(2 * hits[index], support[index] + guesses[index]),
-        }
-        | dict(known.get(name, {}))
+        ClassRow(
+            index,
+            name,
+            int(known.get(name, {}).get("support", support[index])),
+            {
+                "precision": _ratio(hits[index], guesses[index]),
+                "recall": _ratio(hits[index], support[index]),
+                "f1": _ratio(2 * hits[index], support[index] + guesses[index]),
+                **known.get(name, {}),
+            },
+        )
         for index, name in enumerate(classes)
     ]
 

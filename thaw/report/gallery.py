@@ -1,8 +1,9 @@
 """The images that the page shows: those behind the confusion matrix, the worst answers, doubtful labels, duplicates."""
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,26 +22,81 @@ MOST_VIEWED = 3000
 _MOST_WORST, _MOST_DOUBTFUL, _MOST_GROUPS, _MOST_IN_GROUP = 12, 24, 12, 4
 
 
-def viewer(sources: Sources, *, characters: int = VIEWER_CHARACTERS) -> dict[str, Any]:
-    """Return what the page's script shows behind a cell: classes, images, and how many each cell really has.
+class Viewer(TypedDict):
+    """What the page's script shows behind a cell, as JSON."""
 
-    An image is [path, actual, predicted, its probability, that of the actual class, data URI]. As many as there is
-    room for, every cell in its turn.
-    """
-    answers, budget, images = sources.test, Budget(characters), list[list[Any]]()
+    classes: list[str]
+    images: list[tuple[str, int, int, float, float, str]]
+    """Path, actual class, predicted class, its probability, that of the actual class, data URI."""
+    totals: dict[str, int]
+    """How many images each cell really has, by `ACTUAL,PREDICTED`."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An image with the model's answer."""
+
+    path: str
+    split: str
+    label: str
+    predicted: str
+    probability: float
+    """Of the class that the model names."""
+    label_probability: float
+    picture: str
+    """A data URI."""
+    loss: float | None = None
+    """Nats; None where the images are not in the order of their losses."""
+    heat: str | None = None
+    """A data URI of the heat map, where there is one."""
+
+
+@dataclass(frozen=True)
+class Copy:
+    """An image of a group of duplicates."""
+
+    path: str
+    label: str
+    split: str
+    picture: str | None
+    """A data URI; None where the image is not in the data set."""
+
+
+@dataclass(frozen=True)
+class Lookalikes:
+    """A group of duplicates."""
+
+    size: int
+    splits: Sequence[str]
+    images: list[Copy]
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """How many groups of a kind of duplicates there are, the first of them, and how many are not shown."""
+
+    count: int
+    groups: list[Lookalikes]
+    more: int
+
+
+def viewer(sources: Sources, *, characters: int = VIEWER_CHARACTERS) -> Viewer:
+    """Return what the page's script shows: as many images as there is room for, every cell in its turn."""
+    answers, budget = sources.test, Budget(characters)
+    images: list[tuple[str, int, int, float, float, str]] = []
     order = in_turn(answers, len(sources.images.classes))[:MOST_VIEWED]
     for position in order:
         uri = thumbnail(_pixels(sources, answers, position))
         if not budget.take(uri):
             break
-        facts = [round(float(values[position]), 4) for values in (answers.probability, answers.label_probability)]
-        cell = [int(answers.labels[position]), int(answers.predicted[position])]
-        images.append([_path(sources, answers, position), *cell, *facts, uri])
+        own, other = (round(float(values[position]), 4) for values in (answers.probability, answers.label_probability))
+        actual, predicted = int(answers.labels[position]), int(answers.predicted[position])
+        images.append((_path(sources, answers, position), actual, predicted, own, other, uri))
     totals = Counter(f"{actual},{given}" for actual, given in zip(answers.labels, answers.predicted, strict=True))
     return {"classes": sources.images.classes, "images": images, "totals": dict(sorted(totals.items()))}
 
 
-def worst(sources: Sources, model: Model) -> tuple[list[dict[str, Any]], bool]:
+def worst(sources: Sources, model: Model) -> tuple[list[Entry], bool]:
     """Return the test images with the largest loss, largest first, and whether heat maps could be made.
 
     A heat map says what in the plain view speaks for the class that the model names.
@@ -53,33 +109,29 @@ def worst(sources: Sources, model: Model) -> tuple[list[dict[str, Any]], bool]:
     for place, position in enumerate(order):
         entry = _entry(sources, answers, position, LARGE_PX)
         loss = -np.log(max(float(answers.label_probability[position]), np.finfo(np.float64).eps))
-        entries.append(entry | {"loss": float(loss), "heat": None if maps is None else heat(maps[place])})
+        entries.append(replace(entry, loss=float(loss), heat=None if maps is None else heat(maps[place])))
     return entries, maps is not None
 
 
-def doubtful(sources: Sources) -> tuple[list[dict[str, Any]], int]:
+def doubtful(sources: Sources) -> tuple[list[Entry], int]:
     """Return the first test and validation images whose label is likely wrong, and how many there are in all."""
     answers = sources.test if sources.validation is None else _joined(sources.test, sources.validation)
     found = label_errors(answers.labels, answers.predicted, answers.label_probability, answers.probability)
     return [_entry(sources, answers, position, THUMB_PX) for position in found[:_MOST_DOUBTFUL]], len(found)
 
 
-def lookalikes(sources: Sources) -> dict[str, Any]:
-    """Return the groups of duplicates in audit.json with pictures, those that lie in several splits first."""
+def lookalikes(sources: Sources) -> dict[str, Duplicates]:
+    """Return the groups of duplicates in audit.json by kind, those that lie in several splits first."""
     rows = {str(path): row for row, path in enumerate(sources.images.samples["path"])}
     kinds = {}
     audit = sources.audit
     for kind, listed in (("exact_duplicates", audit.exact_duplicates), ("near_duplicates", audit.near_duplicates)):
         groups = sorted(listed.first, key=lambda group: len(group.splits) < 2)
         shown = [
-            {
-                "size": group.images,
-                "splits": group.splits,
-                "images": [_copy(sources, rows, *pair) for pair in _first_pairs(group)],
-            }
+            Lookalikes(group.images, group.splits, [_copy(sources, rows, *pair) for pair in _first_pairs(group)])
             for group in groups[:_MOST_GROUPS]
         ]
-        kinds[kind] = {"count": listed.count, "groups": shown, "more": listed.count - len(shown)}
+        kinds[kind] = Duplicates(listed.count, shown, listed.count - len(shown))
     return kinds
 
 
@@ -87,24 +139,24 @@ def _first_pairs(group: Group) -> list[tuple[str, str]]:
     return list(zip(group.paths, group.labels, strict=True))[:_MOST_IN_GROUP]
 
 
-def _copy(sources: Sources, rows: Mapping[str, int], path: str, label: str) -> dict[str, Any]:
+def _copy(sources: Sources, rows: Mapping[str, int], path: str, label: str) -> Copy:
     row = rows.get(path)
     picture = None if row is None else thumbnail(sources.images.read(np.array([row]))[0], 96)
     split = "" if row is None else str(sources.images.samples["split"].iloc[row])
-    return {"path": path, "label": label, "split": split, "picture": picture}
+    return Copy(path, label, split, picture)
 
 
-def _entry(sources: Sources, answers: Answers, position: int, side_px: int) -> dict[str, Any]:
+def _entry(sources: Sources, answers: Answers, position: int, side_px: int) -> Entry:
     classes = sources.images.classes
-    return {
-        "path": _path(sources, answers, position),
-        "split": str(sources.images.samples["split"].iloc[answers.rows[position]]),
-        "label": classes[answers.labels[position]],
-        "predicted": classes[answers.predicted[position]],
-        "probability": float(answers.probability[position]),
-        "label_probability": float(answers.label_probability[position]),
-        "picture": thumbnail(_pixels(sources, answers, position), side_px),
-    }
+    return Entry(
+        path=_path(sources, answers, position),
+        split=str(sources.images.samples["split"].iloc[answers.rows[position]]),
+        label=classes[answers.labels[position]],
+        predicted=classes[answers.predicted[position]],
+        probability=float(answers.probability[position]),
+        label_probability=float(answers.label_probability[position]),
+        picture=thumbnail(_pixels(sources, answers, position), side_px),
+    )
 
 
 def _path(sources: Sources, answers: Answers, position: int) -> str:

@@ -34,12 +34,12 @@ def render(sources: Sources, model: Model, *, raw: str, settings: Mapping[str, A
         "verdict": text.verdict(sources),
         "bars": text.bars(sources),
         "tiles": text.tiles(sources),
-        "findings": text.findings(sources),
+        "findings": sources.selection.findings,
         "phases": text.phase_rows(sources),
         "training": figures.training_charts(sources),
         "schedule": figures.schedule(sources),
         "matrix": table,
-        "class_rows": confusion.class_rows(counts, classes, sources.classes),
+        "class_rows": confusion.class_rows(counts, classes, sources.classes.root),
         "known_classes": text.known_classes(sources),
         "answers": figures.answer_charts(sources),
         "worst": worst,
@@ -52,8 +52,8 @@ def render(sources: Sources, model: Model, *, raw: str, settings: Mapping[str, A
         "lookalikes": gallery.lookalikes(sources),
         "lineage": text.lineage(sources, raw, licence),
         "settings": text.flat(settings),
-        "chosen": sources.selection["chosen"],
-        "num_validation": sources.selection["images"],
+        "chosen": sources.selection.chosen,
+        "num_validation": sources.selection.images,
         "viewer": gallery.viewer(sources),
     }
     return _environment().get_template("report.html").render(context | _inlined())
@@ -73,7 +73,7 @@ def _environment() -> Environment:
     return environment
 
 
-def _inlined() -> dict[str, Any]:
+def _inlined() -> dict[str, str]:
     """Return style and script, which are ours and stand in the page as they are, and the script's hash."""
     style, script = (Path(TEMPLATES, name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")

@@ -1,23 +1,20 @@
 """What the report is made of: everything that the stages before it wrote, read once and held against each other."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from thaw.data.packed import PackedImages, read_table
+from thaw.data.packed import PackedImages
 from thaw.errors import ArtifactError
 from thaw.evaluation.calibration import probabilities
-from thaw.pipeline import artifacts, facts
+from thaw.pipeline import artifacts, facts, tables
 from thaw.pipeline.candidates import folder_of
-from thaw.pipeline.facts import Audit, ModelFacts
+from thaw.pipeline.facts import Audit, ClassFigures, Metrics, ModelFacts, Selection
 
-_TEXT = dict.fromkeys(("series", "phase", "block", "actual", "predicted"), str)
 _COLUMNS = {"id", "path", "label", "predicted", "probability", "label_probability"}
 
 
@@ -43,10 +40,9 @@ class Sources:
     images: PackedImages
     audit: Audit
     rejected: pd.DataFrame
-    metrics: dict[str, Any]
-    classes: dict[str, Any]
-    """What classes.json has of each class on the test set."""
-    selection: dict[str, Any]
+    metrics: Metrics
+    classes: ClassFigures
+    selection: Selection
     final: ModelFacts
     """model.json of the model that was chosen."""
     phases: dict[str, ModelFacts]
@@ -67,40 +63,37 @@ def read(prepared: Path, final: Path, phases: Path, reports: Path) -> Sources:
     images = PackedImages.open(prepared)
     for folder in (final, reports / "plots"):
         artifacts.verify(folder)
-    metrics, selection = artifacts.read_json(reports / "metrics.json"), artifacts.read_json(reports / "selection.json")
+    metrics = facts.read(reports / "metrics.json", Metrics)
+    selection = facts.read(reports / "selection.json", Selection)
     kept = facts.read(final / "model.json", ModelFacts)
     _check_choice(metrics, selection, kept)
     if kept.classes != images.classes:
         raise ArtifactError(f"{final} knows other classes than {prepared}; run `dvc repro`")
-    known = [name for name in selection["candidates"] if folder_of(phases, name).is_dir()]
+    known = [name for name in selection.candidates if folder_of(phases, name).is_dir()]
     return Sources(
         images=images,
         audit=facts.read(prepared / "audit.json", Audit),
-        rejected=pd.read_csv(prepared / "rejected.csv", dtype=str, keep_default_na=False),
+        rejected=tables.read(prepared / "rejected.csv"),
         metrics=metrics,
-        classes=artifacts.read_json(reports / "classes.json"),
+        classes=facts.read(reports / "classes.json", ClassFigures),
         selection=selection,
         final=kept,
         phases={name: facts.read(folder_of(phases, name) / "model.json", ModelFacts) for name in known},
         plots={
-            path.stem: pd.read_csv(path, dtype=_TEXT, keep_default_na=False, na_values={}, encoding="utf-8")
+            path.stem: tables.read(path)
             for path in sorted((reports / "plots").glob("*.csv"))
             if path.stem != "confusion"  # the predictions say the same, and which images they are
         },
         test=_test_answers(reports / "predictions.csv", images),
-        validation=_validation_answers(folder_of(phases, selection["chosen"]), kept),
+        validation=_validation_answers(folder_of(phases, selection.chosen), kept),
     )
 
 
-def _check_choice(metrics: Mapping[str, Any], selection: Mapping[str, Any], final: ModelFacts) -> None:
+def _check_choice(metrics: Metrics, selection: Selection, final: ModelFacts) -> None:
     """Raises: ArtifactError if the three do not speak of the same model: the page would contradict itself."""
-    try:
-        chosen, tested, kept = selection["chosen"], metrics["final"]["phase"], final.phase
-        evidence = selection["candidates"][chosen]
-        complete = {"verdict", "images"} <= set(selection) and {"accuracy", "n"} <= set(metrics["test"])
-    except KeyError as error:
-        raise ArtifactError(f"reports/metrics.json or reports/selection.json has no {error}; run `dvc repro`") from None
-    if not (chosen == tested == kept and evidence.get("chosen", True) and complete):
+    chosen, tested, kept = selection.chosen, metrics.final.phase, final.phase
+    marked = [name for name, candidate in selection.candidates.items() if candidate.chosen]
+    if not (chosen == tested == kept and marked == [chosen]):
         raise ArtifactError(
             f"reports/selection.json chose {chosen}, reports/metrics.json tested {tested} and models/final holds "
             f"{kept}: they are not of one run; run `dvc repro`"
@@ -110,7 +103,7 @@ def _check_choice(metrics: Mapping[str, Any], selection: Mapping[str, Any], fina
 def _test_answers(path: Path, images: PackedImages) -> Answers:
     if not path.is_file():
         raise ArtifactError(f"{path} is missing; `dvc repro` writes it")
-    table, rows = read_table(path), images.rows("test")
+    table, rows = tables.read(path), images.rows("test")
     if not set(table.columns) >= _COLUMNS or set(table["id"]) != set(images.samples["id"].iloc[rows]):
         raise ArtifactError(f"{path} does not list the test images of data/prepared; run `dvc repro`")
     place = dict(zip(images.samples["id"].iloc[rows], rows, strict=True))
@@ -119,7 +112,7 @@ def _test_answers(path: Path, images: PackedImages) -> Answers:
     return Answers(
         rows=order,
         labels=images.labels(order),
-        predicted=np.array([index[name] for name in table["predicted"].astype(str)], dtype=np.int64),
+        predicted=np.array([index[name] for name in table["predicted"]], dtype=np.int64),
         probability=table["probability"].to_numpy(np.float64),
         label_probability=table["label_probability"].to_numpy(np.float64),
     )

@@ -2,12 +2,14 @@
 
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 
 from thaw.export.card import SAMPLE
+from thaw.pipeline.facts import Comparison, Figures, interval
 from thaw.report.sources import Sources
 
 _METRICS = {
@@ -31,88 +33,152 @@ _SAMPLE_LICENCE = (
 )
 
 
-def verdict(sources: Sources) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Verdict:
+    """The two sentences at the top of the page."""
+
+    headline: str
+    """The first words of selection.json's sentence; empty where these are no short beginning."""
+    rest: str
+    colon: str
+    """What stands between them."""
+    tested: str
+    """The result on the test images."""
+
+
+def verdict(sources: Sources) -> Verdict:
     """Return the two sentences: that of selection.json, cut after its first words, and the test result."""
-    sentence, metrics = sources.selection["verdict"], sources.metrics
+    sentence, metrics = sources.selection.verdict, sources.metrics
     headline, colon, rest = sentence.partition(": ")
     if not colon or len(headline) > 60:
         headline, rest = "", sentence
-    test, chosen = metrics["test"], sources.selection["chosen"]
-    interval = _interval(test, "accuracy")
-    against = f"against {metrics['majority']['accuracy']:.3f} for always naming the most frequent class"
+    test, chosen = metrics.test, sources.selection.chosen
+    between = _interval(test, "accuracy")
+    against = f"against {metrics.majority.accuracy:.3f} for always naming the most frequent class"
     if chosen != "head":
-        against = f"against {metrics['head']['accuracy']:.3f} for the head alone and{against.removeprefix('against')}"
+        against = f"against {metrics.head.accuracy:.3f} for the head alone and{against.removeprefix('against')}"
     tested = (
         f"On {test['n']} test images that no choice has seen, {chosen} answers {test['accuracy']:.3f} correctly"
-        f"{interval}, {against}."
+        f"{between}, {against}."
     )
-    return {"headline": headline, "rest": rest, "colon": ": " if headline else "", "tested": tested}
+    return Verdict(headline, rest, ": " if headline else "", tested)
 
 
-def bars(sources: Sources) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Bar:
+    """A test accuracy, and where it and its interval stand on the scale, in per cent."""
+
+    name: str
+    value: float
+    chosen: bool
+    at: float
+    low: float | None
+    high: float | None
+
+
+def bars(sources: Sources) -> list[Bar]:
     """Return the test accuracy of the most frequent class, the head and each phase, with the interval of the chosen."""
-    metrics, chosen = sources.metrics, sources.selection["chosen"]
-    accuracies = {"most frequent class": metrics["majority"]["accuracy"], "head": metrics["head"]["accuracy"]}
-    accuracies |= {name: entry["accuracy"] for name, entry in metrics.get("phases", {}).items()}
-    test = metrics["test"]
-    shown = [*accuracies.values(), *(test[key] for key in ("accuracy_low", "accuracy_high") if key in test)]
+    metrics, chosen = sources.metrics, sources.selection.chosen
+    accuracies = {"most frequent class": metrics.majority.accuracy, "head": metrics.head.accuracy}
+    accuracies |= {name: entry.accuracy for name, entry in metrics.phases.items()}
+    between = interval(metrics.test, "accuracy")
+    shown = [*accuracies.values(), *(between or ())]
     floor, ceiling = max(0.0, min(shown) - 0.04), min(1.0, max(shown) + 0.02)
-    ends = {side: test.get(f"accuracy_{side}") for side in ("low", "high")}
+    places = [_share(end, floor, ceiling) for end in between] if between else [None, None]
     return [
-        {"name": name, "value": value, "chosen": name == chosen, "at": _share(value, floor, ceiling)}
-        | {side: None if end is None or name != chosen else _share(end, floor, ceiling) for side, end in ends.items()}
+        Bar(name, value, name == chosen, _share(value, floor, ceiling), *(places if name == chosen else (None, None)))
         for name, value in accuracies.items()
     ]
 
 
-def tiles(sources: Sources) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Tile:
+    """A test metric with the ends of its interval, where it has one."""
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+
+
+def tiles(sources: Sources) -> list[Tile]:
     """Return each test metric that there is, with its interval."""
-    test = sources.metrics["test"]
+    test = sources.metrics.test
     return [
-        {"name": label, "value": test[key], "low": test.get(f"{key}_low"), "high": test.get(f"{key}_high")}
-        for key, label in _METRICS.items()
-        if key in test
+        Tile(label, test[key], *(interval(test, key) or (None, None))) for key, label in _METRICS.items() if key in test
     ]
 
 
-def phase_rows(sources: Sources) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Places:
+    """Where a difference and its interval stand on the scale, in per cent."""
+
+    low: float
+    high: float
+    difference: float
+
+
+@dataclass(frozen=True)
+class PhaseRow:
+    """The head, a phase, or a mean in the table of phases."""
+
+    name: str
+    chosen: bool
+    accuracy: float
+    loss: float
+    """Calibrated log loss, in nats."""
+    duel: Comparison | None
+    """With what it started from; None for the head."""
+    places: Places | None
+    gap: float | None
+    """Validation loss minus training loss, in nats."""
+    overfits: bool
+    best_epoch: int | None
+    depth: int | None
+    """Blocks that were unfrozen; None where its folder is not there."""
+
+
+def phase_rows(sources: Sources) -> list[PhaseRow]:
     """Return the table of phases, a row for each entry of selection.json, its difference on a scale common to all."""
-    candidates: Mapping[str, Mapping[str, Any]] = sources.selection["candidates"]
-    ends = [
-        abs(entry["against_start"][side])
-        for entry in candidates.values()
-        for side in ("low", "high")
-        if "against_start" in entry
-    ]
+    candidates = sources.selection.candidates
+    duels = [entry.against_start for entry in candidates.values() if entry.against_start is not None]
+    ends = [abs(end) for duel in duels for end in (duel.low, duel.high)]
     reach = max(ends, default=0.0) * 1.1 or 1.0
-    overfitted = {
-        finding["where"] for finding in sources.selection.get("findings", []) if finding["kind"] == "overfits"
-    }
-    rows = []
-    for name, entry in candidates.items():
-        duel, model = entry.get("against_start"), sources.phases.get(name)
-        rows.append(
-            {
-                "name": name,
-                "chosen": name == sources.selection["chosen"],
-                "accuracy": entry["accuracy"],
-                "loss": entry["calibrated_log_loss"],
-                "duel": duel,
-                "places": duel and {side: _centred(duel[side], reach) for side in ("low", "high", "difference")},
-                "gap": entry.get("train_validation_gap"),
-                "overfits": name in overfitted,
-                "best_epoch": entry.get("best_epoch"),
-                "depth": None if model is None else model.depth_blocks,
-            }
+    overfitted = {finding.where for finding in sources.selection.findings if finding.kind == "overfits"}
+
+    def places(duel: Comparison) -> Places:
+        return Places(*(_centred(value, reach) for value in (duel.low, duel.high, duel.difference)))
+
+    return [
+        PhaseRow(
+            name=name,
+            chosen=name == sources.selection.chosen,
+            accuracy=entry.accuracy,
+            loss=entry.calibrated_log_loss,
+            duel=entry.against_start,
+            places=None if entry.against_start is None else places(entry.against_start),
+            gap=entry.train_validation_gap,
+            overfits=name in overfitted,
+            best_epoch=entry.best_epoch,
+            depth=sources.phases[name].depth_blocks if name in sources.phases else None,
         )
-    return rows
+        for name, entry in candidates.items()
+    ]
 
 
-def known_classes(sources: Sources) -> list[dict[str, Any]]:
-    """Return, where the head was grown from that of another model, what became of each class that it knew.
+@dataclass(frozen=True)
+class KnownClass:
+    """A class that the model knew from which the head was grown."""
 
-    The recall on validation: of that model, of the head as it was grown, and of the model that was chosen.
-    """
+    name: str
+    images: int
+    """Validation images of it."""
+    recalls: list[float | None]
+    """Of that model, of the head as it was grown, and of the model that was chosen."""
+
+
+def known_classes(sources: Sources) -> list[KnownClass]:
+    """Return, where the head was grown from that of another model, what became of each class that it knew."""
     head = sources.phases.get("head")
     if head is None or head.head.grown_from is None:
         return []
@@ -121,13 +187,8 @@ def known_classes(sources: Sources) -> list[dict[str, Any]]:
     for name, recall in head.head.grown_from.recalls.items():
         own = answers.labels == classes.index(name) if answers else np.zeros(0, bool)
         now = float((answers.predicted[own] == classes.index(name)).mean()) if answers and own.any() else None
-        rows.append({"name": name, "images": recall.images, "recalls": [recall.before, recall.after, now]})
+        rows.append(KnownClass(name, recall.images, [recall.before, recall.after, now]))
     return rows
-
-
-def findings(sources: Sources) -> list[dict[str, str]]:
-    """Return the findings that selection.json names, each as {kind, where, evidence, advice}."""
-    return [finding | {"kind": finding["kind"].replace("_", " ")} for finding in sources.selection.get("findings", [])]
 
 
 def lineage(sources: Sources, raw: str, stated: str | None) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -186,10 +247,9 @@ def flat(settings: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
     return rows
 
 
-def _interval(test: Mapping[str, Any], name: str) -> str:
-    if f"{name}_low" not in test:
-        return ""
-    return f" (95 % interval {test[f'{name}_low']:.3f} to {test[f'{name}_high']:.3f})"
+def _interval(test: Figures, name: str) -> str:
+    ends = interval(test, name)
+    return f" (95 % interval {ends[0]:.3f} to {ends[1]:.3f})" if ends else ""
 
 
 def _share(value: float, floor: float, ceiling: float) -> float:

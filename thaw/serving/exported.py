@@ -1,7 +1,6 @@
 """The exported classifier: answers and explanations from models/export, with ONNX Runtime and without torch."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -13,7 +12,8 @@ from thaw.data.pixel_values import Pixels
 from thaw.data.square import Image, read_square
 from thaw.errors import ArtifactError, DataError, first_line
 from thaw.networks.onnx.runtime import open_session
-from thaw.pipeline import artifacts
+from thaw.pipeline import artifacts, facts
+from thaw.pipeline.facts import ExportedFacts
 from thaw.serving.explain import occluded, overlay, patch_places
 
 ONNX_FILE = "model.onnx"
@@ -34,8 +34,8 @@ Squares = Pixels
 class Exported:
     """A classifier that `export` wrote. Its answers may be asked for from several threads."""
 
-    facts: dict[str, Any]
-    """model.json: classes, preprocessing, input, flips, temperature, explanation, license, lineage and more."""
+    facts: ExportedFacts
+    """model.json."""
     fingerprint: str
     """SHA-256 of the manifest of the folder."""
     _session: Any
@@ -60,39 +60,39 @@ class Exported:
 
         Raises: ArtifactError if its files do not belong together.
         """
-        facts = artifacts.read_json(folder / FACTS_FILE)
-        if facts.get("format") != FORMAT:
+        path = folder / FACTS_FILE
+        tree = artifacts.read_json(path)
+        if tree.get("format") != FORMAT:
             raise ArtifactError(
-                f"{folder / FACTS_FILE} has format {facts.get('format')}, this version of Thaw reads {FORMAT}; "
-                "run `dvc repro export`"
+                f"{path} has format {tree.get('format')}, this version of Thaw reads {FORMAT}; run `dvc repro export`"
             )
+        stored = facts.checked(tree, path, ExportedFacts)
         session = _session(folder / ONNX_FILE, threads)
-        _check_belongs(folder, facts, session)
-        return cls(facts, fingerprint, session)
+        _check_belongs(folder, stored, session)
+        return cls(stored, fingerprint, session)
 
     @property
     def classes(self) -> list[str]:
         """The class names, in the order of the probabilities."""
-        return list(self.facts["classes"])
+        return list(self.facts.classes)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """The shape of a packed square: size_px, size_px, channels."""
-        settings = self.facts["preprocessing"]
-        return (settings["size_px"], settings["size_px"], settings["channels"])
+        settings = self.facts.preprocessing
+        return (settings.size_px, settings.size_px, settings.channels)
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The type of a packed square: uint8, or uint16 where the data had more than 8 bits."""
-        name: str = self.facts["preprocessing"].get("dtype", "uint8")
-        return np.dtype(name)
+        return np.dtype(self.facts.preprocessing.pixel_type)
 
     def read(self, image: Image) -> Squares:
         """Return an image (a path, a file's bytes, or an array) as the packed square that is answered for.
 
         Raises: DataError with the reason why it cannot be used.
         """
-        return read_square(image, self.facts["preprocessing"], channels=self.shape[2])
+        return read_square(image, self.facts.preprocessing, channels=self.shape[2])
 
     def probabilities(self, squares: Squares) -> NDArray[np.float64]:
         """Return calibrated probabilities [images, classes] of packed squares [images, size_px, size_px, channels].
@@ -111,7 +111,7 @@ class Exported:
         """
         if not 0 <= class_index < len(self.classes):
             raise DataError(f"class {class_index} does not exist; there are {len(self.classes)}, counted from 0")
-        if self.facts["explanation"] == CLASS_MAPS:
+        if self.facts.explanation == CLASS_MAPS:
             maps = self._run(square[None])[1][0].astype(np.float64)
             evidence = maps[class_index] - maps.mean(axis=0)
         else:
@@ -141,7 +141,7 @@ class Exported:
         num_outputs = len(self._session.get_outputs())
         if not len(squares):
             return [np.zeros((0, len(self.classes)), np.float32)] * num_outputs
-        step = max(1, _AT_ONCE // self.facts["views"])
+        step = max(1, _AT_ONCE // self.facts.views)
         runs = [
             self._session.run(None, {"squares": squares[start : start + step]})
             for start in range(0, len(squares), step)
@@ -149,9 +149,12 @@ class Exported:
         return [np.concatenate(parts) for parts in zip(*runs, strict=True)]
 
 
-def metadata(facts: Mapping[str, Any]) -> dict[str, str]:
+def metadata(stored: ExportedFacts) -> dict[str, str]:
     """Return the facts as the ONNX file carries them: a JSON text for each."""
-    return {name: json.dumps(value, ensure_ascii=False, sort_keys=True) for name, value in facts.items()}
+    return {
+        name: json.dumps(value, ensure_ascii=False, sort_keys=True)
+        for name, value in stored.model_dump(mode="json").items()
+    }
 
 
 def _session(path: Path, threads: int | None) -> Any:
@@ -161,18 +164,18 @@ def _session(path: Path, threads: int | None) -> Any:
         raise ArtifactError(f"{path} cannot be loaded: {first_line(error)}; run `dvc repro export`") from error
 
 
-def _check_belongs(folder: Path, facts: Mapping[str, Any], session: Any) -> None:
+def _check_belongs(folder: Path, stored: ExportedFacts, session: Any) -> None:
     """Raises: ArtifactError if model.json and the ONNX file tell different things, the classes above all."""
     carried = session.get_modelmeta().custom_metadata_map
-    for name, text in metadata(facts).items():
+    for name, text in metadata(stored).items():
         if carried.get(name) != text:
             raise ArtifactError(
                 f"{folder}: {name} is {text[:80]} in {FACTS_FILE} and {str(carried.get(name))[:80]} in {ONNX_FILE}; "
                 "the files do not belong together, run `dvc repro export`"
             )
     num_classes = session.get_outputs()[0].shape[1]
-    if num_classes != len(facts["classes"]):
+    if num_classes != len(stored.classes):
         raise ArtifactError(
-            f"{folder / ONNX_FILE} answers for {num_classes} classes and names {len(facts['classes'])}; "
+            f"{folder / ONNX_FILE} answers for {num_classes} classes and names {len(stored.classes)}; "
             "run `dvc repro export`"
         )

@@ -52,7 +52,7 @@ def predict(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(1) from None
     if explain is not None and num_used:
-        print(f"{num_used} overlays in {printable(explain)}, by {model.facts['explanation']}", file=sys.stderr)
+        print(f"{num_used} overlays in {printable(explain)}, by {model.facts.explanation}", file=sys.stderr)
     if num_broken:
         num_all = num_used + num_broken
         counts = f"{num_broken} of {num_all} files could not be used; the other {num_used} were classified"

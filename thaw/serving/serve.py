@@ -22,9 +22,10 @@ from typing import Annotated, Any
 import uvicorn
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
 
 from thaw.errors import DataError, RunError
-from thaw.serving.exported import Exported
+from thaw.serving.exported import Exported, Squares
 
 _CONNECTIONS = 128  # open at once; beyond it uvicorn answers 503
 _PAGE = Path(__file__).parent / "page"
@@ -56,6 +57,42 @@ class Limits:
     """Images that may wait for the one that is being answered."""
 
 
+class About(BaseModel):
+    """What GET /model says."""
+
+    architecture: str
+    classes: list[str]
+    fingerprint: str
+    """SHA-256 of the manifest of the model's folder."""
+    max_bytes: int
+    max_seconds: float
+
+
+class Prediction(BaseModel):
+    """A class and its calibrated probability."""
+
+    model_config = ConfigDict(validate_by_name=True)
+
+    name: str = Field(alias="class")
+    probability: float
+
+
+class Explanation(BaseModel):
+    """A picture of the places that speak for the likeliest class."""
+
+    method: str
+    image: str
+    """A data URI."""
+
+
+class Reply(BaseModel):
+    """What POST /predict answers."""
+
+    predictions: list[Prediction]
+    """Likeliest first."""
+    explanation: Explanation | None
+
+
 def create_app(model: Exported, limits: Limits) -> FastAPI:
     """Return the application that answers with a model, within limits."""
     app = FastAPI(title="Thaw", docs_url=None, redoc_url=None, description="Classifies images.")
@@ -72,7 +109,7 @@ def create_app(model: Exported, limits: Limits) -> FastAPI:
         return {"status": "ok"}
 
     @app.get("/model")
-    async def about() -> dict[str, Any]:
+    async def about() -> About:
         return desk.about()
 
     @app.post("/predict", openapi_extra=_BODY)
@@ -82,7 +119,7 @@ def create_app(model: Exported, limits: Limits) -> FastAPI:
             int | None, Query(ge=1, description="How many classes, likeliest first; all without it.")
         ] = None,
         explain: Annotated[bool, Query(description="Also return a picture of what the answer rests on.")] = False,
-    ) -> dict[str, Any]:
+    ) -> Reply:
         return await desk.ask(await _body(request, limits), top, explain)
 
     for path, (name, media_type) in _FILES.items():
@@ -98,17 +135,17 @@ class PredictionQueue:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="answer")
         self._inside = 0
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> About:
         """Return what GET /model says."""
-        return {
-            "architecture": _name(self._model),
-            "classes": list(self._model.classes),
-            "fingerprint": self._model.fingerprint,
-            "max_bytes": self._limits.max_bytes,
-            "max_seconds": self._limits.seconds,
-        }
+        return About(
+            architecture=_name(self._model),
+            classes=self._model.classes,
+            fingerprint=self._model.fingerprint,
+            max_bytes=self._limits.max_bytes,
+            max_seconds=self._limits.seconds,
+        )
 
-    async def ask(self, data: bytes, top: int | None, explain: bool) -> dict[str, Any]:
+    async def ask(self, data: bytes, top: int | None, explain: bool) -> Reply:
         """Return the answer to an image. Raises: HTTPException 422, 503 or 504."""
         if self._inside > self._limits.waiting:
             raise HTTPException(503, "too many images are waiting; try again in a moment", {"Retry-After": "1"})
@@ -122,23 +159,23 @@ class PredictionQueue:
         except TimeoutError:
             raise HTTPException(504, f"no answer within {self._limits.seconds:g} seconds") from None
 
-    def _leave(self, work: asyncio.Future[dict[str, Any]]) -> None:
+    def _leave(self, work: asyncio.Future[Reply]) -> None:
         self._inside -= 1
         if not work.cancelled():
             work.exception()  # read, or asyncio reports it a second time
 
-    def _answer(self, data: bytes, top: int | None, explain: bool) -> dict[str, Any]:
+    def _answer(self, data: bytes, top: int | None, explain: bool) -> Reply:
         square = self._model.read(data)
         shares = self._model.probabilities(square[None])[0]
         order = shares.argsort(kind="stable")[::-1]
-        best = [{"class": self._model.classes[index], "probability": float(shares[index])} for index in order[:top]]
-        return {"predictions": best, "explanation": self._explanation(square, int(order[0])) if explain else None}
+        best = [Prediction(name=self._model.classes[index], probability=float(shares[index])) for index in order[:top]]
+        return Reply(predictions=best, explanation=self._explanation(square, int(order[0])) if explain else None)
 
-    def _explanation(self, square: Any, index: int) -> dict[str, str]:
+    def _explanation(self, square: Squares, index: int) -> Explanation:
         buffer = BytesIO()
         Image.fromarray(self._model.explain(square, index)).save(buffer, "PNG")
         picture = base64.b64encode(buffer.getvalue()).decode()
-        return {"method": self._model.facts["explanation"], "image": f"data:image/png;base64,{picture}"}
+        return Explanation(method=self._model.facts.explanation, image=f"data:image/png;base64,{picture}")
 
 
 async def _body(request: Request, limits: Limits) -> bytes:
@@ -207,4 +244,4 @@ def url_of(ours: socket.socket) -> str:
 
 
 def _name(model: Exported) -> str:
-    return str(model.facts["backbone"]["name"])
+    return model.facts.backbone.name

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -167,7 +168,7 @@ class Phase:
     def _warm_start(self, source: Source, examples: LabelledRows) -> None:
         """Bring norm statistics and a linear head in line with the training images (see refit.py)."""
         suffix, num_train = self.model.backbone, len(examples.rows)
-        if self.params.norm != "frozen" and num_train > 1:
+        if self.params.norm_mode != "frozen" and num_train > 1:
             batches = min(max(num_train // _EVAL_BATCH, 1), _STATISTICS_BATCHES)
             whole = batches * _EVAL_BATCH  # a short last batch would count as much as the rest
             order = epoch_order(num_train, seed=self.seed, phase=self.name, epoch=0)[:whole]
@@ -192,20 +193,20 @@ class Phase:
         trim_heap()
         params, num_steps = self.params, batches.num_steps
         torch.manual_seed(int(generator(self.seed, self.name, "dropout", epoch).integers(2**31)))
-        train_with_norms(self.model, params.norm)
-        hooks = follow_statistics(self.model) if params.norm == "stats" else []
+        train_with_norms(self.model, params.norm_mode)
         total = factors = 0.0
-        for step, batch in enumerate(batches.epoch(epoch)):
-            factors += self.stepper.set_rates((epoch - 1) * num_steps + step, params.epochs * num_steps, epoch)
-            loss = batches.loss(self.model, batch, epoch, step)
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"{self.name}: the loss is {value} at step {step + 1} of epoch {epoch}; lower lr "
-                    f"(now {self.stepper.peak:g}), or unfreeze less; the last good checkpoint is kept"
-                )
-            self.stepper.take(loss, complete=(step + 1) % params.accumulate == 0 or step + 1 == num_steps)
-            total += value
-        for hook in hooks:
-            hook.remove()
+        with ExitStack() as stack:
+            for hook in follow_statistics(self.model) if params.norm_mode == "stats" else []:
+                stack.callback(hook.remove)
+            for step, batch in enumerate(batches.epoch(epoch)):
+                factors += self.stepper.set_rates((epoch - 1) * num_steps + step, params.epochs * num_steps, epoch)
+                loss = batches.loss(self.model, batch, epoch, step)
+                value = float(loss.detach())
+                if not math.isfinite(value):
+                    raise TrainingError(
+                        f"{self.name}: the loss is {value} at step {step + 1} of epoch {epoch}; lower lr "
+                        f"(now {self.stepper.peak:g}), or unfreeze less; the last good checkpoint is kept"
+                    )
+                self.stepper.take(loss, complete=(step + 1) % params.accumulate == 0 or step + 1 == num_steps)
+                total += value
         return {"epoch": epoch, "train_loss": total / num_steps} | self.stepper.rates(factors / num_steps, epoch)

@@ -23,17 +23,7 @@ from thaw.pipeline.facts import ModelFacts
 from thaw.training import phase_folder
 
 BATCH = 32
-_STILL = AugmentParams(
-    flip="none",
-    tta=False,
-    crop_scale=1.0,
-    rotate_deg=0.0,
-    shift=0.0,
-    brightness=0.0,
-    contrast=0.0,
-    saturation=0.0,
-    hue=0.0,
-)
+_STILL = AugmentParams(flip="none", tta=False)
 
 
 @dataclass(frozen=True)

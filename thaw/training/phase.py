@@ -1,16 +1,17 @@
 """Set up and run one phase of unfreezing: cut, bank of views, rules, training, proof of the freeze."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor, nn
 
 from thaw.activations.engine import device_of, use_threads
-from thaw.activations.prefix import Prefix, Views
+from thaw.activations.prefix import HalfOverflowError, Prefix, Views
 from thaw.activations.sources import Source, sources_of
 from thaw.augment.views import num_answers
-from thaw.config.checks import check_effects
+from thaw.config.checks import settle
 from thaw.config.schema import AugmentParams, ComputeParams, PhaseParams
 from thaw.data.packed import LabelledRows, PackedImages
 from thaw.errors import ArtifactError, ParamsError
@@ -23,7 +24,7 @@ from thaw.training import phase_folder
 from thaw.training.averaging import Average, average_of
 from thaw.training.batches import Task
 from thaw.training.checkpoint import trained_tensors
-from thaw.training.groups import Rule, frozen_tensors, lowest_block, rules_of
+from thaw.training.groups import Rule, frozen_tensors, lowest_block, param_groups, rules_of
 from thaw.training.loop import Classifier, Phase, Result
 from thaw.training.loss import class_weights, require_maps
 from thaw.training.norms import running_norms
@@ -74,15 +75,16 @@ def run_phase(
     augment: AugmentParams,
     seed: int,
     compute: ComputeParams,
-    on_epoch: Callable[[dict[str, float]], None],
+    on_epoch: Callable[[dict[str, float]], None] = lambda _: None,
 ) -> Trained:
     """Train one phase from its start, prove that nothing below the cut moved, and return what it leaves.
 
+    Where an activation turns out to be beyond float16, the phase starts again with all of them in float32.
     Raises: ParamsError if the phase is shallower than the one it starts from, or a setting would do nothing for this
     network, TrainingError if it diverges.
     """
     use_threads(compute)
-    index = _cut_index(name, params, start, backbone)
+    index = cut_index(name, params, backbone, trained_before=start.model.depth_blocks)
     _check_lineage(name, params, start, backbone, images)
     frozen = phase_folder.frozen_digest(backbone, index)
     model = _facts(name, params, start, backbone, index, frozen)
@@ -92,39 +94,55 @@ def run_phase(
     classifier, prefix = _cut(backbone, index, head, Views(images, backbone.spec, seed, augment), compute)
     if params.cutmix > 0:
         require_maps(name, prefix.trial.shapes)
+    rules = rules_of(params, backbone, index)
+    params = settle_phase(name, params, rules, classifier)
     _say_what_trains(name, params, backbone, index, classifier, prefix)
-    phase = Phase(
-        name,
-        classifier,
-        params,
-        rules_of(params, backbone, index),
-        task=_task(params, images, augment),
-        seed=seed,
-        device=device_of(compute),
-        folder=_checkpoint(model.model_dump(mode="json"), augment.model_dump(), seed, prefix.engine.name),
-        pretrained=pretrained,
-    )
-    check_phase(name, params, phase.stepper.rules, classifier)
-    train, val = sources_of(name, params, prefix, images, compute)
-    keep_freed_memory()
-    result, average = _train(phase, train, val, on_epoch)
+    before = trained_tensors(classifier) if params.average or prefix.storage == np.float16 else {}
+
+    def attempt() -> tuple[Phase, LabelledRows, Result, Average | None]:
+        phase = Phase(
+            name,
+            classifier,
+            params,
+            rules,
+            task=_task(params, images, augment),
+            seed=seed,
+            device=device_of(compute),
+            folder=_checkpoint(model.model_dump(mode="json"), augment.model_dump(), seed, _numbers(prefix)),
+            pretrained=pretrained,
+        )
+        train, val = sources_of(name, params, prefix, images, compute)
+        keep_freed_memory()
+        return phase, val[1], *_train(phase, before, train, val, on_epoch)
+
+    try:
+        phase, val, result, average = attempt()
+    except HalfOverflowError as error:
+        print(f"{name}: {error}: the phase starts again with all activations in float32", flush=True)
+        prefix.store_as_float32()
+        classifier.load_state_dict(before)
+        phase, val, result, average = attempt()
     phase_folder.check_frozen(frozen, phase_folder.frozen_digest(backbone, index), name)
     lr = result.range_test.lr if result.range_test else params.lr
-    model = model.model_copy(update={"lr": lr, "best_epoch": result.best_epoch})
-    return Trained(result, model, val[1], phase.folder, average)
+    decided = {"norm": params.norm, "warm_start": params.warm_start, "lr": lr, "best_epoch": result.best_epoch}
+    model = model.model_copy(update=decided)
+    return Trained(result, model, val, phase.folder, average)
 
 
 def _train(
     phase: Phase,
+    before: Mapping[str, Tensor],
     train: tuple[Source, LabelledRows],
     val: tuple[Source, LabelledRows],
     on_epoch: Callable[[dict[str, float]], None],
 ) -> tuple[Result, Average | None]:
-    """Train, prove that what rules freeze above the cut did not move, and say what came of it."""
+    """Train, prove that what rules freeze above the cut did not move, and say what came of it.
+
+    `before` has the tensors that the phase begins with, where an average is asked for.
+    """
     name, params, classifier = phase.name, phase.params, phase.model
     with artifacts.one_at_a_time(phase.folder):  # two trials of the same phase would share their checkpoint
         above = phase_folder.digest_of(frozen_tensors(classifier))
-        before = trained_tensors(classifier) if params.average else {}
         result = phase.run(train, val, _printing(name, on_epoch))
         gained = result.best_epoch > 0
         average = average_of(phase, before, result.tensors, val) if params.average and gained else None
@@ -179,6 +197,11 @@ def _checkpoint(*settings: object) -> Path:
     return scratch.folder() / "checkpoints" / artifacts.digest([*settings, guard.code_digest()])
 
 
+def _numbers(prefix: Prefix) -> list[str]:
+    """Return what the last digits of a phase depend on beside its settings: engine, libraries, machine, storage."""
+    return [*prefix.engine.identity, *prefix.engine.made_by, prefix.storage.name]
+
+
 def _say_what_trains(
     name: str, params: PhaseParams, backbone: Backbone, index: int, classifier: Classifier, prefix: Prefix
 ) -> None:
@@ -187,7 +210,10 @@ def _say_what_trains(
         trained = [rule.pattern for rule in params.depth if rule.lr is not None]
     if isinstance(classifier.backbone, UncutSuffix):
         print(f"{name}: this network cannot be traced and cut, so every epoch runs all of it")
-    print(f"{name}: frozen {frozen}; trains {', '.join(trained)}, head; prefix in {prefix.engine}")
+    print(
+        f"{name}: frozen {frozen}; trains {', '.join(trained)}, head; norm {params.norm}, warm start "
+        f"{'on' if params.warm_start else 'off'}; prefix in {prefix.engine}"
+    )
     if prefix.engine.note:
         print(f"{name}: {prefix.engine.note}")
 
@@ -201,16 +227,20 @@ def _printing(name: str, on_epoch: Callable[[dict[str, float]], None]) -> Callab
     return both
 
 
-def _cut_index(name: str, params: PhaseParams, start: Start, backbone: Backbone) -> int:
-    """Return how many blocks lie below the cut: none that this phase trains, and none that its start has trained."""
-    index, trained_before = lowest_block(params, backbone), len(backbone.units) - start.model.depth_blocks
-    if index > trained_before and isinstance(params.depth, list):
-        return trained_before
-    if index > trained_before:
+def cut_index(name: str, params: PhaseParams, backbone: Backbone, *, trained_before: int) -> int:
+    """Return how many blocks lie below the cut: none that a phase trains, and none that its start has trained.
+
+    `trained_before` is the number of blocks that the start of the phase has unfrozen.
+    Raises: ParamsError if the phase is shallower than its start.
+    """
+    index, frozen_before = lowest_block(params, backbone), len(backbone.units) - trained_before
+    if index > frozen_before and isinstance(params.depth, list):
+        return frozen_before
+    if index > frozen_before:
         raise ParamsError(
-            f"params.yaml: unfreeze.phases.{name}.depth is {params.depth}, but {params.start}, which it starts from, "
-            f"has unfrozen {start.model.depth_blocks} blocks; unfreezing goes from the top down: "
-            "give at least as many, or start from head"
+            f"params.yaml: unfreeze.phases.{name}.depth is {params.depth}, {len(backbone.units) - index} of "
+            f"{len(backbone.units)} blocks, but {params.start}, which it starts from, has unfrozen {trained_before} "
+            "blocks; unfreezing goes from the top down: give at least as many, or start from head"
         )
     return index
 
@@ -227,9 +257,13 @@ def _check_lineage(name: str, params: PhaseParams, start: Start, backbone: Backb
             )
 
 
-def check_phase(name: str, params: PhaseParams, rules: Sequence[Rule], model: Classifier) -> None:
-    """Raises: ParamsError naming a key that would do nothing in a phase whose rules are laid over its model."""
-    check_effects(
+def settle_phase(name: str, params: PhaseParams, rules: Sequence[Rule], model: Classifier) -> PhaseParams:
+    """Return a phase whose `auto` values are decided for the model that its rules are laid over.
+
+    Raises: ParamsError naming a key that would do nothing.
+    """
+    param_groups(model.named_parameters(), rules, params.weight_decay)  # a norm that a rule freezes is none that trains
+    return settle(
         name,
         params,
         has_running_norms=next(running_norms(model.backbone), None) is not None,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from thaw.errors import TrainingError
 from thaw.head.layers import build_head
 from thaw.networks.build import load_tensors
-from thaw.pipeline import artifacts, facts, timings
+from thaw.pipeline import artifacts, facts, tables, timings
 from thaw.pipeline.facts import ModelFacts
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def write(
     facts.write(folder / "model.json", model)
     for name, table in (("curves.csv", curves), ("range_test.csv", range_test)):
         if table:
-            pd.DataFrame(table).to_csv(folder / name, index=False, lineterminator="\n")
+            tables.write(folder / name, pd.DataFrame(table))
 
 
 def read(folder: Path) -> tuple[dict[str, Tensor], ModelFacts]:

@@ -12,21 +12,22 @@ from torch.nn import functional
 
 from thaw.activations.costs import Decision, Work, decide, train_passes
 from thaw.activations.engine import Engine, use_threads
-from thaw.activations.prefix import narrow, widen
+from thaw.activations.prefix import enlargement, narrow, widen
 from thaw.augment.views import num_distinct
 from thaw.config.schema import Params, PhaseParams
 from thaw.data import listing
-from thaw.data.packed import read_table
 from thaw.errors import ThawError
 from thaw.head.layers import build_head
 from thaw.networks.backbone import Backbone, check_channels
 from thaw.networks.cut import probe
 from thaw.networks.sources.opening import open_backbone
-from thaw.pipeline import artifacts
-from thaw.training.groups import Rule, lowest_block, param_groups, rule_of, rules_of
+from thaw.pipeline import artifacts, facts, tables
+from thaw.pipeline.facts import Audit
+from thaw.training import phase_folder
+from thaw.training.groups import Rule, rule_of, rules_of
 from thaw.training.loop import Classifier
 from thaw.training.loss import require_maps
-from thaw.training.phase import check_phase
+from thaw.training.phase import cut_index, settle_phase
 
 _PROBE_IMAGES = 8
 
@@ -56,18 +57,19 @@ def plan_tables(params: Params) -> list[Table]:
     """
     use_threads(params.compute)
     num_train, channels, num_classes = _data_set(params)
-    wanted = params.backbone
-    backbone = open_backbone(
-        wanted.source,
-        pretrained=False,
-        in_channels=channels,
-        input_px=wanted.input_px,
-        keep=wanted.keep,
-        taps=wanted.taps,
-        pool=params.head.pool,
-    )
-    asked = params.head
-    head = build_head(backbone.num_features, num_classes, asked.hidden, asked.dropout, kind=asked.kind)
+    wanted, asked = params.backbone, params.head
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # the same weights in every plan: an engine that was exported is used again
+        backbone = open_backbone(
+            wanted.source,
+            pretrained=False,
+            in_channels=channels,
+            input_px=wanted.input_px,
+            keep=wanted.keep,
+            taps=wanted.taps,
+            pool=asked.pool,
+        )
+        head = build_head(backbone.num_features, num_classes, asked.hidden, asked.dropout, kind=asked.kind)
     return [
         _phase_table(name, phase, backbone, num_train, head, params) for name, phase in params.unfreeze.phases.items()
     ]
@@ -76,19 +78,22 @@ def plan_tables(params: Params) -> list[Table]:
 def _phase_table(
     name: str, phase: PhaseParams, backbone: Backbone, num_train: int, head: nn.Module, params: Params
 ) -> Table:
-    index = lowest_block(phase, backbone)
+    depth = _num_trained(name, params, backbone)
+    index = len(backbone.units) - depth
     rules = rules_of(phase, backbone, index)
-    model = Classifier(backbone.split(len(backbone.units) - index)[1], head)
-    param_groups(model.named_parameters(), rules, phase.weight_decay)
-    check_phase(name, phase, rules, model)
-    decision, train_s = _costs(name, phase, backbone, num_train, head, params)
+    phase = settle_phase(name, phase, rules, Classifier(backbone.split(depth)[1], head))
+    decision, train_s = _costs(name, phase, backbone, depth, num_train, head, params)
     table = Table(
-        title=f"{name}: from {phase.start}, {phase.epochs} epochs of {num_train} images, batches of {phase.batch_size}",
-        caption=f"views {phase.views}; norm {phase.norm}; {_in_words(rules, phase)}\n"
+        title=f"{name}: from {phase.start}, {depth} of {len(backbone.units)} blocks, {phase.epochs} epochs of "
+        f"{num_train} images, batches of {phase.batch_size}",
+        caption=f"views {phase.views}; norm {phase.norm}; warm start {'on' if phase.warm_start else 'off'}; "
+        f"{_in_words(rules, phase)}\n"
         f"activations: {decision.reason}\ntraining on them: about {train_s:.0f} s",
         title_justify="left",
         caption_justify="left",
     )
+    if note := enlargement(backbone.spec.input_px, params.prepare.size_px):
+        table.caption = f"{table.caption}\n{note}"
     for column in ("block", "parameters", "learning rate", "weight decay"):
         table.add_column(column, justify="left" if column == "block" else "right")
     num_head = sum(value.numel() for value in head.parameters())
@@ -98,6 +103,16 @@ def _phase_table(
         rate, decay = ("frozen", "") if rule.lr is None else (_rate(rule, phase), f"{phase.weight_decay:g}")
         table.add_row(rule.label, f"{covered[rule.label]:,}", rate, decay)
     return table
+
+
+def _num_trained(name: str, params: Params, backbone: Backbone) -> int:
+    """Return how many blocks lie above the cut of a phase, of those that it trains and its start has trained.
+
+    Raises: ParamsError if the phase is shallower than its start.
+    """
+    phase = params.unfreeze.phases[name]
+    before = 0 if phase.start == "head" else _num_trained(phase.start, params, backbone)
+    return len(backbone.units) - cut_index(name, phase, backbone, trained_before=before)
 
 
 def _rate(rule: Rule, phase: PhaseParams) -> str:
@@ -119,13 +134,14 @@ def _in_words(rules: Sequence[Rule], phase: PhaseParams) -> str:
 
 
 def _costs(
-    name: str, phase: PhaseParams, backbone: Backbone, num_train: int, head: nn.Module, params: Params
+    name: str, phase: PhaseParams, backbone: Backbone, depth: int, num_train: int, head: nn.Module, params: Params
 ) -> tuple[Decision, float]:
     """Return how a phase comes by its activations, and the seconds of training on them."""
-    depth = len(backbone.units) - lowest_block(phase, backbone)
     prefix, suffix = backbone.split(depth)
-    images = torch.rand_like(backbone.example(_PROBE_IMAGES))
-    key = artifacts.digest(["plan", backbone.spec.model_dump(mode="json"), depth])
+    shape = backbone.example(_PROBE_IMAGES).shape
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last)
+    weights = phase_folder.digest_of(prefix.state_dict())
+    key = artifacts.digest(["plan", backbone.spec.model_dump(mode="json"), depth, weights])
     engine = Engine(prefix, images, key=key, compute=params.compute)
     boundary = [widen(narrow(value, np.dtype(np.float32))) for value in engine(images)]
     if phase.cutmix > 0:
@@ -167,9 +183,9 @@ def _data_set(params: Params) -> tuple[int, int, int]:
     """
     prepared = Path("data/prepared")
     if (prepared / "samples.csv").exists():
-        samples = read_table(prepared / "samples.csv")
+        samples = tables.read(prepared / "samples.csv")
         artifacts.verify(prepared, only=("samples.csv", "audit.json"))
-        channels = artifacts.read_json(prepared / "audit.json")["channels"]
+        channels = facts.read(prepared / "audit.json", Audit).channels
         check_channels(params.backbone.asked_channels, channels)
         return int((samples["split"] == "train").sum()), channels, int(samples["label"].nunique())
     listed = listing.read(listing.locate(params.data.raw))

@@ -61,8 +61,8 @@ def find_rate(model: nn.Module, stepper_of: Callable[[nn.Module], Stepper], batc
     tried: list[tuple[float, float, float]] = []
     with torch.random.fork_rng(), closing(_endless(batches)) as endless:
         for one in (start, trial):
-            train_with_norms(one, batches.params.norm)
-        if batches.params.norm == "stats":
+            train_with_norms(one, batches.params.norm_mode)
+        if batches.params.norm_mode == "stats":
             follow_statistics(trial)
         for rate in rates:
             stepper.try_rate(rate)

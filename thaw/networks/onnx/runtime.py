@@ -6,6 +6,10 @@ import onnxruntime
 
 from thaw.pipeline.machine import usable_cores
 
+LARGEST_BYTES = 3 * 2**29
+"""Of the tensors within one ONNX file; more lie beside it. The file is a protobuf message, of which 2 GiB is the limit.
+"""
+
 
 def open_session(path: Path, threads: int | None) -> onnxruntime.InferenceSession:
     """Return a session of a file; `threads` None takes every core that this process may use."""
