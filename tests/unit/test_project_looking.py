@@ -1,5 +1,6 @@
 """What is seen of the images before a project is laid out."""
 
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -110,9 +111,13 @@ def test_files_that_are_no_images_are_counted_with_their_reasons(tmp_path: Path)
     write_photos(tmp_path)
     (tmp_path / "dark" / "notes.txt").write_text("not pixels")
     (tmp_path / "dark" / "cut.tif").write_bytes(b"II*\0")
+    os.mkfifo(tmp_path / "dark" / "pipe.png")
+    (tmp_path / "dark" / "gone.png").symlink_to("nowhere.png")
     seen = _seen(tmp_path)
-    assert [line.split(":")[0] for line in seen.unusable] == ["dark/cut.tif", "dark/notes.txt"]
-    assert any("2 files are no images that can be read" in line for line in looking.in_words(seen, "x"))
+    reasons = dict(line.split(": ", 1) for line in seen.unusable)
+    assert sorted(reasons) == ["dark/cut.tif", "dark/gone.png", "dark/notes.txt", "dark/pipe.png"]
+    assert (reasons["dark/pipe.png"], reasons["dark/gone.png"]) == ("not a regular file", "No such file or directory")
+    assert any("4 files are no images that can be read" in line for line in looking.in_words(seen, "x"))
 
 
 def test_oblong_images_are_pointed_out(tmp_path: Path) -> None:
@@ -131,3 +136,11 @@ def test_squares_are_a_little_larger_than_the_networks_input_where_the_images_ar
 ) -> None:
     seen = Seen(classes={}, sizes=[(shorter, shorter + 30)] * 3, channels=Counter())
     assert seen.size_px(input_px) == expected
+
+
+def test_an_image_that_claims_more_pixels_than_prepare_takes_raises_no_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_photos(tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 7500)  # most photos have more, none twice as many
+    assert len(_seen(tmp_path).sizes) == 6

@@ -3,6 +3,8 @@
 Every file's header is read, and a few files are decoded; `prepare` later decodes all and is stricter.
 """
 
+import logging
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -101,12 +103,16 @@ def _channels(number: int) -> str:
 
 def _header_size(path: Path) -> tuple[int, int] | str:
     """Return the width and height that a file claims, or the reason why it is no image."""
+    if path.exists() and not path.is_file():  # opening a pipe would wait for its writer
+        return "not a regular file"
     try:
         with path.open("rb") as file:
             if file.read(4) in (magic.encode("latin-1") for magic in _TIFF):
                 return _tiff_size(path)
-        with Image.open(path, formats=decoding.FORMATS) as image:
-            return image.size
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of large images, which `prepare` refuses
+            with Image.open(path, formats=decoding.FORMATS) as image:
+                return image.size
     except UnidentifiedImageError:
         return "not an image of a format that is read (JPEG, PNG, BMP, TIFF, WebP, GIF)"
     except OSError as error:
@@ -118,6 +124,7 @@ def _header_size(path: Path) -> tuple[int, int] | str:
 def _tiff_size(path: Path) -> tuple[int, int]:
     import tifffile  # 0.1 s, and few data sets need it
 
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)  # what it finds wrong is told by the exception
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
         return int(page.imagewidth), int(page.imagelength)
