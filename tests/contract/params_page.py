@@ -19,7 +19,7 @@ _HEAD = """# Every key of params.yaml
 This page is made from `thaw/config/schema.py` and the shipped `params.yaml` by `make docs`; a test compares them.
 
 A key that is left out has its default. A key without a default is required. No other keys are accepted.
-`python -m thaw check` reads the file and reports every mistake at once, `python -m thaw plan` shows what the values
+`thaw check` reads the file and reports every mistake at once, `thaw plan` shows what the values
 will do. A fraction lies between 0 and 1.
 
 Every section but `compute` must stand in the file, since DVC refuses a stage whose params are missing. Write an empty
