@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from thaw.extras import DISTRIBUTION
+from thaw import DISTRIBUTION
 from thaw.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[1]

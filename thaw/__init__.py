@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     __version__: str
     load_exported = Exported.open
 
+DISTRIBUTION = "thaw-vision"
+"""The name under which pip knows Thaw: on PyPI, `thaw` is another project."""
+
 __all__ = ("__version__", "fine_tune", "load", "load_exported", "open_backbone")
 
 _HOMES = {

@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pkgutil import resolve_name
 
+from thaw import DISTRIBUTION
 from thaw.errors import MissingLibraryError
-
-DISTRIBUTION = "thaw-vision"
-"""The name under which pip knows Thaw: on PyPI, `thaw` is another project."""
 
 LIBRARIES = {
     "serve": ("fastapi", "uvicorn"),

@@ -103,7 +103,7 @@ def test_the_metadata_states_version_licence_pythons_and_extras(wheel: Path) -> 
     with zipfile.ZipFile(wheel) as archive:
         text = archive.read(f"thaw_vision-{thaw.__version__}.dist-info/METADATA").decode()
     found = HeaderParser().parsestr(text)
-    assert (found["Name"], found["Version"]) == (extras.DISTRIBUTION, thaw.__version__)
+    assert (found["Name"], found["Version"]) == (thaw.DISTRIBUTION, thaw.__version__)
     assert (found["License-Expression"], found["Requires-Python"]) == ("Apache-2.0", "<3.14,>=3.11")
     assert set(found.get_all("Provides-Extra", [])) == set(extras.LIBRARIES)
     needs = [Requirement(line) for line in found.get_all("Requires-Dist", [])]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from thaw import DISTRIBUTION
 from thaw.cli import app, run_command
 from thaw.config.reader import load_params
 from thaw.errors import ParamsError, RunError
-from thaw.extras import DISTRIBUTION
 from thaw.pipeline.artifacts import sha256_of
 from thaw.pipeline.record import RECORD_FILE, ProjectRecord
 from thaw.project import files

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from thaw import DISTRIBUTION
 from thaw.errors import RunError
-from thaw.extras import DISTRIBUTION
 from thaw.pipeline import artifacts
 
 STAGE = "code"

@@ -11,8 +11,8 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from thaw import DISTRIBUTION
 from thaw.errors import RunError
-from thaw.extras import DISTRIBUTION
 from thaw.pipeline.artifacts import write_text
 
 RECORD_FILE = ".thaw-project.json"

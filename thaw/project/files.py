@@ -11,8 +11,8 @@ from pathlib import Path
 import yaml
 
 import thaw
+from thaw import DISTRIBUTION
 from thaw.errors import ArtifactError
-from thaw.extras import DISTRIBUTION
 from thaw.version import VERSION
 
 TEMPLATE = Path(thaw.__file__).parent / "template"

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import psutil
 
+from thaw import DISTRIBUTION
 from thaw.config.reader import load_params
 from thaw.errors import RunError
-from thaw.extras import DISTRIBUTION
 from thaw.pipeline.artifacts import remove, sha256_of_bytes
 from thaw.pipeline.record import ProjectRecord
 from thaw.project import files, images, looking

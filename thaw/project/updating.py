@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from thaw import DISTRIBUTION
 from thaw.config.messages import RENAMED_KEYS
 from thaw.config.reader import load_params
 from thaw.errors import RunError
-from thaw.extras import DISTRIBUTION
 from thaw.pipeline.artifacts import remove, sha256_of_bytes, write_text
 from thaw.pipeline.record import ProjectRecord
 from thaw.project import files
