@@ -7,6 +7,8 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, settings
 
+from thaw.pipeline import code
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # What the tests compute is tiny, and a second thread makes tiny work slower, tenfold next to other work. Before torch
@@ -35,8 +37,9 @@ def root() -> Path:
 
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder that is the current one and holds a copy of params.yaml."""
+    """A folder that is the current one, with a copy of params.yaml and the fingerprints that stages want."""
     (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    code.write(tmp_path / code.FOLDER, code.running())
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

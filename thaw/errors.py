@@ -7,7 +7,7 @@
     ├── ArtifactError         a file that Thaw wrote is missing, partial or altered
     ├── TrainingError         a run that diverged, or tensors that moved although frozen
     ├── RunError              the run itself: lock held, inputs changed meanwhile, interpreter
-    └── MissingLibraryError   a library of an extra is not installed; an ImportError as well
+    └── MissingLibraryError   a library of an extra is not installed; caught as a failed import as well
 
 Anything that is not a ThawError is a defect of ours and keeps its traceback.
 """

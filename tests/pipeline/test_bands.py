@@ -16,7 +16,7 @@ from stages import backbone, evaluate, features, head, prepare, select, unfreeze
 from thaw.config.reader import read_tree
 from thaw.data.packed import PackedImages
 from thaw.errors import ArtifactError, BackboneError, DataError, ParamsError
-from thaw.pipeline import artifacts, facts
+from thaw.pipeline import artifacts, code, facts
 from thaw.pipeline.facts import Audit
 from thaw.training import model
 
@@ -66,6 +66,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index in range(2 * IMAGES_A_CLASS):
         wet = index % 2 == 1
         write(folder / "raw" / ("wet" if wet else "dry") / f"{index:02d}.tif", field(index, wet=wet))
+    code.write(folder / code.FOLDER, code.running())
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         patch.setenv("THAW_SCRATCH", str(folder / ".thaw"))
         patch.setattr(sys, "argv", ["unfreeze", "top"])

@@ -41,7 +41,7 @@ def test_a_change_in_the_defaults_of_phases_reruns_every_phase(copy: Clone) -> N
 
 def test_a_rate_that_dvc_writes_with_an_exponent_is_read_by_the_stages(tmp_path: Path) -> None:
     clone = make_clone(tmp_path / "thaw")
-    clone.succeed("dvc", "exp", "run", "--single-item", "prepare", "-S", "unfreeze.phases.mid.lr=0.00005")
+    clone.succeed("dvc", "exp", "run", "prepare", "-S", "unfreeze.phases.mid.lr=0.00005")
     assert "lr: 5e-05" in (clone.root / "params.yaml").read_text(encoding="utf-8")
     assert load_params(clone.root / "params.yaml").unfreeze.phases["mid"].lr == 0.00005
     assert (clone.root / "data" / "prepared" / "samples.csv").exists()

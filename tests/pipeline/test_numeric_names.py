@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from stages import backbone, evaluate, export, features, head, prepare, report, select, unfreeze
 from thaw.cli import app
-from thaw.pipeline import artifacts, tables
+from thaw.pipeline import artifacts, code, tables
 from thaw.training import model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,6 +62,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_images(folder / "raw")
     (folder / "thaw" / "report").mkdir(parents=True)
     (folder / "thaw" / "report" / "templates").symlink_to(ROOT / "thaw" / "report" / "templates")
+    code.write(folder / code.FOLDER, code.running())
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         patch.setenv("THAW_SCRATCH", str(folder / ".thaw"))
         patch.setattr(sys, "argv", ["unfreeze", "top"])

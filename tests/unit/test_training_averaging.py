@@ -19,7 +19,7 @@ from thaw.config.reader import read_tree
 from thaw.config.schema import PhaseParams
 from thaw.data.packed import PackedImages
 from thaw.evaluation import summary
-from thaw.pipeline import artifacts, facts
+from thaw.pipeline import artifacts, code, facts
 from thaw.pipeline.candidates import folder_of
 from thaw.pipeline.facts import Metrics, ModelFacts
 from thaw.report import sources, text
@@ -165,6 +165,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "top": tiny.phase(average=True, lr=0.0002, norm="frozen").model_dump(exclude_defaults=True)
     }
     Path("params.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+    code.write(code.FOLDER, code.running())
     return tmp_path
 
 

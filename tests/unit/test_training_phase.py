@@ -315,7 +315,8 @@ def test_a_phase_shallower_than_its_start_is_refused_with_what_to_do() -> None:
     backbone = tiny.backbone()
     begin = tiny.start(backbone, depth_blocks=3)
     with pytest.raises(
-        ParamsError, match=r"unfreeze.phases.top.depth is 2, but head, .* has unfrozen 3 blocks; .* give at"
+        ParamsError,
+        match=r"unfreeze.phases.top.depth is 2, 2 of 6 blocks, but head, .* has unfrozen 3 blocks; .* give at",
     ):
         train(tiny.phase(depth=2), start=begin)
 

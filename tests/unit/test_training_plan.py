@@ -10,7 +10,7 @@ from tests import tiny
 from tests.conftest import ROOT
 from thaw.config.reader import load_params
 from thaw.config.schema import Params
-from thaw.pipeline import artifacts, tables
+from thaw.pipeline import artifacts, facts, tables
 from thaw.training.plan import plan_tables
 
 
@@ -20,7 +20,7 @@ def params(scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     assert scratch.is_dir() or not scratch.exists()
     with artifacts.new_folder(tmp_path / "data" / "prepared") as partial:
         tables.write(partial / "samples.csv", tiny.samples(24))
-        artifacts.write_json(partial / "audit.json", {"channels": 3})
+        facts.write(partial / "audit.json", tiny.audit())
     monkeypatch.chdir(tmp_path)
     shipped = load_params(ROOT / "params.yaml")
     backbone = shipped.backbone.model_copy(update={"source": "timm:test_resnet", "sha256": None, "input_px": 32})

@@ -35,7 +35,11 @@ def with_value(text: str, path: str, value: object) -> str:
         return _with_key(text, section, missing[0], nested)
     if (found := _child(section, key)) is None:
         return _with_key(text, section, key, value)
-    start, end = found[1].start_mark.index, _end(found[1])
+    name, old = found
+    start, end = old.start_mark.index, _end(old)
+    if old.start_mark.line > name.end_mark.line:  # a block below its key: the value goes beside the key
+        colon = text.index(":", name.end_mark.index) + 1
+        return f"{text[:colon]} {_flow(value)}{text[colon:start].rstrip()}{text[end:]}"
     blank = " " if text[start - 1] == ":" else ""
     return f"{text[:start]}{blank}{_flow(value)}{text[end:]}"
 
