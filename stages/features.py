@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from thaw.activations.engine import use_threads
+from thaw.activations.engine import computed_on, use_threads
 from thaw.activations.prefix import Prefix, Views
 from thaw.augment.views import num_answers, still
 from thaw.data.packed import PackedImages
@@ -24,6 +24,7 @@ def main() -> None:
         preprocessing = artifacts.read_json(Path("data/prepared/settings.json"))
         backbone = load_backbone(Path("models/backbone"), in_channels=images.channels)
         lineage = {"data": images.fingerprint, "backbone": backbone.fingerprint}
+        lineage["computed_on"] = computed_on(params.compute)
         whole = earlier_layers.tapped(backbone)
         augment, choice = params.augment, FlipChoice(params.augment.flip)
         views = Views(images, backbone.spec, params.seed, augment.model_copy(update={"flip": "none"}))

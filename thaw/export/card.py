@@ -213,8 +213,8 @@ def _licence(facts: Mapping[str, Any], evidence: Evidence) -> str:
 
 def _lineage(facts: Mapping[str, Any]) -> str:
     rows = [["model", facts["fingerprint"]], *([name, value] for name, value in sorted(facts["lineage"].items()))]
-    return "SHA-256 of what this model was made from.\n\n" + _table(
-        ["what", "fingerprint"], [[name, f"`{value}`"] for name, value in rows if isinstance(value, str)]
+    return "SHA-256 of what this model was made from, and what computed it.\n\n" + _table(
+        ["what", "value"], [[name, f"`{value}`"] for name, value in rows if isinstance(value, str)]
     )
 
 

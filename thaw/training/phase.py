@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from thaw.activations.engine import device_of, use_threads
+from thaw.activations.engine import computed_on, device_of, use_threads
 from thaw.activations.prefix import Prefix, Views
 from thaw.activations.sources import Source, sources_of
 from thaw.augment.views import num_answers
@@ -86,7 +86,7 @@ def run_phase(
     use_threads(compute)
     index = _cut_index(name, params, start, backbone)
     _check_lineage(name, params, start, backbone, images)
-    model = _facts(name, params, start, backbone, index)
+    model = _facts(name, params, start, backbone, index, computed_on(compute))
     pretrained = _pretrained(backbone) if params.l2_sp > 0 else {}
     head = phase_folder.assemble(backbone, start.tensors, start.model)
     augment = augment.model_copy(update={"flip": start.model["augment"]["flip"]})
@@ -156,7 +156,9 @@ def _pretrained(backbone: Backbone) -> dict[str, Tensor]:
     return {f"backbone.{name}": value.clone() for name, value in backbone.module.state_dict().items()}
 
 
-def _facts(name: str, params: PhaseParams, start: Start, backbone: Backbone, index: int) -> dict[str, Any]:
+def _facts(
+    name: str, params: PhaseParams, start: Start, backbone: Backbone, index: int, hardware: str
+) -> dict[str, Any]:
     """Return the phase's model.json: that of its start, and what this phase is and keeps frozen."""
     return {
         **start.model,
@@ -164,8 +166,12 @@ def _facts(name: str, params: PhaseParams, start: Start, backbone: Backbone, ind
         "start": params.start,
         "depth_blocks": len(backbone.units) - index,
         "cut": index,
-        # What is offered beside the phase does not change it.
-        "lineage": {**start.model["lineage"], "params": artifacts.digest(params.model_dump(exclude={"average"}))},
+        "lineage": {
+            **start.model["lineage"],
+            # What is offered beside the phase does not change it.
+            "params": artifacts.digest(params.model_dump(exclude={"average"})),
+            "computed_on": hardware,
+        },
         "frozen_sha256": phase_folder.frozen_digest(backbone, index),
     }
 
