@@ -274,7 +274,7 @@ class EvaluateParams(Section):
 
 
 class ComputeParams(Section):
-    """Where and how fast things run; no stage depends on it. Other threads or another processor change last digits."""
+    """Where and how fast things run; no stage depends on it. Other threads or another processor round differently."""
 
     threads: Count | None
     """Threads for arithmetic; null uses every core."""
