@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from thaw.activations.engine import use_threads
+from thaw.activations.engine import computed_on, use_threads
 from thaw.activations.prefix import Prefix, Views
 from thaw.augment.views import num_answers, still
 from thaw.data.packed import PackedImages
@@ -41,12 +41,14 @@ def main() -> None:
             augment = augment.model_copy(update={"flip": choice.flip})
             extract.add_views(folder, "train", prefix.seen_as(augment), train_rows, params.features.views)
             extract.add_views(folder, "val", prefix.seen_as(still(augment)), val_rows, num_answers(augment))
+            hardware = computed_on(params.compute)
+            lineage = Lineage(data=images.fingerprint, backbone=backbone.fingerprint, computed_on=hardware)
             stored = FeaturesFacts(
                 classes=images.classes,
                 backbone=backbone.spec,
                 blocks=backbone.blocks,
                 preprocessing=preprocessing,
-                lineage=Lineage(data=images.fingerprint, backbone=backbone.fingerprint),
+                lineage=lineage,
                 earlier_layers=layers,
                 augment=choice.facts(tta=augment.tta),
             )

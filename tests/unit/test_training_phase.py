@@ -19,7 +19,7 @@ from thaw.activations import sources as activation_sources
 from thaw.config.schema import ComputeParams, PhaseParams
 from thaw.errors import ArtifactError, ParamsError, TrainingError
 from thaw.networks.backbone import Backbone
-from thaw.pipeline import artifacts
+from thaw.pipeline import artifacts, machine
 from thaw.training import phase_folder
 from thaw.training.phase import Start, Trained, run_phase
 
@@ -436,3 +436,34 @@ def test_grey_images_train_a_grey_network() -> None:
         augment=tiny.augment(), seed=0, compute=tiny.TORCH, on_epoch=lambda _: None,
     )  # fmt: skip
     assert {f"backbone.{name}" for name in before} < set(trained.result.tensors)
+
+
+def weights_losses_and_probabilities(trained: Trained) -> tuple[dict[str, Tensor], list[float], Tensor]:
+    losses = [value for row in trained.result.curves for key, value in row.items() if "loss" in key]
+    return trained.result.tensors, losses, torch.from_numpy(trained.result.val_logits).double().softmax(1)
+
+
+def test_the_same_number_of_threads_gives_the_same_bits_and_another_one_other_last_digits() -> None:
+    two = tiny.TORCH.model_copy(update={"threads": 2})
+    try:
+        first, again, one = (
+            weights_losses_and_probabilities(train(tiny.phase(), compute=compute)) for compute in (two, two, tiny.TORCH)
+        )
+    finally:
+        torch.set_num_threads(1)
+    assert all(torch.equal(value, again[0][name]) for name, value in first[0].items())
+    assert first[1] == again[1]
+    assert torch.equal(first[2], again[2])
+    # Measured on this network: losses within 6e-7, probabilities within 7e-7.
+    assert first[1] == pytest.approx(one[1], abs=1e-5)
+    torch.testing.assert_close(first[2], one[2], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("threads", "shown"), [(1, "1 thread"), (2, "2 threads")])
+def test_a_phase_says_what_computed_it(threads: int, shown: str) -> None:
+    try:
+        trained = train(tiny.phase(epochs=1), compute=tiny.TORCH.model_copy(update={"threads": threads}))
+    finally:
+        torch.set_num_threads(1)
+    instructions = torch.backends.cpu.get_cpu_capability()
+    assert trained.model.lineage.computed_on == f"{machine.processor()} ({instructions}), {shown}"

@@ -24,7 +24,7 @@ from thaw.activations.session import Activations, Session
 from thaw.config.schema import ComputeParams
 from thaw.errors import BackboneError, first_line
 from thaw.pipeline import artifacts, scratch
-from thaw.pipeline.machine import usable_cores
+from thaw.pipeline.machine import processor, usable_cores
 
 # Largest difference to eager float32 that is accepted, as a fraction of the activation's largest magnitude.
 TOLERANCE = 1e-4
@@ -203,6 +203,14 @@ def use_threads(compute: ComputeParams) -> int:
     threads = compute.threads or usable_cores()
     torch.set_num_threads(threads)
     return threads
+
+
+def computed_on(compute: ComputeParams) -> str:
+    """Return in words the hardware and threads that the last digits of a result depend on."""
+    device, threads = device_of(compute), compute.threads or usable_cores()
+    gpu = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else "Apple GPU, " * (device.type == "mps")
+    instructions = torch.backends.cpu.get_cpu_capability()
+    return f"{gpu}{processor()} ({instructions}), {threads} thread{'s' * (threads > 1)}"
 
 
 def _has_work(prefix: nn.Module) -> bool:

@@ -347,7 +347,7 @@ class EvaluateParams(Section):
 
 
 class ComputeParams(Section):
-    """Where and how fast things run; never part of a result, so no stage depends on it."""
+    """Where and how fast things run; no stage depends on it. Other threads or another processor round differently."""
 
     threads: Count | None = None
     """Threads for arithmetic; null uses every core."""

@@ -224,8 +224,8 @@ def _licence(model: ExportedFacts, evidence: Evidence) -> str:
 
 def _lineage(model: ExportedFacts) -> str:
     rows = [("model", model.fingerprint), *sorted(model.lineage.named().items())]
-    return "SHA-256 of what this model was made from.\n\n" + _table(
-        ["what", "fingerprint"], [[name, f"`{value}`"] for name, value in rows]
+    return "SHA-256 of what this model was made from, and what computed it.\n\n" + _table(
+        ["what", "value"], [[name, f"`{value}`"] for name, value in rows]
     )
 
 

@@ -281,7 +281,7 @@ class BackboneFacts(Facts):
 
 
 class Lineage(Facts):
-    """What something was made from, as SHA-256; a key is absent until there is such a thing."""
+    """What something was made from, as SHA-256, and what computed it; a key is absent until there is such a thing."""
 
     data: str
     """Manifest of data/prepared."""
@@ -293,6 +293,8 @@ class Lineage(Facts):
     """Manifest of the folder that a phase started from."""
     params: str | None = None
     """The phase's settings."""
+    computed_on: str | None = None
+    """Processor, its instruction set, and the number of threads; absent from models made before it was recorded."""
     backbone_manifest: str | None = None
     """Manifest of models/backbone that the phase was laid over."""
     phase_manifest: str | None = None

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
-from thaw.activations.engine import device_of, use_threads
+from thaw.activations.engine import computed_on, device_of, use_threads
 from thaw.activations.prefix import HalfOverflowError, Prefix, Views
 from thaw.activations.sources import Source, sources_of
 from thaw.augment.views import num_answers
@@ -87,7 +87,7 @@ def run_phase(
     index = cut_index(name, params, backbone, trained_before=start.model.depth_blocks)
     _check_lineage(name, params, start, backbone, images)
     frozen = phase_folder.frozen_digest(backbone, index)
-    model = _facts(name, params, start, backbone, index, frozen)
+    model = _facts(name, params, start, backbone, index, frozen, computed_on(compute))
     pretrained = _pretrained(backbone) if params.l2_sp > 0 else {}
     head = phase_folder.assemble(backbone, start.tensors, start.model)
     augment = augment.model_copy(update={"flip": start.model.augment.flip})
@@ -175,7 +175,7 @@ def _pretrained(backbone: Backbone) -> dict[str, Tensor]:
 
 
 def _facts(
-    name: str, params: PhaseParams, start: Start, backbone: Backbone, index: int, frozen_sha256: str
+    name: str, params: PhaseParams, start: Start, backbone: Backbone, index: int, frozen_sha256: str, hardware: str
 ) -> ModelFacts:
     """Return the phase's model.json: that of its start, and what this phase is and keeps frozen."""
     # What is offered beside the phase does not change it.
@@ -186,7 +186,7 @@ def _facts(
             "start": params.start,
             "depth_blocks": len(backbone.units) - index,
             "cut": index,
-            "lineage": start.model.lineage.model_copy(update={"params": settings}),
+            "lineage": start.model.lineage.model_copy(update={"params": settings, "computed_on": hardware}),
             "frozen_sha256": frozen_sha256,
         }
     )
