@@ -1,5 +1,6 @@
 """The head: solved exactly against an oracle, folded, well conditioned; and hidden layers that learn; angles."""
 
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import check_grad
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
@@ -17,7 +19,7 @@ from thaw.config.schema import HeadParams
 from thaw.errors import TrainingError
 from thaw.head.examples import FeatureSet, cross_entropy, soft_targets
 from thaw.head.layers import CosineHead, build_head, logits_of
-from thaw.head.linear import fit_linear, linear_module
+from thaw.head.linear import _soft_cost, fit_linear, linear_module
 from thaw.head.trained import train_head
 
 
@@ -88,21 +90,46 @@ def test_overwriting_the_features_changes_nothing_else(sure: float) -> None:
         np.testing.assert_allclose(train.features.mean(axis=0), 0, atol=1e-5)
 
 
-def test_an_unsure_label_counts_as_rows_of_every_class_in_its_shares() -> None:
-    train, val = blobs(90, 3, spread=1.5), blobs(60, 3, seed=1)
+@pytest.mark.parametrize("num_classes", [2, 3, 6])
+def test_an_unsure_label_counts_as_rows_of_every_class_in_its_shares(num_classes: int) -> None:
+    train, val = blobs(90, num_classes, spread=1.5), blobs(60, num_classes, seed=1)
     unsure = FeatureSet(train.features, train.labels, np.where(np.arange(90) % 2, 1.0, 0.6))
     rows, labels, weights = [], [], []
     for index in range(90):
-        for label in range(3):
+        for label in range(num_classes):
             sure = unsure.confidence[index]
             rows.append(train.features[index])
             labels.append(label)
-            weights.append(sure if label == train.labels[index] else (1 - sure) / 2)
-    copies = FeatureSet(np.stack(rows), np.array(labels), np.ones(270))
-    fit = fit_linear(unsure, val, 3, strengths=(0.1,))
+            weights.append(sure if label == train.labels[index] else (1 - sure) / (num_classes - 1))
+    copies = FeatureSet(np.stack(rows), np.array(labels), np.ones(90 * num_classes))
+    fit = fit_linear(unsure, val, num_classes, strengths=(0.1,))
     expected = oracle(copies, 0.1, np.array(weights))(val.features)
     np.testing.assert_allclose(softmax(val.features @ fit.weight.T + fit.bias), expected, atol=3e-3)
     assert not np.allclose(expected, oracle(train, 0.1)(val.features), atol=3e-2)
+
+
+def test_unsure_labels_take_no_more_memory_than_sure_ones_but_for_their_logits() -> None:
+    train, val = blobs(2000, 20, num_features=200), blobs(40, 20, seed=1, num_features=200)
+    unsure = replace(train, confidence=np.full(2000, 0.8))
+    peaks = []
+    for examples in (train, unsure):
+        tracemalloc.start()
+        fit_linear(examples, val, 20, strengths=(0.1,))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 8 * 2000 * 20 * 8  # copies of the rows alone are 19 * 1.6 MB
+
+
+def test_the_gradient_of_the_soft_loss_is_that_of_its_differences() -> None:
+    train = replace(blobs(30, 3), confidence=np.linspace(0.4, 1.0, 30))
+    scaled = replace(train, features=(train.features - np.float32(10)) / np.float32(6))
+    flat = np.random.default_rng(0).normal(size=3 * 7)
+    assert (
+        check_grad(
+            lambda x: _soft_cost(scaled, 3, 0.1)(x)[0], lambda x: _soft_cost(scaled, 3, 0.1)(x)[1], flat, epsilon=1e-3
+        )
+        < 1e-3
+    )
 
 
 def test_a_nearly_constant_feature_gets_no_huge_weight() -> None:

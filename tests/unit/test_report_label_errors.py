@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from thaw.report.label_errors import label_errors
+from thaw.report.gallery import label_errors
 
 
 def errors(labels: list[int], predicted: list[int], own: list[float], given: list[float]) -> list[int]:

@@ -1,18 +1,20 @@
 """The linear head, solved exactly: multinomial logistic regression, its regularisation chosen on validation."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import logsumexp
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from thaw.head.examples import Features, FeatureSet, Labels, check_every_class, cross_entropy
+from thaw.head.examples import Features, FeatureSet, check_every_class, cross_entropy
 from thaw.pipeline import timings
 
 # Inverse regularisation strengths tried from strong to weak, each fit starting from the one before; on features of
@@ -20,6 +22,10 @@ from thaw.pipeline import timings
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _PATIENCE = 2
 _SLICE = 1024
+_TOLERANCE, _ITERATIONS = 1e-4, 300  # as many iterations near the optimum are enough
+
+_Solve = Callable[[float], tuple[NDArray[np.float64], NDArray[np.float64]]]
+"""From a strength to weight [classes, features] and bias [classes]; each call starts from the solution before."""
 
 
 @dataclass(frozen=True)
@@ -52,23 +58,20 @@ def fit_linear(
     factor of its own for each feature fits slightly better and ruins the start of a phase (decision 0006). On one
     thread: it is faster, and what is chosen does not depend on how many there are (docs/log.md).
 
+    An unsure label is a target of several classes, as in `soft_targets` without smoothing.
     With `overwrite` the scaled features take the place of those in `train`, which memory need not hold twice then.
     """
     centre = train.features.mean(axis=0, dtype=np.float64)
     scale = _spread(train.features, centre) or 1.0
-    features, labels, weights = _soften(train, num_classes)
-    check_every_class(labels, num_classes)
-    solver = LogisticRegression(warm_start=True, max_iter=300, tol=1e-4)
-    scaled = _scaled(features, centre, scale, overwrite=overwrite or features is not train.features)
+    check_every_class(train.labels, num_classes)
     scaled_val = _scaled(val.features, centre, scale)
+    scaled = FeatureSet(_scaled(train.features, centre, scale, overwrite=overwrite), train.labels, train.confidence)
+    solve = _soft_solver(scaled, num_classes) if (train.confidence < 1).any() else _hard_solver(scaled, num_classes)
     best: LinearFit | None = None
     worse = 0
     for strength in strengths:
-        solver.C = strength
-        with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
-            warnings.simplefilter("ignore", ConvergenceWarning)  # 300 iterations near the optimum are enough
-            solver.fit(scaled, labels, sample_weight=weights)
-        weight, bias = _all_classes(solver, num_classes)
+        with threadpool_limits(1, user_api="blas"):
+            weight, bias = solve(strength)
         loss = cross_entropy(_logits(scaled_val, weight, bias), val.labels)
         if best is None or loss < best.val_loss:
             best, worse = LinearFit(weight / scale, bias - weight @ centre / scale, strength, loss), 0
@@ -110,22 +113,62 @@ def _spread(features: Features, centre: NDArray[np.float64]) -> float:
     return float(np.sqrt(sum(float((values**2).sum()) for values in slices) / features.size))
 
 
-def _soften(train: FeatureSet, num_classes: int) -> tuple[Features, Labels, NDArray[np.float64]]:
-    """Return examples with weights that stand for soft targets: an unsure label also counts for the other classes."""
-    unsure = np.flatnonzero(train.confidence < 1)
-    if not len(unsure):
-        return train.features, train.labels, train.confidence
-    features, labels, weights = [train.features], [train.labels], [train.confidence]
-    for other in range(1, num_classes):
-        features.append(train.features[unsure])
-        labels.append((train.labels[unsure] + other) % num_classes)
-        weights.append((1 - train.confidence[unsure]) / (num_classes - 1))
-    return np.concatenate(features), np.concatenate(labels), np.concatenate(weights)
+def _hard_solver(train: FeatureSet, num_classes: int) -> _Solve:
+    """Return scikit-learn's solver for labels that are all sure."""
+    solver = LogisticRegression(warm_start=True, max_iter=_ITERATIONS, tol=_TOLERANCE)
+
+    def solve(strength: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        solver.C = strength
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            solver.fit(train.features, train.labels, sample_weight=train.confidence)
+        weight, bias = np.asarray(solver.coef_, np.float64), np.asarray(solver.intercept_, np.float64)
+        if num_classes == 2:
+            return np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+        return weight, bias
+
+    return solve
 
 
-def _all_classes(solver: LogisticRegression, num_classes: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return weight [classes, features] and bias [classes] of a fit, with one row a class also for two classes."""
-    weight, bias = np.asarray(solver.coef_, np.float64), np.asarray(solver.intercept_, np.float64)
-    if num_classes == 2:
-        return np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    return weight, bias
+def _soft_solver(train: FeatureSet, num_classes: int) -> _Solve:
+    """Return a solver for unsure labels: scikit-learn's objective and settings of L-BFGS, which takes no soft targets.
+
+    A row for each class that a label may mean, weighted, has the same optimum, and num_classes times the memory.
+    """
+    flat = np.zeros(num_classes * (train.features.shape[1] + 1))
+
+    def solve(strength: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        nonlocal flat
+        options = {"maxiter": _ITERATIONS, "gtol": _TOLERANCE, "ftol": 64 * np.finfo(np.float64).eps, "maxls": 50}
+        cost = _soft_cost(train, num_classes, strength)
+        flat = minimize(cost, flat, jac=True, method="L-BFGS-B", options=options).x
+        solution = flat.reshape(num_classes, -1)
+        return solution[:, :-1], solution[:, -1]
+
+    return solve
+
+
+def _soft_cost(
+    train: FeatureSet, num_classes: int, strength: float
+) -> Callable[[NDArray[np.float64]], tuple[float, NDArray[np.float64]]]:
+    """Return the function from weights and biases, flat, to the penalised mean log loss and its gradient."""
+    features, labels, images = train.features, train.labels, np.arange(len(train.labels))
+    rest = (1 - train.confidence) / (num_classes - 1)
+    more = train.confidence - rest
+    # Of two classes scikit-learn has the difference of the weights alone, whose square is twice that of both halves.
+    penalty = (2 if num_classes == 2 else 1) / (strength * len(labels))
+
+    def cost(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        solution = flat.reshape(num_classes, -1)
+        weight, bias = solution[:, :-1], solution[:, -1]
+        logits = features @ weight.T.astype(np.float32) + bias
+        normaliser = logsumexp(logits, axis=1)
+        losses = normaliser - rest * logits.sum(axis=1) - more * logits[images, labels]
+        residual = np.exp(logits - normaliser[:, None]) - rest[:, None]
+        residual[images, labels] -= more
+        residual /= len(labels)
+        gradient = residual.T.astype(np.float32) @ features + penalty * weight
+        total = float(losses.mean() + penalty / 2 * (weight**2).sum())
+        return total, np.column_stack([gradient, residual.sum(axis=0)]).ravel()
+
+    return cost
