@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from stages import backbone, evaluate, export, features, head, prepare, report, select, unfreeze
 from thaw.cli import app
+from thaw.config.reader import read_tree
 from thaw.pipeline import artifacts, code, tables
 from thaw.training import model
 
@@ -48,7 +49,7 @@ def write_images(raw: Path) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which all stages have run."""
     folder = tmp_path_factory.mktemp("names")
-    tree = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    tree = read_tree(ROOT / "params.yaml")
     top = tree["unfreeze"]["phases"]["top"] | {"depth": 1, "epochs": 2, "views": 2, "batch_size": 16}
     for name, values in {
         "data": {"raw": "raw"},
@@ -59,11 +60,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "evaluate": {"draws": 100},
         "compute": {"threads": 1, "workers": 0, "frozen_engine": "torch"},
     }.items():
-        tree[name] |= values
+        tree[name] = tree.get(name, {}) | values
     (folder / "params.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
     write_images(folder / "raw")
-    (folder / "thaw" / "report").mkdir(parents=True)
-    (folder / "thaw" / "report" / "templates").symlink_to(ROOT / "thaw" / "report" / "templates")
     code.write(folder / code.FOLDER, code.running())
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         patch.setenv("THAW_SCRATCH", str(folder / ".thaw"))

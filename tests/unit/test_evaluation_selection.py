@@ -15,7 +15,7 @@ from stages import select
 from tests import tiny
 from thaw.errors import ArtifactError
 from thaw.evaluation.selection import read_groups, read_phases
-from thaw.pipeline import artifacts, facts
+from thaw.pipeline import artifacts, code, facts
 from thaw.pipeline.facts import ModelFacts
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +76,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the shipped params, a backbone of two tensors, a head, `top` (better) and `mid` (worse)."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "params.yaml", tmp_path)
+    code.write(code.FOLDER, code.running(), only=["select"])
     with artifacts.new_folder(Path("data/prepared")) as folder:
         pd.DataFrame({"row": range(150), "group": None}).to_csv(folder / "samples.csv", index=False)
         (folder / "images-00000.npy").write_bytes(b"pixels")
