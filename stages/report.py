@@ -7,7 +7,7 @@ from thaw.pipeline import artifacts, guard
 from thaw.report import page, sources
 from thaw.training import model
 
-# All of params.yaml but `compute`: the page shows it. It costs nothing, since whatever changes there reruns a stage
+# All of params.yaml but `compute`: the page shows it. It costs nothing, since any change there reruns a stage
 # before this one.
 SECTIONS = (
     "seed", "data", "prepare", "backbone", "augment", "features", "head", "unfreeze", "select", "evaluate",

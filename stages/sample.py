@@ -9,7 +9,7 @@ OUTS = ("data/sample/images", "data/sample/manifest.csv", "data/sample/LICENSE.t
 
 
 def main() -> None:
-    """Write 2,624 images of solar cells, a folder a class, a manifest with soft labels, and their licence."""
+    """Write 2,624 images of solar cells, a folder per class, a manifest with soft labels, and their licence."""
     with guard.stage("sample", sections=SECTIONS, inputs=INPUTS, outs=OUTS):
         sample.lay_out(*OUTS)
 

@@ -76,7 +76,7 @@ beside other work on the machine.
 
 *px* is the side of the images in the test, small where the network takes it. *Difference* is the largest one between
 the features of the whole network and of prefix and suffix, over cuts at three depths. *Cut in* is how long tracing and
-cutting take. What is not *cacheable* cannot be traced and trains whole. `python -m thaw blocks SOURCE` lists the
+cutting take. What is not *cacheable* cannot be traced and trains whole. `thaw blocks SOURCE` lists the
 blocks.
 
 | source | px | blocks | parameters | difference | cacheable | cut in |

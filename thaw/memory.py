@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 def new_array(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> BinaryIO:
     """Return a new .npy file whose header is written and whose numbers are to follow, row by row.
 
-    A file that is mapped while it is written would count as the memory of whoever writes it.
+    A file that is mapped while it is written would count as the memory of its writer.
     """
     file = path.open("wb")
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.contract import house
-from thaw.config.checks import between_fields, completed, idle_keys
+from thaw.config.checks import between_fields, completed, keys_without_effect
 from thaw.config.reader import read_tree
 from thaw.errors import ParamsError
 
@@ -109,7 +109,7 @@ _PHASE = st.fixed_dictionaries({"start": _JSON, "depth": _JSON | _SHARES})
 def test_the_checks_between_fields_never_break_on_a_tree_of_any_shape(phases: Any) -> None:
     tree = {"unfreeze": {"defaults": phases, "phases": phases}, "prepare": phases, "backbone": {"input_px": phases}}
     full = completed(tree)
-    assert all(isinstance(line, str) for line in [*between_fields(full), *idle_keys(full)])
+    assert all(isinstance(line, str) for line in [*between_fields(full), *keys_without_effect(full)])
 
 
 @given(starts=st.lists(st.integers(0, 5), min_size=1, max_size=6))

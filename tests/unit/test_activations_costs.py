@@ -42,8 +42,8 @@ def test_what_is_in_the_cache_already_need_not_be_paid_again() -> None:
 
 
 def test_a_bank_beyond_the_space_is_computed_in_every_pass() -> None:
-    assert decide(WORK, WORK.bank_bytes).cached
-    decision = decide(WORK, WORK.bank_bytes - 1)
+    assert decide(WORK, WORK.cache_bytes).cached
+    decision = decide(WORK, WORK.cache_bytes - 1)
     assert not decision.cached
     assert "0.37 GiB: more than compute.cache_gib leaves, 0.37; computed in every pass, about 200 s" in decision.reason
 

@@ -1,4 +1,4 @@
-"""A bank of views on disk: the activations at the cut of every image and view, each computed once.
+"""The activation cache: the activations at the cut of every image and view, each computed once.
 
 A cached view is an artifact folder under a key made of everything that its numbers depend on: the images, the
 backbone, the cut, the engine with its version, the seed and the augmentation. Nothing else can be read by mistake,
@@ -106,9 +106,9 @@ class Space:
         self.left_bytes = limit_bytes
         self._kept: list[Path] = []
 
-    def take(self, bank: Collection[Path], size_bytes: int) -> None:
-        """Make room for a bank of this size."""
-        self._kept += bank
+    def take(self, folders: Collection[Path], size_bytes: int) -> None:
+        """Make room for the views in these folders, which take so many bytes."""
+        self._kept += folders
         self.left_bytes -= size_bytes
         make_room(self.left_bytes, keep=self._kept)
 

@@ -22,7 +22,7 @@ class Work:
 
     num_images: int
     num_views: int
-    """Views in the bank."""
+    """Views to cache."""
     missing_views: int
     """Those of them that are not in the cache yet."""
     passes: int
@@ -33,8 +33,8 @@ class Work:
     """To compute that."""
 
     @property
-    def bank_bytes(self) -> int:
-        """Size of the whole bank."""
+    def cache_bytes(self) -> int:
+        """Size of the whole cache."""
         return self.num_images * self.num_views * self.bytes_an_image
 
     @property
@@ -60,10 +60,10 @@ class Decision:
 
 def decide(work: Work, limit_bytes: int) -> Decision:
     """Return the cheaper way to the activations that the space for the cache allows."""
-    size = f"{work.num_views} views of {work.num_images} images, {work.bank_bytes / _GIB:.2f} GiB"
+    size = f"{work.num_views} views of {work.num_images} images, {work.cache_bytes / _GIB:.2f} GiB"
     if work.num_views == 0:
         return Decision(False, work.fresh_s, f"fresh views in every pass, about {work.fresh_s:.0f} s")
-    if work.bank_bytes > limit_bytes:
+    if work.cache_bytes > limit_bytes:
         return Decision(
             False,
             work.fresh_s,
@@ -77,12 +77,12 @@ def decide(work: Work, limit_bytes: int) -> Decision:
 
 
 def train_passes(phase: PhaseParams) -> int:
-    """Return how often a phase goes through the training images: its epochs, and what refit and range test take before.
+    """Return how often a phase goes through the training images: its epochs, and before them warm start and range test.
 
     A range test counts as a pass: on few images it takes more, which are then quick.
     """
-    refits = (2 if phase.norm_mode != "frozen" else 1) if phase.warm_start else 0
-    return phase.epochs + refits + (phase.lr == "auto")
+    warm_starts = (2 if phase.norm_mode != "frozen" else 1) if phase.warm_start else 0
+    return phase.epochs + warm_starts + (phase.lr == "auto")
 
 
 def val_passes(phase: PhaseParams, num_answers: int) -> int:

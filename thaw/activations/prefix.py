@@ -216,7 +216,7 @@ def narrow(value: NDArray[np.float32], dtype: np.dtype[np.floating]) -> NDArray[
 
 
 def widen(stored: NDArray[np.floating] | Sequence[NDArray[np.floating]]) -> Tensor:
-    """Return one stored activation an image as the float32 batch, channels last, that a suffix takes.
+    """Return one stored activation per image as the float32 batch, channels last, that a suffix takes.
 
     Called in the background of training, so it leaves torch's threads alone: two teams of them on the same cores cost
     the training step a tenth of its time.

@@ -1,4 +1,4 @@
-"""Where a phase takes its activations from: the bank of views, or the prefix anew, whichever is cheaper."""
+"""Where a phase takes its activations from: the activation cache, or the prefix anew, whichever is cheaper."""
 
 import time
 from typing import Protocol
@@ -41,7 +41,7 @@ class Cached:
     def batch(self, rows: Rows, views: Rows) -> list[Tensor]:
         """Return the boundary tensors of each (row, view) pair, float32."""
         positions = self._position[rows]
-        assert positions.min() >= 0, "a row that is not in this bank"
+        assert positions.min() >= 0, "a row that is not in this cache"
         num_tensors = len(self._views[0])
         tensors = [
             widen([self._views[view][part][position] for position, view in zip(positions, views, strict=True)])
@@ -85,11 +85,11 @@ def sources_of(
 def _source(prefix: Prefix, examples: LabelledRows, num_views: int, passes: int, space: Space, label: str) -> Source:
     """Return the activations of a split, cached or fresh, whichever is cheaper, and say which."""
     rows, distinct = examples.rows, num_distinct(num_views, prefix.views.augment)
-    bank = [view_folder(prefix, rows, view) for view in range(distinct)]
+    folders = [view_folder(prefix, rows, view) for view in range(distinct)]
     work = Work(
         num_images=len(rows),
         num_views=distinct,
-        missing_views=sum(not folder.exists() for folder in bank),
+        missing_views=sum(not folder.exists() for folder in folders),
         passes=passes,
         bytes_an_image=prefix.bytes_an_image,
         seconds_an_image=prefix.trial.seconds_an_image,
@@ -98,7 +98,7 @@ def _source(prefix: Prefix, examples: LabelledRows, num_views: int, passes: int,
     print(f"{label}: {decision.reason}", flush=True)
     if not decision.cached:
         return Fresh(prefix)
-    space.take(bank, work.bank_bytes)
+    space.take(folders, work.cache_bytes)
     started = time.perf_counter()
     source = Cached(prefix, rows, num_views, label=label)
     seconds = time.perf_counter() - started

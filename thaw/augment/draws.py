@@ -23,8 +23,8 @@ def balanced_order(labels: Rows, *, seed: int, phase: str, epoch: int) -> Rows:
 def epoch_views(num_samples: int, num_views: int, *, seed: int, phase: str, epoch: int) -> Rows:
     """Return each sample's view in an epoch (counted from 1).
 
-    With a bank, a sample goes round its views from a start of its own, so that it sees each one equally often;
-    without a bank (`num_views` 0) each epoch has a view of its own, which view 0 is not.
+    With a fixed number of views, a sample goes round them from a start of its own, so that it sees each equally often;
+    with fresh views (`num_views` 0) each epoch has a view of its own, which view 0 is not.
     """
     if num_views == 0:
         return np.full(num_samples, epoch, dtype=np.int64)

@@ -1,6 +1,6 @@
 """Views of packed images: what the network sees, as a pure function of (seed, sample id, view number).
 
-View 0 is the plain image. Mirror images are enumerated, not drawn, so that a bank of views holds each of them equally
+View 0 is the plain image. Mirror images are enumerated, not drawn, so that the views of a phase hold each equally
 often; everything else is drawn for views from 1 on, from a counter-based generator keyed by seed, id and view. An
 image's view does not depend on which other images are in the batch, not even in its last bit.
 """
@@ -65,7 +65,7 @@ def render(
     _require_colour(num_channels, augment)
     full = int(np.iinfo(images.dtype).max)
     # One value per number of an image, channels last: a loop over contiguous memory is three times as fast as one
-    # that broadcasts over channels (77 against 271 us an image, 224 px).
+    # that broadcasts over channels (77 against 271 us per image, 224 px).
     scale = torch.tensor([1 / (full * deviation) for deviation in std]).repeat(input_px**2)
     shift = torch.tensor([-level / deviation for level, deviation in zip(mean, std, strict=True)]).repeat(input_px**2)
     out = torch.empty((num_images, channels, input_px, input_px), memory_format=torch.channels_last)
@@ -161,7 +161,7 @@ def _planes(image: Pixels) -> Tensor:
 def _resize(batch: Tensor, side_px: int) -> Tensor:
     """Return uint8 or float images at side_px by side_px, antialiased.
 
-    On uint8 torch resizes colour six times as fast as on float32 (160 against 1,100 us an image, 256 to 224 px), at
+    On uint8 torch resizes colour six times as fast as on float32 (160 against 1,100 us per image, 256 to 224 px), at
     most one grey level off, and grey to the same values as its three-channel copy.
     """
     if batch.shape[2] == batch.shape[3] == side_px:

@@ -16,7 +16,7 @@ from thaw.config.schema import Params, PhaseParams, Section, share_of_blocks, wi
 from thaw.errors import ParamsError
 
 
-def idle_keys(tree: Mapping[str, Any]) -> Iterator[str]:
+def keys_without_effect(tree: Mapping[str, Any]) -> Iterator[str]:
     """Yield a line for each key that is set to no effect, beside what other keys say."""
     yield from _head(tree)
     yield from _backbone(tree)

@@ -26,7 +26,7 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     """Return the validated params. Raises: ParamsError with one line for each mistake in the file."""
     tree = read_tree(path)
     full = checks.completed(tree)
-    lines = [*checks.between_fields(full), *checks.idle_keys(full)]
+    lines = [*checks.between_fields(full), *checks.keys_without_effect(full)]
     try:
         params = Params.model_validate(tree)
     except ValidationError as error:
@@ -50,9 +50,9 @@ def read_tree(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ParamsError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
     try:
-        root = yaml.compose(text, Loader=_Loader)
+        root = yaml.compose(text, Loader=CoreLoader)
         mistakes = [f"{path.name}: line {line}: {what}" for line, what in sorted(set(_mistakes(root)))] if root else []
-        tree = None if mistakes else yaml.load(text, Loader=_Loader)  # noqa: S506, a safe loader
+        tree = None if mistakes else yaml.load(text, Loader=CoreLoader)  # noqa: S506, a safe loader
     except yaml.YAMLError as error:
         raise ParamsError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from None
     except ValueError as error:  # Python's limit on the digits of a whole number
@@ -111,19 +111,20 @@ _PLAIN_TAGS = {"map", "seq", "str", "null", "bool", "int", "float", "timestamp",
 _TAG = "tag:yaml.org,2002:"
 
 
-class _Loader(yaml.SafeLoader):
+class CoreLoader(yaml.SafeLoader):
     """PyYAML's safe loader with the core schema of YAML 1.2 in place of YAML 1.1's."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012, as its base declares it
 
     def integer(self, node: yaml.ScalarNode) -> int:
+        """Return a whole number, decimal, octal (0o17) or hexadecimal (0x1F)."""
         text = str(self.construct_scalar(node))
         return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
 
 
 for _name, _pattern in _CORE_SCHEMA:
-    _Loader.add_implicit_resolver(f"{_TAG}{_name}", re.compile(rf"(?:{_pattern.pattern})\Z"), None)
-_Loader.add_constructor(f"{_TAG}int", _Loader.integer)
+    CoreLoader.add_implicit_resolver(f"{_TAG}{_name}", re.compile(rf"(?:{_pattern.pattern})\Z"), None)
+CoreLoader.add_constructor(f"{_TAG}int", CoreLoader.integer)
 
 
 def _problem(node: yaml.Node) -> str | None:
@@ -135,7 +136,7 @@ def _problem(node: yaml.Node) -> str | None:
     if node.style is not None:
         return None if kind == "str" else f"the tag {node.tag!r} is not allowed on quoted text; write a plain value"
     text = str(node.value)
-    if kind != _resolved(_Loader, text):
+    if kind != _resolved(CoreLoader, text):
         return f"the tag {node.tag!r} is not allowed on {text}; write a plain value"
     if _LEADING_ZERO.fullmatch(text) or (kind == "str" and _is_no_text_elsewhere(text)):
         return f"{text} is read differently by different YAML parsers; {_unambiguous(text)}"

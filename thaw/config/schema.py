@@ -104,7 +104,7 @@ class PhaseSettings(Section):
     epochs: Count = 4
     """Most passes over the training images."""
     views: Annotated[int, Field(ge=0, le=64)] = 4
-    """Size of the view bank per image; 0 augments afresh in every epoch, without a cache."""
+    """Views per image, whose activations are cached; 0 augments afresh in every epoch, without a cache."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     """Images in a training step."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
@@ -185,7 +185,7 @@ class DataParams(Section):
     """Where the images come from."""
 
     raw: Annotated[str, Field(min_length=1)]
-    """A folder with one sub-folder a class, one with train/val/test folders of such, one with a `manifest.csv`,
+    """A folder with one sub-folder per class, one with train/val/test folders of such, one with a `manifest.csv`,
     or a CSV manifest."""
     license: Annotated[str, Field(min_length=1)] | None = None
     """Licence of the images as the Hugging Face hub names it (`cc-by-4.0`), for the model card; null: not stated."""
@@ -356,7 +356,7 @@ class ComputeParams(Section):
     device: Annotated[str, Field(pattern=messages.FORMS["device"])] = "auto"
     """`auto` takes the first GPU, or the processor if there is none."""
     frozen_engine: Literal["auto", "onnxruntime", "torch"] = "auto"
-    """What runs the frozen prefix; auto takes the fastest engine that agrees with torch, and asks once a machine."""
+    """What runs the frozen prefix; auto takes the fastest engine that agrees with torch, and asks once per machine."""
     cache_gib: Positive = 8.0
     """Largest activation cache of a phase, in GiB; a phase that needs more computes them anew in every epoch."""
 

@@ -41,7 +41,7 @@ class Ingested:
 def ingest(root: Path, paths: list[str], settings: PrepareParams, *, workers: int | None) -> Iterator[Ingested]:
     """Yield what became of each path, in order; never more than a few dozen images are in memory.
 
-    `workers` is the number of processes: None is one a core, 0 decodes in this process; results do not depend on it.
+    `workers` is the number of processes: None is one per core, 0 decodes in this process; results do not depend on it.
     """
     work = partial(_ingest_all, os.path.realpath(root), settings)
     chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]

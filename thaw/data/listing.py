@@ -1,6 +1,6 @@
 """Which files a data set is made of, with their labels: read from `data.raw`, before any image is opened.
 
-`data.raw` is one of: a folder with a sub-folder a class; a folder with train, val (or valid, validation) and test
+`data.raw` is one of: a folder with a sub-folder per class; a folder with train, val (or valid, validation) and test
 folders of class folders, whose split is kept; a CSV manifest with the columns path and label, and optionally split,
 group and confidence, with paths relative to the CSV's folder; a folder that holds such a manifest as manifest.csv.
 """
@@ -212,7 +212,7 @@ def _check_name(name: str, raw: Path) -> None:
     except UnicodeEncodeError:
         shown = os.fsencode(name).decode("ascii", "backslashreplace")
         raise DataError(f"{raw}: the name {shown} is not valid UTF-8; rename it") from None
-    if "\r" in name or "\0" in name:  # the one ends a row for whoever reads the CSV, the other no system call takes
+    if "\r" in name or "\0" in name:  # the one ends a row for readers of the CSV, the other no system call takes
         raise DataError(f"{raw}: the name {name!r} holds a carriage return or a NUL character; rename it")
 
 

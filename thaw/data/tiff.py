@@ -1,4 +1,4 @@
-"""TIFFs that Pillow cannot hold: any number of bands, 16 bits a colour, floats, signed and 32-bit integers.
+"""TIFFs that Pillow cannot hold: any number of bands, 16 bits per colour, floats, signed and 32-bit integers.
 
 Everything that a file claims is checked against what it has before a pixel is decoded: tifffile fills parts that are
 missing with zeros, and takes the memory that the tags ask for.

@@ -36,7 +36,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One candidate's result, and what it was held against."""
+    """One candidate's result, and what it was compared with."""
 
     name: str
     start: str | None

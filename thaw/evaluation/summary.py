@@ -1,4 +1,4 @@
-"""The tables that `select` and `python -m thaw summary` print: was it worth it, and what looks wrong."""
+"""The tables that `select` and `thaw summary` print: was it worth it, and what looks wrong."""
 
 from collections.abc import Iterable, Mapping
 
@@ -12,7 +12,7 @@ from thaw.pipeline.facts import CandidateFacts, Metrics, Selection, interval
 
 _NEXT = (
     "reports/index.html is the report: open it in a browser. `dvc plots show` draws reports/plots, `dvc metrics show` "
-    "prints reports/metrics.json, `python -m thaw predict PATH` uses models/export"
+    "prints reports/metrics.json, `thaw predict PATH` uses models/export"
 )
 
 FINDINGS = {
@@ -64,7 +64,7 @@ def summary_table(metrics: Metrics, selection: Selection) -> Table:
 def selection_table(selection: Selection, seconds: Mapping[str, float]) -> Table:
     """Return the table of head and phases on validation, from reports/selection.json and the seconds each one took.
 
-    Losses are calibrated, in nats. Each phase is held against the one that it starts from; the gap is validation loss
+    Losses are calibrated, in nats. Each phase is compared with the one that it starts from; the gap is validation loss
     minus training loss at the epoch that was kept, `!` where there is a finding of overfitting. `*` is the chosen one.
     """
     title = f"Validation, {selection.images} images: each phase against the one that it starts from"

@@ -1,6 +1,6 @@
 """One picture of the test images that the model is most wrong about, for `dvc plots`.
 
-An SVG, since names of files and classes may be in any script, and whoever looks at it has the fonts for theirs.
+An SVG, since names of files and classes may be in any script, and the reader's machine has the fonts for them.
 """
 
 import base64

@@ -119,7 +119,7 @@ def _how(model: ExportedFacts) -> str:
     settings = model.preprocessing
     flips = f"averaged over {model.views} mirror images, " if model.views > 1 else ""
     return (
-        "`python -m thaw predict FILES --model FOLDER`, which needs no torch. The ONNX file alone: input `squares`, "
+        "`thaw predict FILES --model FOLDER`, which needs no torch. The ONNX file alone: input `squares`, "
         f"{settings.pixel_type} [images, {settings.size_px}, {settings.size_px}, "
         f"{settings.channels}]; output `probabilities`, float32 [images, {len(model.classes)}], {flips}"
         "calibrated. Before it, an image is made "

@@ -75,7 +75,7 @@ def write(folder: Path, whole: ExportableClassifier, stored: ExportedFacts) -> N
     except Exception as error:
         raise BackboneError(
             f"{stored.backbone.name} cannot be exported: {first_line(error)}; models/final holds the model "
-            "all the same (thaw.training.model.load); stop at `dvc repro evaluate`, or choose another backbone"
+            "all the same (thaw.load); stop at `dvc repro evaluate`, or choose another backbone"
         ) from error
     _save_onnx(folder / ONNX_FILE, exported.model_proto, stored)
     _save_program(folder / PROGRAM_FILE, program)

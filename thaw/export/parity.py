@@ -17,7 +17,7 @@ NUM_IMAGES = 200
 TOLERANCE = 1e-4
 """Largest difference of a probability that is accepted."""
 
-# The program runs in eager torch, many times slower, and has the same operators as the model that it is held against.
+# The program runs in eager torch, many times slower, and has the same operators as the model that it is compared with.
 _NUM_IMAGES_PROGRAM = 16
 
 Answers = NDArray[np.float64]

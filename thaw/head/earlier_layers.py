@@ -31,7 +31,7 @@ from thaw.pipeline.facts import EarlierBlock, EarlierLayers, LastBlock
 MAX_IMAGES = 600
 """Training images that the comparison takes; more would make it surer and slower."""
 MIN_A_CLASS = 5
-"""Training images a class, on average, below which nothing is compared."""
+"""Training images per class, on average, below which nothing is compared."""
 _SHARES = (1 / 3, 1 / 2, 2 / 3)
 
 
@@ -108,7 +108,7 @@ def _answers(train: FeatureSet, val: FeatureSet, num_classes: int) -> tuple[NDAr
 def _describe(
     tried: Mapping[str, tuple[NDArray[np.float64], float]], num_train: int, val: pd.DataFrame
 ) -> EarlierLayers:
-    """Return the figures of each block, the last one first; those before it are held against it, image by image.
+    """Return the figures of each block, the last one first; those before it are compared with it, image by image.
 
     The standard error is that of the mean difference, over groups where images belong together.
     """

@@ -1,4 +1,4 @@
-"""Pooled features: images through the whole frozen backbone, once a view."""
+"""Pooled features: images through the whole frozen backbone, once per view."""
 
 from contextlib import ExitStack
 from pathlib import Path

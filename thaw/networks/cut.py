@@ -185,8 +185,8 @@ def probe(prefix: nn.Module, images: Tensor, *, everywhere: bool = False) -> lis
     for value in boundary:
         if not isinstance(value, Tensor) or value.ndim == 0 or value.shape[0] != len(images):
             raise (UntraceableError if everywhere else BackboneError)(
-                "something other than a tensor with one row an image crosses this boundary; "
-                "choose another depth (`python -m thaw blocks` lists them)"
+                "something other than a tensor with one row per image crosses this boundary; "
+                "choose another depth (`thaw blocks` lists them)"
             )
     return [value.shape[1:] for value in boundary]
 

@@ -1,7 +1,7 @@
 """Another pooling of a network's last maps than its own: their average, their maximum, or both side by side.
 
-The network's own pooling is found in its traced graph, as what takes its last maps, or tokens, to one value a channel.
-It is replaced there, and what the network does behind it (a norm, a layer) is done with what comes out: with `both`
+The network's own pooling is found in its traced graph, as what takes its last maps, or tokens, to one value per
+channel. It is replaced there, and what the network does behind it (a norm, a layer) is done with what comes out: with `both`
 twice.
 """
 
@@ -16,7 +16,7 @@ from thaw.networks.taps import join
 Pool = Literal["own", "avg", "max", "both"]
 
 _ROUNDING = 1e-4
-# What takes a whole map to a value a channel, or lays it out; a strided convolution or window does not.
+# What takes a whole map to a value per channel, or lays it out; a strided convolution or window does not.
 _FUNCTIONS = {"adaptive_avg_pool2d", "adaptive_max_pool2d", "mean", "amax", "flatten", "view", "reshape"}
 
 

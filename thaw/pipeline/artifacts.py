@@ -1,7 +1,7 @@
 """Write whole or not at all: atomic files, artifact folders, and the manifests that vouch for them.
 
 An artifact folder is written under a temporary name, gets a `manifest.json` with the SHA-256 of each of its
-files, and is renamed once it is complete. Whoever reads one calls `verify` first: a half-written folder, or a
+files, and is renamed once it is complete. Every reader calls `verify` first: a half-written folder, or a
 file that a cache restored wrongly, is refused.
 """
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import yaml
 
+from thaw.config.reader import CoreLoader
 from thaw.errors import ParamsError
 
 
@@ -46,7 +47,7 @@ def with_value(text: str, path: str, value: object) -> str:
 
 def value_at(text: str, path: str) -> object:
     """Return the value at a dotted path, or None where there is none."""
-    value: object = yaml.safe_load(text)
+    value: object = yaml.load(text, Loader=CoreLoader)  # noqa: S506, a safe loader
     for key in path.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
     return value
@@ -77,7 +78,7 @@ def _first_to_rename(text: str, old: str, new_key: str) -> tuple[yaml.Node, str]
 
 
 def _root(text: str) -> yaml.Node:
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    root = yaml.compose(text, Loader=CoreLoader)
     if not isinstance(root, yaml.MappingNode):
         raise ParamsError("params.yaml must be a mapping of sections such as `seed:` and `prepare:`")
     return root

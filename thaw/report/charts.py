@@ -49,7 +49,7 @@ class Chart:
 
     title: str
     summary: str
-    """What the chart shows, in words, for whoever cannot see it."""
+    """The chart in words, for readers who cannot see it."""
     x_label: str
     y_label: str
     x_ticks: list[Tick]

@@ -33,7 +33,7 @@ def heat(places: NDArray[np.float32]) -> str:
 
 
 class Budget:
-    """Characters that pictures may still take; whoever would exceed them goes without."""
+    """Characters that pictures may still take; a picture that would exceed them is left out."""
 
     def __init__(self, characters: int) -> None:
         self._left = characters

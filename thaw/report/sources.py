@@ -1,4 +1,4 @@
-"""What the report is made of: everything that the stages before it wrote, read once and held against each other."""
+"""The inputs of the report: everything that the stages before it wrote, read once and compared with each other."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -48,7 +48,7 @@ def predict(
             if not num_used + num_broken:
                 raise _nothing(images)
             sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads our output has seen enough
+    except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(1) from None
     if explain is not None and num_used:

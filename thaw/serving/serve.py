@@ -1,4 +1,4 @@
-"""A web page and an HTTP endpoint for an exported model, on FastAPI: `python -m thaw serve`.
+"""A web page and an HTTP endpoint for an exported model, on FastAPI: `thaw serve`.
 
     POST /predict    the bytes of an image as the body; ?top=K classes (all without it), ?explain=true for an overlay
     GET  /model      what answers: architecture, classes, fingerprint, limits

@@ -1,7 +1,7 @@
 """The mean of a phase's weights and those of its start, as a candidate of its own.
 
 Two fine-tunings from one point often lie in one basin of the loss, and their mean can be better than either (SWA,
-Izmailov et al. 2018, arXiv:1803.05407; model soups, Wortsman et al. 2022, arXiv:2203.05482). A phase with `refit`
+Izmailov et al. 2018, arXiv:1803.05407; model soups, Wortsman et al. 2022, arXiv:2203.05482). A phase with `warm_start`
 begins by solving another head, and then the mean may be worse than both (docs/log.md). So `select` decides.
 """
 

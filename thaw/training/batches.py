@@ -77,7 +77,7 @@ class Batches:
     def _answer(self, model: nn.Module, boundary: Sequence[Tensor]) -> Tensor:
         try:
             logits: Tensor = model(*boundary)
-        except ValueError as error:  # what torch's batch norm says to a single value a channel
+        except ValueError as error:  # what torch's batch norm says to a single value per channel
             if "more than 1 value per channel" not in str(error):
                 raise
             raise TrainingError(

@@ -166,7 +166,7 @@ class Phase:
         return loss, float((logits.argmax(dim=1) == labels).double().mean()), logits.numpy()
 
     def _warm_start(self, source: Source, examples: LabelledRows) -> None:
-        """Bring norm statistics and a linear head in line with the training images (see refit.py)."""
+        """Bring norm statistics and a linear head in line with the training images (see warm_start.py)."""
         suffix, num_train = self.model.backbone, len(examples.rows)
         if self.params.norm_mode != "frozen" and num_train > 1:
             batches = min(max(num_train // _EVAL_BATCH, 1), _STATISTICS_BATCHES)

@@ -55,7 +55,7 @@ def mixup(
 ) -> tuple[list[Tensor], Tensor]:
     """Return each example mixed with another one of its batch, boundary tensors and target probabilities alike.
 
-    The share is drawn from Beta(alpha, alpha) once a batch (Zhang et al. 2018, arXiv:1710.09412). The activations at
+    The share is drawn from Beta(alpha, alpha) once per batch (Zhang et al. 2018, arXiv:1710.09412). The activations at
     the cut are what is mixed (manifold mixup, Verma et al. 2019, arXiv:1806.05236), so the cache serves this as well.
     """
     share = float(generator.beta(alpha, alpha))
@@ -111,5 +111,5 @@ def require_maps(phase: str, shapes: Sequence[Sequence[int]]) -> None:
             raise ParamsError(
                 f"params.yaml: unfreeze.phases.{phase}.cutmix needs rows and columns to cut a box from, but an "
                 f"activation at the cut is {'x'.join(map(str, shape))} (tokens or pooled values); use mixup instead, "
-                "or choose a depth at which all of them are maps (`python -m thaw blocks`); with all, it is the image"
+                "or choose a depth at which all of them are maps (`thaw blocks`); with all, it is the image"
             )

@@ -48,7 +48,7 @@ def _update(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     alone = isinstance(norm, nn.modules.instancenorm._InstanceNorm)  # noqa: SLF001 - base of 1d, 2d and 3d
     dims = [dim for dim in range(values.ndim) if dim > 1 or (dim == 0 and not alone)]
     if math.prod(values.shape[dim] for dim in dims) <= 1:
-        return  # one value a channel has no variance
+        return  # one value per channel has no variance
     variance, mean = torch.var_mean(values, dim=dims, correction=1)
     if alone:  # each image has statistics of its own, and their mean is followed
         variance, mean = variance.mean(dim=0), mean.mean(dim=0)

@@ -1,4 +1,4 @@
-"""Set up and run one phase of unfreezing: cut, bank of views, rules, training, proof of the freeze."""
+"""Set up and run one phase of unfreezing: cut, activations, rules, training, proof of the freeze."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -35,8 +35,8 @@ def write(
 ) -> None:
     """Fill a folder with weights.safetensors, model.json, validation.safetensors and what of the rest there is.
 
-    The rest are curves.csv, a row an epoch, and range_test.csv, a row for each rate that was tried. `tensors` are those
-    that were trained, named `backbone.…` and `head.…`; all others are the backbone's.
+    The rest are curves.csv, a row per epoch, and range_test.csv, a row for each rate that was tried. `tensors` are
+    those that were trained, named `backbone.…` and `head.…`; all others are the backbone's.
     """
     save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "weights.safetensors")
     answers = {"logits": torch.from_numpy(logits), "labels": torch.from_numpy(labels), "rows": torch.from_numpy(rows)}

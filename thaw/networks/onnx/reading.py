@@ -169,7 +169,7 @@ def _remove_output(graph: GraphProto, path: Path) -> None:
 
 
 def _before_linear(made_by: dict[str, NodeProto], name: str, live: set[str]) -> tuple[str | None, bool]:
-    """Return what the linear layer that gives `name` reads, and whether it is one vector an image."""
+    """Return what the linear layer that gives `name` reads, and whether it is one vector per image."""
     node = made_by.get(name)
     if node is not None and node.op_type == "Add":
         node = next((made_by.get(value) for value in node.input if value in live), None)

@@ -71,7 +71,7 @@ def _is(folder: Path, fingerprint: str) -> bool:
 
 @functools.cache
 def _from_dvc(name: str) -> Path:
-    """Return a folder that DVC tracks in a repository, brought here once a process: a branch may have moved."""
+    """Return a folder that DVC tracks in a repository, brought here once per process: a branch may have moved."""
     repository, _, place = name.partition("#")
     path, _, revision = place.partition("@")
     folder = _kept(name)

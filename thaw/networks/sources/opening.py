@@ -84,7 +84,7 @@ def fetch_tensors(source: str, *, sha256: str | None) -> tuple[Spec, dict[str, T
 
 
 def random_tensors(source: str) -> tuple[Spec, dict[str, Tensor]]:
-    """Return the Spec of a source with random weights, always the same ones: what pretraining is held against."""
+    """Return the Spec of a source with random weights, always the same ones: the control for pretraining."""
     spec = describe(source)
     if spec.library == "onnx":
         raise BackboneError(

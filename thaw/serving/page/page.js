@@ -34,7 +34,7 @@ async function classify(file) {
     }
     show(file, await response.json());
   } catch {
-    if (mine === asked) say("The server does not answer. Is `python -m thaw serve` still running?", true);
+    if (mine === asked) say("The server does not answer. Is `thaw serve` still running?", true);
   }
 }
 
