@@ -1,8 +1,8 @@
 """Another pooling of a network's last maps than its own: their average, their maximum, or both side by side.
 
 The network's own pooling is found in its traced graph, as what takes its last maps, or tokens, to one value per
-channel. It is replaced there, and what the network does behind it (a norm, a layer) is done with what comes out: with `both`
-twice.
+channel. It is replaced there, and what the network does behind it (a norm, a layer) is done with what comes out: with
+`both` twice.
 """
 
 from typing import Any, Literal
