@@ -1,6 +1,7 @@
 """A team's project from its first command to its report: `thaw.fine_tune` on a tiny set; the project's own tests."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.photos import as_installed, write_photos
+from tests.photos import ROOT, as_installed, write_photos
 from tests.pipeline.clone import stages_run
 from thaw.errors import DataError, RunError
 from thaw.pipeline import tables
@@ -99,6 +100,25 @@ def copy(tuned: Tuned, tmp_path: Path, surroundings: None) -> Path:
 def test_fine_tune_makes_a_project_runs_every_stage_and_shows_its_progress(tuned: Tuned) -> None:
     assert sorted(stages_run(tuned.printed)) == sorted(_ALL)
     assert (tuned.result.project / "dvc.lock").exists()
+
+
+def test_the_lines_of_the_readme_give_accuracy_report_and_answers(tuned: Tuned) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 1
+    photo = min(tuned.photos.glob("*/*.jpg")).relative_to(tuned.photos.parent).as_posix()
+    place = tuned.result.project.parent
+    done = subprocess.run(
+        [sys.executable, "-c", blocks[0].replace("photos/rust/c.jpg", photo)],
+        cwd=place,
+        env=os.environ | {"PYTHONPATH": as_installed(place / "installed"), "DVC_SITE_CACHE_DIR": str(place / "site")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    *_, figures, answers = done.stdout.splitlines()
+    assert figures == f"{tuned.result.metrics.test['accuracy']} {tuned.result.report}"
+    assert answers.startswith("['bright', 'dark'] [[")
 
 
 def test_the_result_has_typed_metrics_the_report_and_a_model_that_answers(tuned: Tuned) -> None:
