@@ -2,7 +2,7 @@
 
 import ast
 
-from tests.contract.house import CODE, ROOT
+from tests.contract.repository import CODE, ROOT
 
 PAGE = ROOT / "docs" / "decisions" / "0023-packages-and-layers.md"
 _START, _END = "| package | may import | file | holds |\n", "\n## A walk of one image"

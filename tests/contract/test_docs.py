@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import typer
 
-from tests.contract import house, params_page
+from tests.contract import params_page, repository
 
-PAGES = [house.ROOT / "README.md", *sorted((house.ROOT / "docs").rglob("*.md"))]
+PAGES = [repository.ROOT / "README.md", *sorted((repository.ROOT / "docs").rglob("*.md"))]
 GUIDE = [page for page in PAGES if page.name == "README.md" or page.parent.name == "guide"]
 _BLOCK = re.compile(r"^```(?:sh|shell|console|bash|yaml)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"^\s*(?:[$] |- run: |run: |- )?((?:make|python -m|dvc|thaw)\s.*?)(?:\s+#.*)?$", re.MULTILINE)
@@ -19,7 +19,7 @@ _COMMAND = re.compile(r"^\s*(?:[$] |- run: |run: |- )?((?:make|python -m|dvc|tha
 
 def _commands() -> list[tuple[str, str]]:
     return [
-        (page.relative_to(house.ROOT).as_posix(), command)
+        (page.relative_to(repository.ROOT).as_posix(), command)
         for page in GUIDE
         for block in _BLOCK.findall(page.read_text(encoding="utf-8"))
         for command in _COMMAND.findall(block)
@@ -31,7 +31,7 @@ def test_the_documents_show_commands_at_all() -> None:
 
 
 def test_every_make_target_in_the_documents_exists() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (house.ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z]+):", (repository.ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     for page, command in _commands():
         words = shlex.split(command)
         if words[0] == "make":
@@ -73,7 +73,7 @@ def test_dvc_understands_every_dvc_command_in_the_documents() -> None:
 
 
 def test_every_target_of_the_makefile_explains_itself() -> None:
-    text = (house.ROOT / "Makefile").read_text(encoding="utf-8")
+    text = (repository.ROOT / "Makefile").read_text(encoding="utf-8")
     for target in ("help", "demo", "test", "check", "bench", "install"):
         assert re.search(rf"^{target}:[^#\n]*## \S", text, re.MULTILINE), target
 
@@ -82,7 +82,7 @@ def test_the_page_on_params_is_what_the_model_and_the_shipped_file_say() -> None
     assert params_page.PAGE.read_text(encoding="utf-8") == params_page.render(), "run `make docs`"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(house.ROOT).as_posix())
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(repository.ROOT).as_posix())
 def test_every_link_between_documents_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
@@ -90,7 +90,7 @@ def test_every_link_between_documents_leads_somewhere(page: Path) -> None:
 
 
 def test_every_decision_is_in_the_index() -> None:
-    folder = house.ROOT / "docs" / "decisions"
+    folder = repository.ROOT / "docs" / "decisions"
     index = (folder / "README.md").read_text(encoding="utf-8")
     pages = sorted(path.name for path in folder.glob("[0-9]*.md"))
     assert pages
@@ -98,7 +98,7 @@ def test_every_decision_is_in_the_index() -> None:
 
 
 def test_the_pictures_are_used_and_small() -> None:
-    pictures = sorted((house.ROOT / "docs" / "images").iterdir())
+    pictures = sorted((repository.ROOT / "docs" / "images").iterdir())
     assert pictures
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     for picture in pictures:

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from tests.contract import house, layers_page
+from tests.contract import layers_page, repository
 from tests.contract.layers_page import LAYERS
 from thaw.pipeline import code
 
-STAGES = sorted(house.dvc_stages())
+STAGES = sorted(repository.dvc_stages())
 CORE = {f"thaw.{name}" for name in layers_page.CORE}
 TOP = {f"thaw.{name}" for name in layers_page.TOP}
 
@@ -31,26 +31,26 @@ for name in sys.argv[1:]:
 
 @pytest.mark.parametrize("name", [name for name in STAGES if name != code.STAGE])
 def test_a_stage_depends_on_its_own_fingerprint_and_on_no_source_file(name: str) -> None:
-    stage = house.dvc_stages()[name]
+    stage = repository.dvc_stages()[name]
     assert stage.code == {code.path_of(name).as_posix()}
     assert not [dep for dep in stage.deps if dep.split("/")[0] in code.PACKAGES]
 
 
 def test_the_first_stage_depends_on_all_code_and_the_requirements_and_writes_the_fingerprints() -> None:
-    stage = house.dvc_stages()[code.STAGE]
+    stage = repository.dvc_stages()[code.STAGE]
     assert stage.deps == {*code.PACKAGES, "requirements.txt"}
     assert stage.outs == {code.FOLDER.as_posix()}
-    assert house.CODE.stages == [name for name in STAGES if name != code.STAGE]
+    assert repository.CODE.stages == [name for name in STAGES if name != code.STAGE]
 
 
 def test_dvc_yaml_is_short() -> None:
-    assert (house.ROOT / "dvc.yaml").read_text(encoding="utf-8").count("\n") <= 150
+    assert (repository.ROOT / "dvc.yaml").read_text(encoding="utf-8").count("\n") <= 150
 
 
 def test_every_data_file_beside_the_code_belongs_to_a_module() -> None:
-    found = {path for name in house.CODE.modules for path in house.CODE.closure(name).values()}
-    files = [path for package in code.PACKAGES for path in (house.ROOT / package).rglob("*") if path.is_file()]
-    laid_out = house.ROOT / "thaw" / "template"  # copied into new projects, read by no stage
+    found = {path for name in repository.CODE.modules for path in repository.CODE.closure(name).values()}
+    files = [path for package in code.PACKAGES for path in (repository.ROOT / package).rglob("*") if path.is_file()]
+    laid_out = repository.ROOT / "thaw" / "template"  # copied into new projects, read by no stage
     data = {
         path
         for path in files
@@ -62,13 +62,13 @@ def test_every_data_file_beside_the_code_belongs_to_a_module() -> None:
 
 def test_no_stage_loads_a_module_that_its_static_closure_lacks() -> None:
     command = [sys.executable, "-W", "ignore", "-c", _LOADED, *STAGES]
-    done = subprocess.run(command, cwd=house.ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=repository.ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     loaded = dict(json.loads(line) for line in done.stdout.splitlines())
     assert sorted(loaded) == STAGES
     for name, modules in loaded.items():
-        paths = {house.CODE.modules[module] for module in modules}
-        closure = set(house.CODE.closure(f"stages.{name}").values())
+        paths = {repository.CODE.modules[module] for module in modules}
+        closure = set(repository.CODE.closure(f"stages.{name}").values())
         assert paths <= closure, f"{name} loads more than its imports show"
 
 
@@ -84,53 +84,57 @@ def test_no_stage_loads_a_module_that_its_static_closure_lacks() -> None:
 )
 def test_a_stage_does_not_wait_for_libraries_that_it_has_no_use_for(name: str, libraries: tuple[str, ...]) -> None:
     script = f"import sys, stages.{name}; print(*(set({libraries}) & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", script], cwd=house.ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=repository.ROOT, capture_output=True, text=True, check=True
+    )
     assert not done.stdout.split()
 
 
 def test_every_stage_file_is_a_stage_of_some_dvc_yaml() -> None:
-    files = {path.stem for path in (house.ROOT / "stages").glob("*.py")} - {"__init__"}
+    files = {path.stem for path in (repository.ROOT / "stages").glob("*.py")} - {"__init__"}
     assert files == set(STAGES)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_package_imports_only_from_the_core_and_from_packages_below_it(layer: str) -> None:
     allowed = {"thaw", *CORE, *(f"thaw.{lower}" for lower in LAYERS[: LAYERS.index(layer) + 1])}
-    for module in [name for name in house.CODE.modules if name.split(".")[:2] == ["thaw", layer]]:
+    for module in [name for name in repository.CODE.modules if name.split(".")[:2] == ["thaw", layer]]:
         foreign = {
             other
-            for other in house.CODE.imports(module, typing_only=True)
+            for other in repository.CODE.imports(module, typing_only=True)
             if other.split(".")[0] in code.PACKAGES and ".".join(other.split(".")[:2]) not in allowed
         }
         assert not foreign, f"{module} may not import {sorted(foreign)}"
 
 
 def test_the_core_imports_nothing_above_itself() -> None:
-    for module in CORE & house.CODE.modules.keys():
-        ours = {name for name in house.CODE.imports(module, typing_only=True) if name.split(".")[0] in code.PACKAGES}
+    for module in CORE & repository.CODE.modules.keys():
+        ours = {
+            name for name in repository.CODE.imports(module, typing_only=True) if name.split(".")[0] in code.PACKAGES
+        }
         assert ours <= CORE | {"thaw"}, f"{module} imports {sorted(ours - CORE)}"
 
 
 def test_every_module_has_a_place_in_the_layers() -> None:
     placed = CORE | TOP | {"thaw"} | {f"thaw.{layer}" for layer in LAYERS}
-    homeless = [name for name in house.CODE.modules if name.startswith("thaw") and _floor(name) not in placed]
+    homeless = [name for name in repository.CODE.modules if name.startswith("thaw") and _floor(name) not in placed]
     assert not homeless, f"say in tests/contract/test_imports.py and docs/design.md where these belong: {homeless}"
 
 
 def test_the_library_knows_nothing_of_stages_dvc_or_the_tests() -> None:
-    for module in [name for name in house.CODE.modules if name.startswith("thaw")]:
-        roots = {name.split(".")[0] for name in house.CODE.imports(module, typing_only=True)}
+    for module in [name for name in repository.CODE.modules if name.startswith("thaw")]:
+        roots = {name.split(".")[0] for name in repository.CODE.imports(module, typing_only=True)}
         assert not roots & {"stages", "dvc", "tests", "bench"}, module
 
 
 def test_the_init_file_of_a_package_imports_nothing() -> None:
     for name in ("thaw", *(f"thaw.{layer}" for layer in LAYERS)):
-        ours = house.CODE.imports(name) & house.CODE.modules.keys()
+        ours = repository.CODE.imports(name) & repository.CODE.modules.keys()
         assert not ours, f"{name} imports {sorted(ours)}; every stage would depend on them"
 
 
 def test_the_init_file_of_thaw_holds_no_version_since_a_release_would_rerun_every_stage() -> None:
-    assert not re.search(r"\d+\.\d+", (house.ROOT / "thaw" / "__init__.py").read_text(encoding="utf-8"))
+    assert not re.search(r"\d+\.\d+", (repository.ROOT / "thaw" / "__init__.py").read_text(encoding="utf-8"))
 
 
 def _floor(name: str) -> str:

@@ -19,7 +19,7 @@ from PIL import Image
 
 import thaw
 from tests import tiny
-from tests.contract import house
+from tests.contract import repository
 from tests.exports import Twins
 from thaw import extras
 
@@ -45,7 +45,7 @@ sys.meta_path.insert(0, Blocker())
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the source distribution, and the wheel that was built from it."""
     folder = tmp_path_factory.mktemp("built")
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(house.ROOT)]
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(repository.ROOT)]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     return folder
 
@@ -71,14 +71,14 @@ def base(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str
 
 def run(base: dict[str, str], folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     """Run a command with the installed wheel, outside the repository."""
-    assert not folder.is_relative_to(house.ROOT)
+    assert not folder.is_relative_to(repository.ROOT)
     return subprocess.run(command, cwd=folder, env=base, capture_output=True, text=True, check=False, timeout=300)
 
 
 def _tracked(*paths: str) -> set[str]:
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *paths]
-    listed = subprocess.run(command, cwd=house.ROOT, check=True, capture_output=True, text=True).stdout
-    return {name for name in listed.split("\0") if name and (house.ROOT / name).exists()}
+    listed = subprocess.run(command, cwd=repository.ROOT, check=True, capture_output=True, text=True).stdout
+    return {name for name in listed.split("\0") if name and (repository.ROOT / name).exists()}
 
 
 def test_the_wheel_holds_every_file_of_the_library_and_what_projects_share_and_nothing_else(wheel: Path) -> None:
@@ -88,7 +88,7 @@ def test_the_wheel_holds_every_file_of_the_library_and_what_projects_share_and_n
         }
         assert held == _tracked("thaw") | {f"thaw/template/shared/{name}" for name in _tracked(*SHARED)}
         for name in _tracked(*SHARED):
-            assert archive.read(f"thaw/template/shared/{name}") == (house.ROOT / name).read_bytes(), name
+            assert archive.read(f"thaw/template/shared/{name}") == (repository.ROOT / name).read_bytes(), name
 
 
 def test_the_source_distribution_holds_no_data_models_or_tests(built: Path) -> None:
@@ -112,7 +112,7 @@ def test_the_metadata_states_version_licence_pythons_and_extras(wheel: Path) -> 
 
 
 def test_the_changelog_has_an_entry_for_the_version() -> None:
-    assert f"\n## {thaw.__version__}" in (house.ROOT / "CHANGELOG.md").read_text(encoding="utf-8").replace("[", "")
+    assert f"\n## {thaw.__version__}" in (repository.ROOT / "CHANGELOG.md").read_text(encoding="utf-8").replace("[", "")
 
 
 def test_the_installed_command_states_its_version_and_all_commands(base: dict[str, str], tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_the_base_answers_and_explains_without_any_library_of_an_extra(
 def test_a_command_without_its_extra_names_it_in_one_line(
     base: dict[str, str], tmp_path: Path, twins: Twins, words: list[str], extra: str
 ) -> None:
-    (tmp_path / "params.yaml").write_bytes((house.ROOT / "params.yaml").read_bytes())
+    (tmp_path / "params.yaml").write_bytes((repository.ROOT / "params.yaml").read_bytes())
     Image.fromarray(tiny.pixels(1)[0]).save(tmp_path / "a.png")
     given = [str(twins.exported) if word == "MODEL" else word for word in words]
     done = run(base, tmp_path, "thaw", *given)
@@ -185,5 +185,5 @@ def test_a_public_name_without_its_extra_is_an_import_error_that_names_it(
 
 def test_in_a_clone_the_clones_code_runs_even_where_another_thaw_is_installed(base: dict[str, str]) -> None:
     command = [sys.executable, "-c", "import thaw; print(thaw.__file__)"]  # the current folder is first, as with `-m`
-    done = subprocess.run(command, cwd=house.ROOT, env=base, capture_output=True, text=True, check=True)
-    assert Path(done.stdout.strip()) == house.ROOT / "thaw" / "__init__.py"
+    done = subprocess.run(command, cwd=repository.ROOT, env=base, capture_output=True, text=True, check=True)
+    assert Path(done.stdout.strip()) == repository.ROOT / "thaw" / "__init__.py"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract import house
+from tests.contract import repository
 
 # Names that macOS or other systems lack, or have with another meaning. os.fork and fcntl exist on macOS, but a library
 # that does without them is simpler to trust there.
@@ -30,12 +30,12 @@ multiprocessing.get_all_start_methods = lambda: ["spawn"]
 
 def run(script: str, *given: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", script, *given], cwd=house.ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", script, *given], cwd=repository.ROOT, capture_output=True, text=True, check=False
     )
 
 
 def test_every_module_is_imported_where_the_calls_of_linux_are_missing() -> None:
-    names = sorted(name for name in house.CODE.modules if name != "thaw.__main__")
+    names = sorted(name for name in repository.CODE.modules if name != "thaw.__main__")
     done = run(_REMOVED + "for name in sys.argv[1:]: importlib.import_module(name)\nprint(len(sys.argv) - 1)", *names)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(len(names))]

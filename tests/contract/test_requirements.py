@@ -9,7 +9,7 @@ from importlib.metadata import packages_distributions, version
 import pytest
 from packaging.requirements import Requirement
 
-from tests.contract import house
+from tests.contract import repository
 from thaw import extras
 from thaw.pipeline import code
 
@@ -20,7 +20,7 @@ _OURS = {*code.PACKAGES, "tests", "bench"}
 
 
 def _lines(name: str) -> list[str]:
-    text = (house.ROOT / name).read_text(encoding="utf-8")
+    text = (repository.ROOT / name).read_text(encoding="utf-8")
     return [line for line in text.splitlines() if line and not line.startswith(("#", "-r "))]
 
 
@@ -32,7 +32,7 @@ def _plain(name: str) -> str:
 def _imported(*folders: str) -> frozenset[str]:
     """Distributions behind every import in the folders."""
     owners, found = packages_distributions(), set()
-    for path in [path for folder in folders for path in (house.ROOT / folder).rglob("*.py")]:
+    for path in [path for folder in folders for path in (repository.ROOT / folder).rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 found |= {alias.name.split(".")[0] for alias in node.names}
@@ -48,7 +48,7 @@ def _imported(*folders: str) -> frozenset[str]:
 @cache
 def _ranges() -> dict[str, dict[str, Requirement]]:
     """The ranges of pyproject.toml by extra, then by distribution."""
-    project = tomllib.loads((house.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads((repository.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lists = {BASE: project["dependencies"], **project["optional-dependencies"]}
     return {extra: {_plain(found.name): found for found in map(Requirement, lines)} for extra, lines in lists.items()}
 
@@ -115,10 +115,10 @@ def test_every_library_that_an_extra_brings_is_known_to_that_error() -> None:
 
 def test_the_answering_modules_need_the_base_alone() -> None:
     answering = ("thaw.serving.predict", "thaw.serving.exported", "thaw.config.reader", "thaw.extras", "thaw.version")
-    reached = {path for module in answering for path in house.CODE.closure(module).values()}
-    modules = [name for name, path in house.CODE.modules.items() if path in reached]
+    reached = {path for module in answering for path in repository.CODE.closure(module).values()}
+    modules = [name for name, path in repository.CODE.modules.items() if path in reached]
     owners = packages_distributions()
-    roots = {other.split(".")[0] for module in modules for other in house.CODE.imports(module)} - _OURS
+    roots = {other.split(".")[0] for module in modules for other in repository.CODE.imports(module)} - _OURS
     needed = {_plain(owner) for root in roots for owner in owners.get(root, ())}
     assert needed - {"pyarrow"} <= set(_ranges()[BASE])
     assert "pyarrow" in _ranges()["parquet"]

@@ -5,40 +5,40 @@ import ast
 import pytest
 import yaml
 
-from tests.contract import house
+from tests.contract import repository
 
-STAGES = sorted(house.dvc_stages())
+STAGES = sorted(repository.dvc_stages())
 MACHINE_ONLY = "compute"  # where and how fast: no stage depends on it
 READ_WITH = {"unfreeze.defaults": "unfreeze.phases"}  # the reader lays the one under the other
 
 
 def _tree(name: str) -> ast.Module:
-    return ast.parse((house.ROOT / "stages" / f"{name}.py").read_text(encoding="utf-8"))
+    return ast.parse((repository.ROOT / "stages" / f"{name}.py").read_text(encoding="utf-8"))
 
 
 def _declared(name: str, constant: str) -> set[str]:
-    return house.declared(_tree(name), constant)
+    return repository.declared(_tree(name), constant)
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_the_sections_of_a_stage_are_its_params_in_dvc_yaml(name: str) -> None:
-    assert _declared(name, "SECTIONS") == house.dvc_stages()[name].sections
+    assert _declared(name, "SECTIONS") == repository.dvc_stages()[name].sections
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_the_inputs_of_a_stage_are_its_deps_in_dvc_yaml(name: str) -> None:
-    stage = house.dvc_stages()[name]
+    stage = repository.dvc_stages()[name]
     assert _declared(name, "INPUTS") == stage.deps - stage.code
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_the_outs_of_a_stage_are_its_outs_and_metrics_in_dvc_yaml(name: str) -> None:
-    assert _declared(name, "OUTS") == house.dvc_stages()[name].outs
+    assert _declared(name, "OUTS") == repository.dvc_stages()[name].outs
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_uses_the_sections_that_it_declares_and_no_others(name: str) -> None:
-    declared = {section.partition(".${")[0] for section in house.dvc_stages()[name].sections}
+    declared = {section.partition(".${")[0] for section in repository.dvc_stages()[name].sections}
     used = {chain for chain in _chains(_tree(name)) if chain.split(".")[0] != MACHINE_ONLY}
     undeclared = sorted(chain for chain in used if not any(_within(chain, section) for section in declared))
     unused = sorted(
@@ -59,20 +59,20 @@ def test_a_stage_never_hands_on_the_whole_tree_of_params(name: str) -> None:
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_file_says_what_it_does_and_is_at_most_60_lines(name: str) -> None:
-    text = (house.ROOT / "stages" / f"{name}.py").read_text(encoding="utf-8")
+    text = (repository.ROOT / "stages" / f"{name}.py").read_text(encoding="utf-8")
     assert text.count("\n") <= 60
     assert ast.get_docstring(ast.parse(text))
     assert f"stages.{name}" in text, "the docstring names the command"
 
 
 def test_outs_never_overlap() -> None:
-    outs = sorted(out for stage in house.dvc_stages().values() for out in stage.outs)
+    outs = sorted(out for stage in repository.dvc_stages().values() for out in stage.outs)
     assert len(outs) == len(set(outs))
     assert not [(a, b) for a in outs for b in outs if a != b and b.startswith(f"{a}/")]
 
 
 def test_dvc_yaml_never_uses_what_loses_the_run_cache() -> None:
-    text = (house.ROOT / "dvc.yaml").read_text(encoding="utf-8")
+    text = (repository.ROOT / "dvc.yaml").read_text(encoding="utf-8")
     assert "persist" not in text
     for name, entry in yaml.safe_load(text)["stages"].items():
         outs = entry.get("do", entry).get("outs", [])

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from tests import tiny
-from tests.contract import house
+from tests.contract import repository
 from tests.exports import Twins
 
 # What an installation that only answers has no need of.
@@ -27,7 +27,7 @@ def test_predict_loads_no_torch_and_nothing_else_that_is_for_training(twins: Twi
     Image.fromarray(tiny.pixels(1)[0]).save(tmp_path / "a.png")
     given = ["predict", str(tmp_path), "--model", str(twins.exported), "--explain", str(tmp_path / "why")]
     done = subprocess.run(
-        [sys.executable, "-c", _REPORT, *given], cwd=house.ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", _REPORT, *given], cwd=repository.ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("path,class,probability,")
@@ -38,8 +38,8 @@ def test_predict_loads_no_torch_and_nothing_else_that_is_for_training(twins: Twi
 
 def test_the_exported_classifier_and_its_commands_can_reach_no_torch() -> None:
     for module in ("thaw.serving.exported", "thaw.serving.predict", "thaw.serving.serve"):
-        reached = set(house.CODE.closure(module).values())
-        names = [name for name, path in house.CODE.modules.items() if path in reached]
+        reached = set(repository.CODE.closure(module).values())
+        names = [name for name, path in repository.CODE.modules.items() if path in reached]
         assert module in names
-        imported = {other.split(".")[0] for name in names for other in house.CODE.imports(name)}
+        imported = {other.split(".")[0] for name in names for other in repository.CODE.imports(name)}
         assert not set(HEAVY) & imported, module

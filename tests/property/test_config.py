@@ -8,7 +8,7 @@ from dvc.utils.serialize import dump_yaml, parse_yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.contract import house
+from tests.contract import repository
 from thaw.config.checks import between_fields, completed, keys_without_effect
 from thaw.config.reader import read_tree
 from thaw.errors import ParamsError
@@ -85,7 +85,7 @@ def test_the_forms_of_a_number_in_yaml_1_2_are_read(scalar: str, number: float, 
 
 @pytest.mark.parametrize(
     "path",
-    [house.ROOT / "params.yaml", *sorted((house.ROOT / "recipes").glob("*.yaml"))],
+    [repository.ROOT / "params.yaml", *sorted((repository.ROOT / "recipes").glob("*.yaml"))],
     ids=lambda path: path.name,
 )
 def test_both_parsers_agree_about_every_file_of_params_in_the_repository(path: Path) -> None:

@@ -157,8 +157,8 @@ def test_an_engine_a_device_and_a_number_of_threads_have_views_of_their_own(monk
     assert len(folders) == 6
 
 
-def test_a_row_outside_the_bank_is_never_answered_with_another() -> None:
-    with pytest.raises(AssertionError, match="a row that is not in this bank"):
+def test_a_row_outside_the_cache_is_never_answered_with_another() -> None:
+    with pytest.raises(AssertionError, match="a row that is not in this cache"):
         Cached(prefix(), ROWS, 1, label="x").batch(np.array([3]), np.array([0]))
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import thaw
-from tests.contract import house
+from tests.contract import repository
 from thaw import networks, version
 from thaw.networks.sources import opening
 from thaw.serving.exported import Exported
@@ -23,7 +23,9 @@ print(*sorted(set(sys.modules) - before))
 
 
 def test_importing_thaw_loads_one_module_of_ours_and_none_of_another_library() -> None:
-    done = subprocess.run([sys.executable, "-c", _ADDED], cwd=house.ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", _ADDED], cwd=repository.ROOT, capture_output=True, text=True, check=True
+    )
     at_first, number, later = done.stdout.splitlines()
     assert number == version.VERSION
     assert {name for name in at_first.split() if name.partition(".")[0] not in sys.stdlib_module_names} == {"thaw"}
@@ -50,5 +52,5 @@ def test_a_name_that_does_not_exist_is_refused_by_python_and_by_mypy() -> None:
 
 
 def test_no_stage_depends_on_the_version_or_the_extras_so_that_a_release_reruns_only_what_its_code_changed() -> None:
-    for name in house.CODE.stages:
-        assert not {"thaw/version.py", "thaw/extras.py"} & house.CODE.closure(f"stages.{name}").keys(), name
+    for name in repository.CODE.stages:
+        assert not {"thaw/version.py", "thaw/extras.py"} & repository.CODE.closure(f"stages.{name}").keys(), name

@@ -211,7 +211,7 @@ class _Together(nn.Module):
 def test_a_tensor_of_all_images_together_is_refused_with_what_to_do() -> None:
     network = Backbone(_Together().eval(), SPEC)
     network.split("all")
-    with pytest.raises(BackboneError, match=r"something other than a tensor with one row an image .* choose another"):
+    with pytest.raises(BackboneError, match=r"something other than a tensor with one row per image .* choose another"):
         network.split(1)
 
 

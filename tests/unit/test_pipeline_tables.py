@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.contract.house import ROOT
+from tests.contract.repository import ROOT
 from thaw.errors import ArtifactError
 from thaw.pipeline import tables
 
