@@ -63,24 +63,15 @@ def _sections(entries: list[Any]) -> list[str]:
 
 
 def declared(tree: ast.Module, constant: str) -> set[str]:
-    """The strings of a stage's SECTIONS, INPUTS or OUTS; what an f-string fills in stands as dvc.yaml writes it.
-
-    A stage without the constant, because its names hang on the phase, is taken at what it passes to `run.stage`.
-    """
+    """The strings of a stage's SECTIONS, INPUTS or OUTS; what an f-string fills in stands as dvc.yaml writes it."""
     values = {
         ast.unparse(target): node.value
         for node in ast.walk(tree)
         if isinstance(node, ast.Assign)
         for target in node.targets
     }
-    if constant in values:
-        return set(_strings(values[constant], values))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "run.stage":
-            for keyword in node.keywords:
-                if keyword.arg == constant.lower():
-                    return set(_strings(keyword.value, values))
-    raise AssertionError(f"neither {constant} nor {constant.lower()}= in run.stage(...) is there")
+    assert constant in values, f"the stage declares no {constant}"
+    return set(_strings(values[constant], values))
 
 
 def _strings(node: ast.expr, values: dict[str, ast.expr]) -> Iterator[str]:
