@@ -27,13 +27,13 @@ def main() -> None:
             cataloged = catalog.collect(
                 listed, items, spool, max_rejected=settings.max_rejected, one_depth=settings.value_range is not None
             )
-            splits, notes = split.assign(
+            splits, folds, notes = split.assign(
                 cataloged.usable,
                 seed=params.seed,
                 val_fraction=settings.val_fraction,
                 test_fraction=settings.test_fraction,
             )
-            samples = catalog.number(cataloged.usable, splits)
+            samples = catalog.number(cataloged.usable, splits, folds)
             channels, dtype = packed.write(folder, samples, listed.classes, spool, samples["number"].tolist())
             tables.write(folder / "rejected.csv", cataloged.rejected)
             report = audit.summary(

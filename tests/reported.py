@@ -54,6 +54,7 @@ def build(
     if single_class:
         label = [classes[0] if part == "test" else name for name, part in zip(label, split, strict=True)]
     samples = samples.assign(label=label, split=split, path=[f"{row % 7}/é<i>{row}.png" for row in range(num_images)])
+    samples = tiny.folded(samples)
     _prepared(root / "data" / "prepared", samples, classes, size_px, channels, rejected)
     network = _final(root / "models" / "final", classes, channels)
     images = PackedImages.open(root / "data" / "prepared")

@@ -73,14 +73,14 @@ def packed(
 ) -> PackedImages:
     """Return a data set in memory."""
     shard = pixels(num_images, channels=channels, size_px=size_px, classes=classes)
-    table = samples(num_images, classes).assign(**columns)
+    table = folded(samples(num_images, classes).assign(**columns)).assign(**columns)
     return PackedImages(table, CLASSES[:classes], size_px, channels, "fingerprint", (shard,))
 
 
 def samples(num_images: int, classes: int = 3) -> pd.DataFrame:
     """Return samples.csv: two images in three train, one validates."""
     rows = np.arange(num_images)
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "id": [f"{row:016x}" for row in rows],
             "path": [f"{row}.png" for row in rows],
@@ -92,9 +92,16 @@ def samples(num_images: int, classes: int = 3) -> pd.DataFrame:
             "height": 40,
             "row": rows,
             "confidence": 1.0,
+            "fold": -1,
         },
         columns=list(COLUMNS),
     )
+    return folded(table)
+
+
+def folded(table: pd.DataFrame) -> pd.DataFrame:
+    """Return samples.csv with the one fold that its split means: the images of val."""
+    return table.assign(fold=np.where(table["split"] == "val", 0, -1))
 
 
 def prepared(folder: Path, images: PackedImages) -> PackedImages:

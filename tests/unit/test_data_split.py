@@ -56,7 +56,7 @@ def test_repair_moves_no_more_than_it_must_and_records_it() -> None:
     rows = plain(3, "rare") + plain(400, "common")
     for seed in range(20):
         before = ["test" if p < 0.25 else "val" if p < 0.35 else "train" for p in (place_of(r[0], seed) for r in rows)]
-        after, notes = assign(table(rows), seed=seed, val_fraction=0.1, test_fraction=0.25)
+        after, _, notes = assign(table(rows), seed=seed, val_fraction=0.1, test_fraction=0.25)
         gaps = 3 - len(set(before[:3]))
         assert len(notes.moved_by_repair) == gaps
         assert sum(old != new for old, new in zip(before, after, strict=True)) == gaps
@@ -77,7 +77,7 @@ def test_val_comes_off_train_where_only_train_and_test_are_given() -> None:
 
 def test_copies_in_two_given_splits_all_go_to_test_and_are_recorded() -> None:
     rows = [(f"x{i}", "", "ab"[i % 2], ["train", "val", "test"][i % 3]) for i in range(60)]
-    found, notes = assign(
+    found, _, notes = assign(
         table([*rows, ("copy", "", "a", "train"), ("copy", "", "a", "test")]),
         seed=0,
         val_fraction=0.1,
@@ -101,7 +101,7 @@ def test_a_class_that_the_given_train_split_lacks_is_an_error() -> None:
 def test_groups_that_share_a_copy_become_one() -> None:
     for seed in range(10):
         rows = [("same", "p1", "a", ""), ("same", "p2", "a", ""), ("one", "p1", "a", ""), ("two", "p2", "a", "")]
-        found, notes = assign(
+        found, _, notes = assign(
             table(rows + plain(40, "a") + plain(40, "b")), seed=seed, val_fraction=0.1, test_fraction=0.25
         )
         assert len(set(found[:4])) == 1

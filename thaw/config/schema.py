@@ -330,9 +330,27 @@ def with_phase_defaults(tree: Any) -> Any:
     return {**tree, "phases": filled}
 
 
-class SelectParams(Section):
-    """How much better a deeper phase must be."""
+def _check_folds(value: object) -> object:
+    counted = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 20
+    if value != "auto" and not counted:
+        raise ValueError("it must be auto or a whole number from 1 to 20")
+    return value
 
+
+Folds = Annotated[int | Literal["auto"], BeforeValidator(_check_folds)]
+
+
+class SelectParams(Section):
+    """How candidates are compared, and how much better a deeper phase must be."""
+
+    folds: Folds = "auto"
+    """Parts of the development images (all but test) of which each is validation once, while head and phases train on
+    the others; 1 is one split into train and val, `auto` takes 5 up to 1,000 images, and 1 where val is given."""
+    final: Literal["refit", "ensemble"] = "refit"
+    """With folds: the network trained once more on all development images, or the mean answer of the folds'
+    networks."""
+    metric: Literal["accuracy", "log_loss", "balanced_accuracy", "macro_f1", "roc_auc"] = "accuracy"
+    """What should be best: epoch and phase are chosen for it."""
     min_win_rate: Annotated[float, Field(ge=0.5, lt=1)] = 0.6
     """Share of paired bootstrap draws of the validation loss in which a deeper phase must win to replace another."""
     draws: Annotated[int, Field(ge=100, le=100_000)] = 2000

@@ -55,8 +55,10 @@ def place_of(key: str, seed: int) -> float:
 
 def assign(
     table: pd.DataFrame, *, seed: int, val_fraction: float, test_fraction: float
-) -> tuple[list[str], SplitNotes]:
-    """Return the split of each row, and what is worth knowing about it (for audit.json).
+) -> tuple[list[str], list[int], SplitNotes]:
+    """Return the split of each row, its fold, and what is worth knowing about both (for audit.json).
+
+    The fold says when an image is validated on: 0 for the images of val, -1 for those of train and test.
 
     `table` has the columns sha256, group, label and split, the last two '' where nothing is given.
     Raises: DataError if a class cannot be in every split, or a group is given two splits.
@@ -78,7 +80,8 @@ def assign(
             splits[row] = unit.split
     groups = table["group"].tolist()
     num_tied = sum(len({groups[row] for row in unit.members} - {""}) > 1 for unit in units)
-    return splits, SplitNotes(moves, unified, missing, num_tied)
+    folds = [0 if split == "val" else -1 for split in splits]
+    return splits, folds, SplitNotes(moves, unified, missing, num_tied)
 
 
 def _missing(units: Iterable[Unit]) -> list[MissingClass]:
