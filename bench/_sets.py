@@ -2,7 +2,7 @@
 
     digits      1,797 handwritten digits of scikit-learn, 8 by 8 grey pixels
     textures    2,000 generated patterns in colour, bent, noisy, of weak and strong contrast, 96 px
-    typefaces   2,000 pictures of a few letters each in 12 typefaces, grey, 96 px
+    typefaces   2,000 pictures of fifteen letters each in 10 typefaces, grey, 96 px
     emoji       595 emoji as four vendors draw them, in colour, 64 px; the four are one group in the manifest
     drawings    emoji as black lines on white, 96 px
 
@@ -124,7 +124,7 @@ def _save(pixels: NDArray[np.uint8], path: Path) -> None:
 _CELLS = (3.5, 7.5)  # across the picture
 _BEND = (0.05, 0.3)  # cells by which a coordinate is off, one standard deviation
 _TEXTURE_CONTRAST = (35.0, 130.0)  # grey levels between the two colours, in each channel
-_TEXTURE_NOISE = (3.0, 18.0)  # grey levels, one standard deviation
+_TEXTURE_NOISE = (3.0, 15.0)  # grey levels, one standard deviation
 _SHADE = 15.0  # grey levels by which lighting changes over a picture
 
 
@@ -231,20 +231,18 @@ _FONTS = {
     "computer-modern-roman": "cmr10",
     "computer-modern-sans": "cmss10",
     "computer-modern-typewriter": "cmtt10",
-    "dejavu-mono": "DejaVuSansMono",
     "dejavu-sans": "DejaVuSans",
     "dejavu-sans-bold": "DejaVuSans-Bold",
     "dejavu-serif": "DejaVuSerif",
     "dejavu-serif-bold": "DejaVuSerif-Bold",
     "stix": "STIXGeneral",
-    "stix-bold": "STIXGeneralBol",
     "stix-italic": "STIXGeneralItalic",
 }
 _LETTERS = "BCDFGHJKLMNPQRSTVWXZbcdfghjkmnpqrstvwxz23456789"  # no vowels: they would make words
-_FONT_PX = (20, 52)
-_TURN_DEGREES = 12.0
-_TYPE_CONTRAST = (40.0, 180.0)  # grey levels between letters and ground
-_TYPE_NOISE = (3.0, 25.0)  # grey levels, one standard deviation
+_FONT_PX = (22, 31)
+_TURN_DEGREES = 5.0
+_TYPE_CONTRAST = (110.0, 220.0)  # grey levels between letters and ground
+_TYPE_NOISE = (1.0, 8.0)  # grey levels, one standard deviation
 
 
 def lettering(number: int) -> NDArray[np.uint8]:
@@ -255,14 +253,14 @@ def lettering(number: int) -> NDArray[np.uint8]:
         int(draws.integers(*_FONT_PX)),
         layout_engine=ImageFont.Layout.BASIC,
     )
-    text = "".join(draws.choice(list(_LETTERS), int(draws.integers(2, 6))))
+    text = "\n".join("".join(draws.choice(list(_LETTERS), 5)) for _ in range(3))
     sheet = Image.new("L", (SIZE_PX, SIZE_PX))
-    place = tuple(SIZE_PX / 2 + draws.uniform(-12, 12, 2))
+    place = tuple(SIZE_PX / 2 + draws.uniform(-8, 8, 2))
     ImageDraw.Draw(sheet).text((float(place[0]), float(place[1])), text, fill=255, font=font, anchor="mm")
     sheet = sheet.rotate(draws.uniform(-_TURN_DEGREES, _TURN_DEGREES), Image.Resampling.BICUBIC)
-    sheet = sheet.filter(ImageFilter.GaussianBlur(draws.uniform(0, 1.2)))
-    contrast = draws.uniform(*_TYPE_CONTRAST) * draws.choice([-1, 1])
-    ground = draws.uniform(max(0, -contrast), 255 - max(0, contrast))
+    sheet = sheet.filter(ImageFilter.GaussianBlur(draws.uniform(0, 0.6)))
+    contrast = -draws.uniform(*_TYPE_CONTRAST)
+    ground = draws.uniform(-contrast, 255)
     picture = ground + contrast * np.asarray(sheet, np.float32) / 255
     picture += draws.uniform(*_TYPE_NOISE) * draws.normal(0, 1, picture.shape)
     return np.asarray(np.rint(picture).clip(0, 255), np.uint8)

@@ -19,7 +19,7 @@ NUM_IMAGES = 24
 WRITERS: dict[str, tuple[Callable[[Path], None], int, int, int]] = {
     "digits": (_sets.write_digits, 10, 1797, 8),
     "textures": (partial(_sets.write_textures, num_images=NUM_IMAGES), 8, NUM_IMAGES, _sets.SIZE_PX),
-    "typefaces": (partial(_sets.write_typefaces, num_images=NUM_IMAGES), 12, NUM_IMAGES, _sets.SIZE_PX),
+    "typefaces": (partial(_sets.write_typefaces, num_images=NUM_IMAGES), 10, NUM_IMAGES, _sets.SIZE_PX),
 }
 
 
