@@ -87,7 +87,7 @@ def samples(num_images: int, classes: int = 3) -> pd.DataFrame:
             "label": [CLASSES[row % classes] for row in rows],
             "split": ["val" if (row // classes) % 3 == 2 else "train" for row in rows],
             "group": "",
-            "sha256": "",
+            "sha256": [f"{row:064x}" for row in rows],
             "width": 40,
             "height": 40,
             "row": rows,

@@ -102,7 +102,7 @@ class PhaseSettings(Section):
     lr_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Factor on the rate for each block further from the head; 1 gives all blocks the same rate."""
     epochs: Count = 4
-    """Most passes over the training images."""
+    """Passes over the training images; what the last one leaves is what the phase offers."""
     views: Annotated[int, Field(ge=0, le=64)] = 4
     """Views per image, whose activations are cached; 0 augments afresh in every epoch, without a cache."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
@@ -119,8 +119,6 @@ class PhaseSettings(Section):
     norm: Literal["auto", "frozen", "stats", "train"] = "auto"
     """Norm layers of the suffix: keep the running statistics, also update them, or use batch statistics. `auto` is
     `train` where what the phase trains keeps running statistics, and `frozen` where nothing does."""
-    patience: Count = 4
-    """Epochs without a better validation loss after which the phase stops."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW, or stochastic gradient descent with a Nesterov momentum of 0.9, which wants a larger rate."""
     schedule: Literal["cosine", "one-cycle", "constant"] = "cosine"

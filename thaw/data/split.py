@@ -14,6 +14,7 @@ from typing import get_args
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -215,3 +216,15 @@ def _too_small(gap: tuple[str, str], units: Iterable[Unit]) -> str:
         f"{'image or group' if num_units == 1 else 'images or groups'} (copies and groups count once), none of which "
         f"can go to {split}; add images of it, split its groups, or remove the class"
     )
+
+
+def unit_numbers(samples: pd.DataFrame) -> NDArray[np.int64]:
+    """Return the number of each row's unit, for rows of samples.csv (group and sha256).
+
+    Units are numbered in the order of the hashes of their keys, which has nothing to do with classes or files.
+    """
+    tied = _tied(samples["group"].tolist(), samples["sha256"].tolist())
+    numbers = np.zeros(len(samples), np.int64)
+    for number, (_, rows) in enumerate(sorted(tied.items(), key=lambda unit: place_of(unit[0], 0))):
+        numbers[rows] = number
+    return numbers

@@ -50,7 +50,7 @@ def summary_table(metrics: Metrics, selection: Selection) -> Table:
     rows = summary_rows(metrics, selection)
     table = Table(
         title=f"Accuracy on {metrics.test['n']} test images, 95 % interval",
-        caption=f"{selection.verdict}\n\n{_NEXT}",
+        caption=f"{selection.reason}\n\n{_NEXT}",
         caption_justify="left",
         title_justify="left",
     )
@@ -87,11 +87,9 @@ def selection_table(selection: Selection, seconds: Mapping[str, float]) -> Table
 
 
 def _change(found: CandidateFacts) -> tuple[str, str, str]:
-    """Return the difference to the start, its interval, and McNemar's p; a phase that gained nothing is its start."""
+    """Return the difference to the start, its interval, and McNemar's p."""
     if (duel := found.against_start) is None:
         return "", "", ""
-    if found.best_epoch == 0:
-        return "none", "", ""
     return f"{duel.difference:.3f}", f"{duel.low:.3f} to {duel.high:.3f}", _p_value(duel.mcnemar_p)
 
 
@@ -102,7 +100,7 @@ def _p_value(value: float) -> str:
 def print_selection(selection: Selection) -> None:
     """Print the table of head and phases, the findings, and the verdict."""
     print_evidence(selection)
-    Console().print(selection.verdict, markup=False, highlight=False)
+    Console().print(selection.reason, markup=False, highlight=False)
 
 
 def print_evidence(selection: Selection) -> None:

@@ -31,10 +31,6 @@ def load_distinct(final: Model, phases: Path, backbone: Path) -> tuple[dict[str,
     for name in final.candidates:  # each after the one that it starts from
         folder = folder_of(phases, name)
         artifacts.verify(folder)
-        stored = facts.read(folder / "model.json", ModelFacts)
-        if stored.best_epoch == 0 and stored.start is not None:
-            same[name] = same[stored.start]
-            continue
         models[name] = final if name == final.facts.phase else load_phase(folder, backbone)
         same[name] = name
     return models, same

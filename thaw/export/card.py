@@ -100,7 +100,7 @@ def _about(model: ExportedFacts, evidence: Evidence) -> str:
     return (
         f"Tells {len(model.classes)} classes apart: {_names(model.classes)}. A `{backbone.name}` "
         f"({backbone.library}) fine-tuned by Thaw; chosen on validation was `{model.phase}`.\n\n"
-        f"{evidence.selection.verdict}"
+        f"{evidence.selection.reason}"
     )
 
 

@@ -429,7 +429,9 @@ class ModelFacts(FeaturesFacts):
     lr: float | None = None
     """Peak learning rate of the head; absent from the head's own file."""
     best_epoch: int | None = None
-    """The epoch that was kept, 0 being the start; absent from the head and from a mean."""
+    """In models made before 0.2.0: the epoch that was kept."""
+    members: int | None = None
+    """Networks whose mean answer is the model's; absent where it is one."""
     temperature: float | None = None
     """What logits are divided by; absent until the model is chosen."""
     selected_from: list[str] | None = None
@@ -500,12 +502,12 @@ class Comparison(Facts):
 
     reference: str
     difference: float
-    """Mean log loss of the challenger minus that of the reference, in nats, each at its own temperature."""
+    """Cost of the challenger minus that of the reference, each at temperatures that were fitted on other images."""
     low: float
     high: float
     """95 % bootstrap interval of the difference."""
     win_rate: float
-    """Share of bootstrap draws in which the challenger's loss is smaller."""
+    """Share of bootstrap draws in which the challenger's cost is smaller."""
     mcnemar_p: float
     """Two-sided exact p of McNemar's test: are the errors of one more than those of the other?"""
 
@@ -520,8 +522,11 @@ class CandidateFacts(Facts):
     log_loss: float
     """Nats, as the model stands."""
     temperature: float
+    """Fitted on all answers."""
     calibrated_log_loss: float
-    """Nats, with the temperature applied; what is compared."""
+    """Nats, each image's at a temperature that was fitted on others."""
+    cost: float
+    """What is compared (`Selection.cost` says what it is), the smaller the better."""
     against_head: Comparison | None = None
     """Absent, as the next two, from the head."""
     against_start: Comparison | None = None
@@ -529,10 +534,8 @@ class CandidateFacts(Facts):
     """Against the best candidate so far when its turn came."""
     replaced_best: bool
     """It became the best so far."""
-    best_epoch: int | None = None
-    """The epoch that was kept, 0 being the start; absent where no epoch was trained."""
     train_validation_gap: float | None = None
-    """Validation loss minus training loss at that epoch, in nats; absent at epoch 0, which has no training loss."""
+    """Validation loss minus training loss after the last epoch, in nats; absent where no epoch was trained."""
 
 
 class Finding(Facts):
@@ -551,9 +554,18 @@ class Selection(Facts):
     """selection.json: the choice, the sentence that explains it, the evidence, the findings."""
 
     chosen: str
-    verdict: str
+    reason: str
+    """Why it was chosen, in a sentence: what was kept, and no claim that it helps."""
     images: int
-    """Validation images."""
+    """Validation images; with folds, all development images but those that are in every training part."""
+    folds: int
+    """How often head and phases were trained to answer for images that they had not seen."""
+    metric: str
+    """What should be best: `select.metric`."""
+    cost: str
+    """What was compared for it, in words."""
+    final: Literal["refit", "ensemble"] | None = None
+    """What the chosen network is, where there are several folds."""
     min_win_rate: float
     """Share of bootstrap draws that a candidate must win to replace the best."""
     draws: int

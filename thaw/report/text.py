@@ -48,7 +48,7 @@ class Verdict:
 
 def verdict(sources: Sources) -> Verdict:
     """Return the two sentences: that of selection.json, cut after its first words, and the test result."""
-    sentence, metrics = sources.selection.verdict, sources.metrics
+    sentence, metrics = sources.selection.reason, sources.metrics
     headline, colon, rest = sentence.partition(": ")
     if not colon or len(headline) > 60:
         headline, rest = "", sentence
@@ -133,7 +133,6 @@ class PhaseRow:
     gap: float | None
     """Validation loss minus training loss, in nats."""
     overfits: bool
-    best_epoch: int | None
     depth: int | None
     """Blocks that were unfrozen; None where its folder is not there."""
 
@@ -159,7 +158,6 @@ def phase_rows(sources: Sources) -> list[PhaseRow]:
             places=None if entry.against_start is None else places(entry.against_start),
             gap=entry.train_validation_gap,
             overfits=name in overfitted,
-            best_epoch=entry.best_epoch,
             depth=sources.phases[name].depth_blocks if name in sources.phases else None,
         )
         for name, entry in candidates.items()
