@@ -11,9 +11,8 @@ from thaw.activations.engine import Engine
 from thaw.config.schema import ComputeParams
 from thaw.data.packed import PackedImages
 from thaw.errors import ArtifactError
-from thaw.pipeline import artifacts, facts, timings
+from thaw.pipeline import artifacts, timings
 from thaw.pipeline.candidates import folder_of
-from thaw.pipeline.facts import ModelFacts
 from thaw.progress import progress
 from thaw.training import phase_folder
 from thaw.training.model import BATCH, Model, load_phase
