@@ -59,6 +59,19 @@ class Trained:
             write_average(folder, self.average, self.model)
 
 
+@dataclass(frozen=True)
+class Seen:
+    """A phase after an epoch, to be looked at from outside."""
+
+    row: dict[str, float]
+    """What the curves have of it."""
+    part: Part
+    phase: Phase
+    answers: Source
+    """Activations of the views that answers are averaged over."""
+    prefix: Prefix
+
+
 def run_phase(
     name: str,
     params: PhaseParams,
@@ -69,12 +82,12 @@ def run_phase(
     augment: AugmentParams,
     seed: int,
     compute: ComputeParams,
-    on_epoch: Callable[[dict[str, float]], None] = lambda _: None,
+    on_epoch: Callable[[Seen], None] = lambda _: None,
 ) -> Trained:
     """Train one phase from its start, prove that nothing below the cut moved, and return what it leaves.
 
-    Where the images have several folds it is trained in each, and then on all development images. Where an activation
-    turns out to be beyond float16, the phase starts again with all of them in float32.
+    Where the images have several folds it is trained in each, and then on all development images. Where an activation turns out to be beyond float16, the phase
+    starts again with all of them in float32.
     Raises: ParamsError if the phase is shallower than the one it starts from, or a setting would do nothing for this
     network, TrainingError if it diverges.
     """
@@ -94,15 +107,7 @@ def run_phase(
     params = settle_phase(name, params, rules, classifier)
     _say_what_trains(name, params, backbone, index, classifier, prefix)
     training = _Training(name, params, rules, classifier, pretrained, images, augment, seed, compute, on_epoch)
-    settings = [model.model_dump(mode="json"), augment.model_dump(), seed]
-    try:
-        checkpoints = _checkpoints(*settings, _numbers(prefix))
-        results = training.run(parts, prefix, checkpoints)
-    except HalfOverflowError as error:
-        print(f"{name}: {error}: the phase starts again with all activations in float32", flush=True)
-        prefix.store_as_float32()
-        checkpoints = _checkpoints(*settings, _numbers(prefix))
-        results = training.run(parts, prefix, checkpoints)
+    results, checkpoints = training.run(parts, prefix, [model.model_dump(mode="json"), augment.model_dump(), seed])
     phase_folder.check_frozen(frozen, phase_folder.frozen_digest(backbone, index), name)
     outcome = gather(parts, [result.tensors for result, _ in results], [result.val_logits for result, _ in results])
     means = [mean for _, mean in results if mean is not None]
@@ -127,21 +132,32 @@ class _Training:
     augment: AugmentParams
     seed: int
     compute: ComputeParams
-    on_epoch: Callable[[dict[str, float]], None]
+    on_epoch: Callable[[Seen], None]
 
-    def run(self, parts: Sequence[Part], prefix: Prefix, checkpoints: Path) -> list[tuple[Result, Average | None]]:
-        """Train each part and return what it leaves.
+    def run(
+        self, parts: Sequence[Part], prefix: Prefix, settings: list[object]
+    ) -> tuple[list[tuple[Result, Average | None]], Path]:
+        """Train each part and return what it leaves, and the folder of the checkpoints, named after `settings` too."""
+        try:
+            return self._attempt(parts, prefix, checkpoints := _checkpoints(*settings, _numbers(prefix))), checkpoints
+        except HalfOverflowError as error:
+            print(f"{self.name}: {error}: the phase starts again with all activations in float32", flush=True)
+            prefix.store_as_float32()
+            return self._attempt(parts, prefix, checkpoints := _checkpoints(*settings, _numbers(prefix))), checkpoints
 
-        Raises: HalfOverflowError if an activation is beyond the type that the prefix says they are kept in.
-        """
+    def _attempt(self, parts: Sequence[Part], prefix: Prefix, checkpoints: Path) -> list[tuple[Result, Average | None]]:
+        """Train each part. Raises: HalfOverflowError if an activation is beyond the type that they are kept in."""
         train, val = sources_of(self.name, self.params, prefix, self.images, self.compute)
         keep_freed_memory()
         with artifacts.one_at_a_time(checkpoints):  # two trials of the same phase would share their checkpoints
             return [
-                self._run(part, train, val, checkpoints / f"part-{number:02d}") for number, part in enumerate(parts)
+                self._run(part, train, val, checkpoints / f"part-{number:02d}", prefix)
+                for number, part in enumerate(parts)
             ]
 
-    def _run(self, part: Part, train: Source, val: Source, folder: Path) -> tuple[Result, Average | None]:
+    def _run(
+        self, part: Part, train: Source, val: Source, folder: Path, prefix: Prefix
+    ) -> tuple[Result, Average | None]:
         """Train one part, prove that what rules freeze above the cut did not move, and say what came of it."""
         begin = {**self.pretrained, **part.start}
         own = self.classifier.state_dict()  # a network that is not cut has its frozen blocks in it
@@ -161,7 +177,13 @@ class _Training:
         before = trained_tensors(self.classifier) if self.params.average else {}
         looked_at = None if part.val is None else (val, part.val)
         above = phase_folder.digest_of(frozen_tensors(self.classifier))
-        result = phase.run((train, part.train), looked_at, self._printing(part.label))
+        printed = self._printing(part.label)
+
+        def on_epoch(row: dict[str, float]) -> None:
+            printed(row)
+            self.on_epoch(Seen(row, part, phase, val, prefix))
+
+        result = phase.run((train, part.train), looked_at, on_epoch)
         average = average_of(phase, before, result.tensors, looked_at) if self.params.average else None
         phase_folder.check_frozen(above, phase_folder.digest_of(frozen_tensors(self.classifier)), self.name)
         return result, average
@@ -169,12 +191,11 @@ class _Training:
     def _printing(self, part: str) -> Callable[[dict[str, float]], None]:
         title = f"{self.name}, {part}" if part else self.name
 
-        def both(row: dict[str, float]) -> None:
+        def show(row: dict[str, float]) -> None:
             shown = (f"{key.replace('_', ' ')} {value:.4g}" for key, value in row.items() if not key.startswith("lr:"))
             print(f"{title}: {', '.join(shown)}", flush=True)
-            self.on_epoch(row)
 
-        return both
+        return show
 
 
 def _cut(
