@@ -86,8 +86,8 @@ def run_phase(
 ) -> Trained:
     """Train one phase from its start, prove that nothing below the cut moved, and return what it leaves.
 
-    Where the images have several folds it is trained in each, and then on all development images. Where an activation turns out to be beyond float16, the phase
-    starts again with all of them in float32.
+    Where the images have several folds it is trained in each, and then on all development images. Where an activation
+    turns out to be beyond float16, the phase starts again with all of them in float32.
     Raises: ParamsError if the phase is shallower than the one it starts from, or a setting would do nothing for this
     network, TrainingError if it diverges.
     """
