@@ -4,7 +4,7 @@ from pathlib import Path
 
 from thaw.head import features
 from thaw.head.fit import fit_head
-from thaw.pipeline import artifacts, guard
+from thaw.pipeline import artifacts, guard, tables
 from thaw.pipeline.facts import ModelFacts
 from thaw.training import phase_folder
 
@@ -30,6 +30,8 @@ def main() -> None:
                 answers=phase_folder.Answers(fitted.val_logits, data.val_labels(), data.val_rows, data.val_folds),
                 curves=fitted.curves,
             )
+            if not fitted.learning_curve.empty:
+                tables.write(folder / "learning_curve.csv", fitted.learning_curve)
 
 
 if __name__ == "__main__":
