@@ -31,7 +31,7 @@ from thaw.pipeline.facts import (
     Preprocessing,
     Selection,
 )
-from thaw.training.phase import Start
+from thaw.training.parts import Start
 
 Kind = TypeVar("Kind", bound=BaseModel)
 CLASSES = ["bright", "dark", "striped"]
@@ -51,8 +51,7 @@ def phase(**changes: Any) -> PhaseParams:
     """Return a short phase."""
     usual = {
         "start": "head", "depth": 2, "lr": 0.002, "lr_scale": 1.0, "epochs": 3, "views": 2, "batch_size": 4,
-        "weight_decay": 0.01, "warmup": 0.2, "label_smoothing": 0.0, "norm": "train", "patience": 10,
-        "warm_start": False,
+        "weight_decay": 0.01, "warmup": 0.2, "label_smoothing": 0.0, "norm": "train", "warm_start": False,
     }  # fmt: skip
     return PhaseParams.model_validate(usual | changes)
 
