@@ -35,7 +35,7 @@ def _lack_of(name: str) -> Callable[[Table, Floats], Floats]:
 
 
 COSTS: Mapping[str, Callable[[Table, Floats], Floats]] = {
-    "accuracy": _mean_of(lambda table: table.squares),
+    "accuracy": _mean_of(lambda table: (table.predicted != table.labels) + table.squares),
     "log_loss": _mean_of(lambda table: table.losses),
     "balanced_accuracy": _lack_of("balanced_accuracy"),
     "macro_f1": _lack_of("macro_f1"),

@@ -21,7 +21,7 @@ from thaw.pipeline.facts import CandidateFacts, ModelFacts, Selection
 
 HEAD = "head"
 COST_WORDS = {
-    "accuracy": "Brier score",
+    "accuracy": "error rate plus Brier score",
     "log_loss": "log loss",
     "balanced_accuracy": "balanced error",
     "macro_f1": "lack of macro F1",
