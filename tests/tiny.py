@@ -103,6 +103,23 @@ def folded(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(fold=np.where(table["split"] == "val", 0, -1))
 
 
+def in_folds(images: PackedImages, num_folds: int, fold: NDArray[np.int64] | None = None) -> PackedImages:
+    """Return a data set whose development images are each validated on in one of several folds, or in that given."""
+    development = (images.samples["split"] != "test").to_numpy()
+    number = (np.cumsum(development) - 1) // len(images.classes) % num_folds if fold is None else fold
+    samples = images.samples.assign(
+        split=np.where(development, "train", "test"), fold=np.where(development, number, -1)
+    )
+    return replace(images, samples=samples)
+
+
+def one_fold(images: PackedImages, number: int) -> PackedImages:
+    """Return a data set of several folds as one of a single split, in which a fold is val and the others are train."""
+    out = (images.samples["fold"] == number).to_numpy()
+    split = images.samples["split"].mask(out, "val")
+    return replace(images, samples=images.samples.assign(split=split, fold=np.where(out, 0, -1)))
+
+
 def prepared(folder: Path, images: PackedImages) -> PackedImages:
     """Write a data set as `prepare` does and open it."""
     with artifacts.new_folder(folder) as partial:
@@ -133,11 +150,15 @@ def audit(**changes: Any) -> Audit:
 def selection(**candidates: dict[str, Any]) -> Selection:
     """Return selection.json of these candidates, of which each says what matters to a test."""
     usual = {"chosen": False, "accuracy": 0.8, "log_loss": 0.7, "temperature": 1.0, "calibrated_log_loss": 0.6}
+    usual |= {"cost": 0.4}
     return Selection.model_validate(
         {
             "chosen": next(iter(candidates)),
-            "verdict": "Unfreezing helped.",
+            "reason": "top is kept.",
             "images": 3,
+            "folds": 1,
+            "metric": "accuracy",
+            "cost": "error rate plus Brier score",
             "min_win_rate": 0.6,
             "draws": 100,
             "candidates": {name: usual | {"replaced_best": True} | own for name, own in candidates.items()},
@@ -215,15 +236,19 @@ def features_facts(classes: list[str], *, parent: Parent | None = None) -> Featu
 def start(
     network: Backbone,
     *,
+    folds: int = 1,
     classes: int = 3,
     depth_blocks: int = 0,
     hidden: tuple[int, ...] = (),
     dropout: float = 0.0,
     kind: str | None = None,
 ) -> Start:
-    """Return an untrained head as a phase's start."""
+    """Return an untrained head as a phase's start, and another one for each of several folds."""
     torch.manual_seed(1)
-    head = build_head(network.num_features, classes, hidden, dropout, kind=kind)
+    built = [
+        build_head(network.num_features, classes, hidden, dropout, kind=kind)
+        for _ in range(1 + folds if folds > 1 else 1)
+    ]
     model = changed(
         model_facts(network.spec),
         classes=CLASSES[:classes],
@@ -232,4 +257,5 @@ def start(
         cut=len(network.blocks) - depth_blocks,
         head={"hidden": list(hidden), "dropout": dropout, "kind": kind},
     )
-    return Start({f"head.{name}": value for name, value in head.state_dict().items()}, model)
+    first, *others = ({f"head.{name}": value for name, value in head.state_dict().items()} for head in built)
+    return Start(first, model, others)

@@ -250,7 +250,8 @@ class AugmentParams(Section):
     """What may change between the views of one image; view 0 is always the plain image."""
 
     flip: Literal["auto", "none", "horizontal", "vertical", "both", "square"] = "auto"
-    """Mirror images that keep their label; `square` adds quarter turns, `auto` finds out on validation images.
+    """Mirror images that keep their label; `square` adds quarter turns, `auto` finds out on training images that
+    are left out in turn.
 
     Successive views of an image go through all of them."""
     tta: bool = True
@@ -289,7 +290,7 @@ class HeadParams(Section):
     lr: Positive = 0.001
     """Learning rate of a head that is not linear (AdamW)."""
     epochs: Count = 100
-    """Most epochs that a head that is not linear may take; it stops early."""
+    """Most epochs that a head that is not linear may take; training images left out say how many."""
     kind: Literal["linear", "mlp", "cosine"] | None = None
     """`linear`, `mlp` (with hidden layers) or `cosine` (angles to a direction for each class, times a learned scale);
     null is linear, or mlp if there are hidden layers."""
@@ -348,9 +349,9 @@ class SelectParams(Section):
     """With folds: the network trained once more on all development images, or the mean answer of the folds'
     networks."""
     metric: Literal["accuracy", "log_loss", "balanced_accuracy", "macro_f1", "roc_auc"] = "accuracy"
-    """What should be best: epoch and phase are chosen for it."""
+    """What should be best: the phase is chosen for it."""
     min_win_rate: Annotated[float, Field(ge=0.5, lt=1)] = 0.6
-    """Share of paired bootstrap draws of the validation loss in which a deeper phase must win to replace another."""
+    """Share of paired bootstrap draws of the validation images in which a deeper phase must win to replace another."""
     draws: Annotated[int, Field(ge=100, le=100_000)] = 2000
     """Bootstrap draws."""
 
