@@ -58,7 +58,7 @@ def test_the_linear_head_is_scikit_learns_with_the_scaling_folded_in(num_classes
 
 
 def test_the_strength_is_the_one_with_the_lowest_loss_on_training_images_left_out() -> None:
-    train = blobs(60, 3, spread=2.5, num_features=40)
+    train = blobs(60, 3, spread=5, num_features=40)
     strengths = (0.0001, 0.01, 1.0, 100.0)
     losses = dict.fromkeys(strengths, 0.0)
     for left_out in inner_folds(train, 3):

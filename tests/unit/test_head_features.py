@@ -16,7 +16,7 @@ from thaw.pipeline import artifacts
 
 pytestmark = pytest.mark.usefixtures("scratch")
 
-IMAGES, FLIPS = tiny.packed(40), tiny.augment(flip="horizontal")
+IMAGES, FLIPS = tiny.packed(40), tiny.augment(flip="horizontal", tta=True)
 
 
 def written(folder: Path, images: PackedImages = IMAGES) -> None:

@@ -56,11 +56,11 @@ def test_a_head_that_tells_nothing_leaves_images_as_they_are() -> None:
 
 def test_each_mirror_image_is_answered_for_by_a_head_that_has_not_seen_its_image_nor_a_copy() -> None:
     random = np.random.default_rng(5)
-    noise = random.normal(size=(60, 200)).astype(np.float32)  # as many features as it takes to know each image by heart
-    labels = np.tile(random.permutation(np.arange(60) % 2), 2)
-    copies = FeatureSet(np.concatenate([noise, noise]), labels, np.ones(120), np.tile(np.arange(60), 2))
+    noise = random.normal(size=(64, 200)).astype(np.float32)  # as many features as it takes to know each image by heart
+    labels = np.tile(random.permutation(np.arange(64) % 2), 2)
+    copies = FeatureSet(np.concatenate([noise, noise]), labels, np.ones(128), np.tile(np.arange(64), 2))
     same = copies.features
-    together, apart = (choose_flip(train, np.arange(120), same, same, 2) for train in (copies, alone(copies)))
+    together, apart = (choose_flip(train, np.arange(128), same, same, 2) for train in (copies, alone(copies)))
     assert together.accuracy["plain"] < 0.75
     assert apart.accuracy["plain"] > 0.9, "where copies are taken for other images, they are known by heart"
 

@@ -82,7 +82,7 @@ def assert_same(left: Trained, right: Trained) -> None:
     ],
 )
 def test_answers_out_of_fold_are_bit_for_bit_those_of_separate_runs(
-    changes: dict[str, Any], augment: AugmentParams
+    scratch: Path, changes: dict[str, Any], augment: AugmentParams
 ) -> None:
     start = begin(NUM_FOLDS)
     together = train(IMAGES, start, augment=augment, **changes)
@@ -91,6 +91,7 @@ def test_answers_out_of_fold_are_bit_for_bit_those_of_separate_runs(
     assert answers.labels.tolist() == IMAGES.labels(answers.rows).tolist()
     losses = []
     for number in range(NUM_FOLDS):
+        artifacts.remove(scratch / "checkpoints")  # they are known by the images' fingerprint, which is one here
         alone = train(
             tiny.one_fold(IMAGES, number), replace(start, tensors=start.folds[number], folds=()), augment=augment,
             **changes,
@@ -108,12 +109,15 @@ def test_answers_out_of_fold_are_bit_for_bit_those_of_separate_runs(
     assert [row["val_loss"] for row in together.curves] == pytest.approx(np.mean(losses, axis=0))
 
 
-def test_what_is_kept_is_trained_on_all_development_images_from_the_start_on_all_of_them() -> None:
+def test_what_is_kept_is_trained_on_all_development_images_from_the_start_on_all_of_them(
+    scratch: Path,
+) -> None:
     start, epochs = begin(NUM_FOLDS), list[tuple[str, float]]()
     trained = train(IMAGES, start, on_epoch=lambda seen: epochs.append((seen.part.label, seen.row["epoch"])))
     labels = [f"fold {number} of 3" for number in (1, 2, 3)] + ["all images"]
     assert epochs == [(label, epoch) for label in labels for epoch in range(3)]
     # The same training, in a data set where all of these are train and some others val.
+    artifacts.remove(scratch / "checkpoints")
     more = tiny.packed(36)
     samples = more.samples.assign(split=["train"] * 27 + ["val"] * 9, fold=[-1] * 27 + [0] * 9)
     alone = train(replace(more, samples=samples), replace(start, folds=()))
@@ -205,11 +209,13 @@ def test_the_passes_of_the_prefix_are_those_of_one_fold(
     usual: dict[str, Any] = {"views": 4, "epochs": 4}
     train(images, begin(1), **usual)
     one = len(computed)
+    assert len(set(computed)) == 4 * 30, "four mirror images of each, in training and in answers"
     computed.clear()
-    artifacts.remove(scratch / "cache")
+    for part in ("cache", "checkpoints"):
+        artifacts.remove(scratch / part)
     train(tiny.in_folds(images, num_folds), begin(num_folds), **usual)
-    assert len(computed) == one == 4 * 30, "four mirror images of each, in training and in answers"
-    assert len(set(computed)) == len(computed)
+    assert len(computed) == one
+    assert len(set(computed)) == 4 * 30
 
 
 @pytest.mark.parametrize(("part", "epoch"), [("fold 3 of 3", 1), ("fold 3 of 3", 0), ("all images", 1)])

@@ -116,7 +116,7 @@ def cross_fitted(
 
 def parts_of(folds: NDArray[np.int64], units: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return each image's part, between which temperatures are cross-fitted: its fold, or a share of the only one."""
-    return folds if folds.max() > 0 else units % PARTS
+    return folds if folds.any() else units % PARTS
 
 
 @dataclass(frozen=True)
