@@ -27,7 +27,7 @@ from thaw.training.phase import Seen, Trained, run_phase
 pytestmark = pytest.mark.usefixtures("scratch")
 
 NUM_FOLDS = 3
-MIRRORED = tiny.augment(flip="both")
+MIRRORED = tiny.augment(flip="both", tta=True)
 IMAGES = tiny.in_folds(tiny.packed(27), NUM_FOLDS)
 Rows = NDArray[np.int64]
 

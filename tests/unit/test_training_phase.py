@@ -438,7 +438,7 @@ def test_grey_images_train_a_grey_network() -> None:
 
 def weights_losses_and_probabilities(trained: Trained) -> tuple[dict[str, Tensor], list[float], Tensor]:
     losses = [value for row in trained.curves for key, value in row.items() if "loss" in key]
-    return trained.outcome.tensors, losses, torch.from_numpy(trained.outcome.answers.logits).double().softmax(1)
+    return {**trained.outcome.tensors}, losses, torch.from_numpy(trained.outcome.answers.logits).double().softmax(1)
 
 
 def test_the_same_number_of_threads_gives_the_same_bits_and_another_one_other_last_digits() -> None:

@@ -100,7 +100,7 @@ def _without_key(text: str, path: str) -> str:
     name, value = pairs[index]
     if len(pairs) == 1:
         return with_value(text, ".".join(above), {})
-    if not section.flow_style:
+    if not (isinstance(section, yaml.MappingNode) and section.flow_style):
         line_end = text.find("\n", _end(value))
         return text[: text.rfind("\n", 0, name.start_mark.index) + 1] + ("" if line_end < 0 else text[line_end + 1 :])
     if index:
