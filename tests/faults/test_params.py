@@ -323,8 +323,7 @@ def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
         ),
         (
             {"min_win_rate:": "folds: 1\n  final: ensemble\n  min_win_rate:"},
-            "select.final is ensemble, but select.folds is 1, which trains one network; set select.final to refit, or "
-            "give more folds",
+            "select.final is ensemble, but select.folds is 1, which trains one network; set select.final to refit",
         ),
     ],
 )

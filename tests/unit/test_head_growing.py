@@ -151,7 +151,7 @@ def test_a_head_grows_from_a_model_that_was_brought_from_where_dvc_has_it(tmp_pa
 def test_a_head_that_grows_from_an_ensemble_takes_the_rows_of_its_first_network_and_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source, _ = model(tmp_path / "one", ["truck", "car"])
+    model(tmp_path / "one", ["truck", "car"])
     tensors = load_file(tmp_path / "one" / "weights.safetensors")
     others = {f"members.1.{name}": -value for name, value in tensors.items()}
     with artifacts.new_folder(tmp_path / "two") as new:

@@ -60,10 +60,7 @@ def _backbone(tree: Mapping[str, Any]) -> Iterator[str]:
 
 def _select(tree: Mapping[str, Any]) -> Iterator[str]:
     if number_at(tree, "select", "folds") == 1 and value_at(tree, "select", "final") == "ensemble":
-        yield (
-            "select.final is ensemble, but select.folds is 1, which trains one network; set select.final to refit, or "
-            "give more folds"
-        )
+        yield "select.final is ensemble, but select.folds is 1, which trains one network; set select.final to refit"
 
 
 def _phase(path: str, phase: object) -> Iterator[str]:
