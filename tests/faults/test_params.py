@@ -322,7 +322,7 @@ def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
             "unfreeze.phases.top balances the classes twice, by class_weights and balanced_sampler; keep one of them",
         ),
         (
-            {"min_win_rate:": "folds: 1\n  final: ensemble\n  min_win_rate:"},
+            {"folds: auto": "folds: 1\n  final: ensemble"},
             "select.final is ensemble, but select.folds is 1, which trains one network; set select.final to refit",
         ),
     ],
