@@ -24,9 +24,8 @@ def main() -> None:
         labels, samples = images.labels(rows), images.samples.iloc[rows]
         final = model.load(INPUTS[3])
         chosen, names = final.facts.phase, final.candidates
-        models, same = test_answers.load_distinct(final, phases, Path(INPUTS[1]))
-        distinct = test_answers.answer(models, images, rows, compute=params.compute, label="evaluate")
-        answers = {name: distinct[same[name]] for name in names}
+        models = test_answers.load_candidates(final, phases, Path(INPUTS[1]))
+        answers = test_answers.answer(models, images, rows, compute=params.compute, label="evaluate")
         metrics, classes = test_set.test_metrics(
             labels,
             answers,

@@ -20,6 +20,7 @@ def main() -> None:
         settings = params.select
         starts = {name: phase.start for name, phase in params.unfreeze.phases.items()}
         phases = selection.read_phases(Path("models/phases"), starts)
+        selection.check_final(phases, settings)
         head, names = phases[0], [phase.name for phase in phases]
         results = choose(
             [phase.candidate for phase in phases],

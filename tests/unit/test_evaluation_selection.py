@@ -2,19 +2,24 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from stages import select
 from tests import tiny
-from thaw.errors import ArtifactError
-from thaw.evaluation.selection import read_groups, read_phases
+from thaw.config.schema import SelectParams
+from thaw.errors import ArtifactError, ParamsError
+from thaw.evaluation.comparison import choose
+from thaw.evaluation.selection import TrainedPhase, check_final, read_groups, read_phases, write_final
 from thaw.pipeline import artifacts, code, facts
 from thaw.pipeline.facts import ModelFacts
 
@@ -370,3 +375,57 @@ def test_a_table_of_samples_that_was_altered_is_refused(workspace: Path) -> None
         file.write("150,\n")
     with pytest.raises(ArtifactError, match=r"samples\.csv is not what its manifest says"):
         select.main()
+
+
+def in_folds(folder: Path, folds: int) -> TrainedPhase:
+    """Return a phase that was trained in folds, with the weights of each, and on all images where they are several."""
+    model, rows = tiny.model_facts(phase="top", start="head"), np.arange(12)
+    with artifacts.new_folder(folder) as new:
+        save_file({"head.weight": filled(9, 2), "backbone.last.weight": filled(9, 2, 2)}, new / "weights.safetensors")
+        for number in range(folds if folds > 1 else 0):
+            tensors = {"head.weight": filled(number, 2), "backbone.last.weight": filled(10 + number, 2, 2)}
+            save_file(tensors, new / f"fold-{number:02d}.safetensors")
+    logits = np.eye(2, dtype=np.float32)[rows % 2]
+    return TrainedPhase("top", "head", folder, "fingerprint", model, logits, rows % 2, rows, rows % folds)
+
+
+@pytest.mark.parametrize(("final", "members"), [("refit", None), ("ensemble", 3)])
+def test_with_folds_the_final_model_is_trained_on_all_images_or_holds_what_each_fold_trained(
+    tmp_path: Path, final: str, members: int | None
+) -> None:
+    phase = in_folds(tmp_path / "top", 3)
+    with artifacts.new_folder(tmp_path / "backbone") as folder:
+        save_file({"stem.weight": filled(1, 3), "last.weight": filled(2, 2, 2)}, folder / "weights.safetensors")
+    (result,) = choose([replace(phase, start=None).candidate], phase.labels, min_win_rate=0.6, draws=100, seed=0)
+    write_final(
+        tmp_path / "final", tmp_path / "backbone", phase, result, candidates=["head"], ensemble=final == "ensemble"
+    )
+    found = load_file(tmp_path / "final" / "weights.safetensors")
+    one = {"backbone.stem.weight": 1, "backbone.last.weight": 9, "head.weight": 9}
+    several = {
+        "backbone.stem.weight": 1, "backbone.last.weight": 10, "head.weight": 0,
+        "members.1.backbone.last.weight": 11, "members.1.head.weight": 1,
+        "members.2.backbone.last.weight": 12, "members.2.head.weight": 2,
+    }  # fmt: skip
+    assert {name: float(tensor.flat[0]) for name, tensor in found.items()} == (several if members else one)
+    assert facts.read(tmp_path / "final" / "model.json", ModelFacts).members == members
+
+
+def test_an_ensemble_of_one_fold_or_of_more_than_memory_holds_says_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refit, ensemble = (SelectParams.model_validate({"final": final}) for final in ("refit", "ensemble"))
+    one, three = in_folds(tmp_path / "one", 1), in_folds(tmp_path / "three", 3)
+    check_final([one, one], refit)
+    with pytest.raises(ParamsError, match=r"there is one fold, .*; set select.final to refit, or select.folds to 2"):
+        check_final([one, one], ensemble)
+    needed = 2 * sum(path.stat().st_size for path in (tmp_path / "three").glob("fold-*"))
+    for free in (needed, needed - 1):
+        monkeypatch.setattr(psutil, "virtual_memory", lambda free=free: SimpleNamespace(available=free))
+        check_final([three, three], refit)
+        if free == needed:
+            check_final([three, three], ensemble)
+    with pytest.raises(
+        ParamsError, match=r"the 3 networks of each of 2 candidates take 0.00 GiB .*; set select.final to refit, or fe"
+    ):
+        check_final([three, three], ensemble)

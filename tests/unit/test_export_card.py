@@ -53,6 +53,13 @@ def test_the_front_matter_is_yaml_with_the_licence_the_task_and_the_metrics() ->
     assert {entry["type"]: entry["value"] for entry in result["metrics"]} == {"accuracy": 0.6, "ece": 0.125}
 
 
+def test_an_ensemble_is_named_with_what_its_answer_costs() -> None:
+    assert "mean of" not in card.render(FACTS, evidence())
+    text = card.render(tiny.changed(FACTS, members=5, cost=2.34), evidence())
+    assert "An answer is the mean of 5 networks" in text
+    assert "an answer takes 2.3 times the multiplications of one network" in text
+
+
 def test_counts_figures_with_intervals_and_weak_classes_are_those_of_the_evidence() -> None:
     text = card.render(FACTS, evidence())
     for words in (

@@ -14,6 +14,7 @@ from torch import nn
 from tests import tiny
 from thaw.config.schema import HeadParams
 from thaw.errors import BackboneError, ParamsError, TrainingError
+from thaw.head import growing
 from thaw.head.examples import FeatureSet
 from thaw.head.features import Features
 from thaw.head.fit import fit_head
@@ -155,3 +156,26 @@ def test_a_head_grows_from_a_model_that_was_brought_from_where_dvc_has_it(tmp_pa
     (kept / "weights.safetensors").write_bytes(b"damaged")
     with pytest.raises(BackboneError, match=r"#models/final@v1 could not be brought: .*; write REPOSITORY#PATH or"):
         grow(f"model:{name}", features(["bus", "car"], parent=fingerprint))
+
+
+def test_a_head_that_grows_from_an_ensemble_takes_the_rows_of_its_first_network_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model(tmp_path / "one", ["truck", "car"])
+    tensors = load_file(tmp_path / "one" / "weights.safetensors")
+    others = {f"members.1.{name}": -value for name, value in tensors.items()}
+    with artifacts.new_folder(tmp_path / "two") as new:
+        save_file(tensors | others, new / "weights.safetensors")
+        facts.write(new / "model.json", tiny.model_facts(classes=["truck", "car"], members=2))
+    heads = []
+    for name in ("one", "two"):
+        data = features(["bus", "car"], parent=artifacts.verify(tmp_path / name))
+        growth = growing.grow(f"model:{tmp_path / name}", data)
+        answers = np.zeros((len(data.val_labels()), 2))
+        growing.report_on(growth, ["bus", "car"], data.val_labels(), answers, answers)
+        heads.append(growth.head.state_dict())
+    assert all(torch.equal(value, heads[1][name]) for name, value in heads[0].items())
+    first, second = capsys.readouterr().out.splitlines()
+    assert "the first of" not in first
+    assert "grown from model:" in second
+    assert ", the first of its 2 networks; kept car" in second

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from thaw.config.schema import SelectParams
-from thaw.errors import ArtifactError
+from thaw.errors import ArtifactError, ParamsError
 from thaw.evaluation.comparison import Candidate, Result
 from thaw.evaluation.diagnostics import TrainingRun, findings_of
 from thaw.pipeline import artifacts, facts, tables
@@ -95,6 +96,29 @@ def read_phases(root: Path, starts: Mapping[str, str]) -> list[TrainedPhase]:
     ordered = sorted(phases, key=lambda phase: (len(_chain(phase.name, starts)), phase.model.depth_blocks, phase.name))
     with_averages = [[phase, averages.get(phase.name)] for phase in ordered]
     return [phase for group in with_averages for phase in group if phase is not None]
+
+
+def check_final(phases: Sequence[TrainedPhase], settings: SelectParams) -> None:
+    """Raises: ParamsError if an ensemble is asked for and there is one network, or no memory for all of them.
+
+    `evaluate` holds those of all candidates at once. Their files have the size of their tensors.
+    """
+    if settings.final != "ensemble":
+        return
+    folds = phases[0].num_folds
+    if folds == 1:
+        raise ParamsError(
+            "params.yaml: select.final is ensemble, but there is one fold, which trains one network; set select.final "
+            "to refit, or select.folds to 2 or more"
+        )
+    needed = sum(path.stat().st_size for phase in phases for path in phase.folder.glob("fold-*.safetensors"))
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise ParamsError(
+            f"params.yaml: select.final is ensemble, but the {folds} networks of each of {len(phases)} candidates take "
+            f"{needed / 2**30:.2f} GiB of memory, and {free / 2**30:.2f} GiB are free; set select.final to refit, or "
+            "fewer select.folds"
+        )
 
 
 def read_groups(samples: Path, rows: NDArray[np.int64]) -> NDArray[Any]:

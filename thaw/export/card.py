@@ -97,9 +97,16 @@ def _front_matter(model: ExportedFacts, evidence: Evidence) -> dict[str, Any]:
 
 def _about(model: ExportedFacts, evidence: Evidence) -> str:
     backbone = model.backbone
+    several = (
+        f" An answer is the mean of {model.members} networks, one for each part of the images that was left out of "
+        f"its training. They share the blocks that were not trained, and an answer takes {model.cost:.1f} times the "
+        "multiplications of one network."
+        if model.members
+        else ""
+    )
     return (
         f"Tells {len(model.classes)} classes apart: {_names(model.classes)}. A `{backbone.name}` "
-        f"({backbone.library}) fine-tuned by Thaw; chosen on validation was `{model.phase}`.\n\n"
+        f"({backbone.library}) fine-tuned by Thaw; chosen on validation was `{model.phase}`.{several}\n\n"
         f"{evidence.selection.reason}"
     )
 

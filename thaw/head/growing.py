@@ -50,7 +50,7 @@ def grow(source: str, data: Features, *, kind: str = "linear") -> "Growth":
             "model was made with"
         )
     check_every_class(data.train.labels, len(classes))
-    return Growth(source, fingerprint, known, *_FORMS[kind](tensors, known, data))
+    return Growth(source, fingerprint, known, theirs.members or 1, *_FORMS[kind](tensors, known, data))
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ class Growth:
     fingerprint: str
     known: list[str]
     """The classes of the head before."""
+    members: int
+    """The networks of that model, of which the first one's head grows."""
     before: nn.Module
     head: nn.Module
 
@@ -81,10 +83,11 @@ def report_on(growth: Growth, classes: Sequence[str], labels: Labels, then: Floa
         accuracy_after=old.after,
         recalls=recalls,
     )
+    of_several = f", the first of its {growth.members} networks" if growth.members > 1 else ""
     print(
-        f"head: grown from {growth.source}; kept {', '.join(grown.kept)}, new {', '.join(grown.new) or 'none'}; of "
-        f"{grown.images_of_kept} validation images of known classes {grown.accuracy_before:.3f} were right "
-        f"before and {grown.accuracy_after:.3f} are now"
+        f"head: grown from {growth.source}{of_several}; kept {', '.join(grown.kept)}, new "
+        f"{', '.join(grown.new) or 'none'}; of {grown.images_of_kept} validation images of known classes "
+        f"{grown.accuracy_before:.3f} were right before and {grown.accuracy_after:.3f} are now"
     )
     return grown
 

@@ -430,8 +430,8 @@ class ModelFacts(FeaturesFacts):
     """Peak learning rate of the head; absent from the head's own file."""
     best_epoch: int | None = None
     """In models made before 0.2.0: the epoch that was kept."""
-    members: int | None = None
-    """Networks whose mean answer is the model's; absent where it is one."""
+    members: Annotated[int, Field(ge=2)] | None = None
+    """Networks whose mean logits are the model's; absent where it is one."""
     temperature: float | None = None
     """What logits are divided by; absent until the model is chosen."""
     selected_from: list[str] | None = None
@@ -479,6 +479,10 @@ class ExportedFacts(Facts):
     """Mirror images that an answer is averaged over."""
     views: int
     """How many those are, the plain image included."""
+    members: int | None = None
+    """Networks whose mean logits an answer is; absent where it is one."""
+    cost: float | None = None
+    """Multiplications of such an answer, as a multiple of those of one network; absent likewise."""
     temperature: float
     explanation: str
     """How a place of the image is found to speak for a class."""

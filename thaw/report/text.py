@@ -215,6 +215,7 @@ def lineage(sources: Sources, raw: str, stated: str | None) -> list[tuple[str, l
     model = [
         ("phase", final.phase),
         ("blocks trained", f"{final.depth_blocks} of {len(final.blocks)}"),
+        ("networks averaged", str(final.members or 1)),
         ("temperature", f"{temperature:.4f}"),
         ("flips averaged", final.augment.flip if final.augment.tta else "none"),
         *((name.replace("_", " "), value) for name, value in final.lineage.named().items()),

@@ -86,8 +86,13 @@ def assemble(backbone: "Backbone", tensors: Mapping[str, Tensor], model: ModelFa
     own = backbone.module.state_dict()
     trained = {name.removeprefix("backbone."): value for name, value in tensors.items() if name.startswith("backbone.")}
     load_tensors(backbone.module, {**own, **trained}, backbone.spec)
+    return head_of(backbone.num_features, tensors, model)
+
+
+def head_of(num_features: int, tensors: Mapping[str, Tensor], model: ModelFacts) -> nn.Module:
+    """Return the head that a phase's tensors have."""
     built = model.head
-    head = build_head(backbone.num_features, len(model.classes), built.hidden, built.dropout, kind=built.kind)
+    head = build_head(num_features, len(model.classes), built.hidden, built.dropout, kind=built.kind)
     head.load_state_dict(
         {name.removeprefix("head."): value for name, value in tensors.items() if name.startswith("head.")}
     )
