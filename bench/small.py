@@ -29,7 +29,7 @@ from thaw.augment.draws import generator
 from thaw.augment.views import num_answers, still
 from thaw.config.reader import load_params
 from thaw.config.schema import AugmentParams, ComputeParams, Params
-from thaw.data import listing, sample, split
+from thaw.data import listing, sample, split, units
 from thaw.data.packed import COLUMNS, LabelledRows, PackedImages, labelled
 from thaw.data.square import read_square
 from thaw.evaluation.calibration import fit_temperature, sample_losses
@@ -117,7 +117,7 @@ def whole_set(name: str) -> tuple[PackedImages, NDArray[np.int64]]:
     samples = table.assign(split="", width=SIZE_PX, height=SIZE_PX, row=rows, confidence=1.0, fold=-1, **own)
     samples = samples[list(COLUMNS)].reset_index(drop=True)
     images = PackedImages(samples, sorted(set(samples["label"])), SIZE_PX, 3, name, (squares,))
-    return images, split.unit_numbers(samples)
+    return images, units.unit_numbers(samples)
 
 
 def drawn(name: str, size: int, draw: int) -> PackedImages:
@@ -176,7 +176,7 @@ def take(params: Params, name: str, size: int, draw: int) -> dict[str, NDArray[A
         "names": np.array(["head", *params.unfreeze.phases]),
         "labels": answers.labels,
         "folds": answers.folds,
-        "units": split.unit_numbers(images.samples)[answers.rows],
+        "units": units.unit_numbers(images.samples)[answers.rows],
         "out_of_fold": np.stack(out_of_fold),
         "first_part": np.stack([head.val_logits[answers.folds == 0], *first_part]),
         "test_labels": test.labels,

@@ -140,8 +140,8 @@ def audit(**changes: Any) -> Audit:
     """Return an audit that found nothing, but for what is given."""
     lists = ("label_conflicts", "exact_duplicates", "first_frame_only", "moved_by_repair", "given_split_changed")
     nothing = {"count": 0, "first": []}
-    usual: dict[str, Any] = dict.fromkeys((*lists, "missing"), nothing)
-    usual |= {"images": 24, "channels": 3, "rejected": 0, "units_of_tied_groups": 0}
+    usual: dict[str, Any] = dict.fromkeys((*lists, "missing", "never_validated"), nothing)
+    usual |= {"images": 24, "channels": 3, "rejected": 0, "units_of_tied_groups": 0, "folds": 1}
     usual["near_duplicates"] = nothing | {"groups_across_splits": 0}
     usual["classes"] = {name: {"train": 5, "val": 3, "test": 0} for name in CLASSES}
     return Audit.model_validate(usual | changes)

@@ -82,6 +82,12 @@ def test_counts_figures_with_intervals_and_weak_classes_are_those_of_the_evidenc
     )
 
 
+def test_with_folds_the_images_beside_test_are_called_development() -> None:
+    text = card.render(FACTS, evidence(folds=5))
+    assert "| class | development (5 folds) | test |" in text
+    assert "| a\\|b | 8 | 4 |" in text
+
+
 def test_recall_and_precision_are_those_of_scikit_learn() -> None:
     from sklearn.metrics import precision_recall_fscore_support
 

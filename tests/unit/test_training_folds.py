@@ -17,7 +17,7 @@ from thaw.activations import prefix as prefixes
 from thaw.activations import sources as activation_sources
 from thaw.config.schema import AugmentParams, ComputeParams
 from thaw.data.packed import PackedImages
-from thaw.data.split import unit_numbers
+from thaw.data.units import unit_numbers
 from thaw.errors import ArtifactError
 from thaw.pipeline import artifacts
 from thaw.training import phase_folder

@@ -139,10 +139,13 @@ def _how(model: ExportedFacts) -> str:
 def _data(evidence: Evidence) -> str:
     audit = evidence.audit
     first = list(audit.classes.items())[:_MOST_CLASSES]
-    rows = [[name, counts.train, counts.val, counts.test] for name, counts in first]
+    columns = {"train": "train", "val": "validation", "test": "test"}
+    if audit.folds > 1:
+        columns = {"train": f"development ({audit.folds} folds)", "test": "test"}
+    rows = [[name, *(getattr(counts, split) for split in columns)] for name, counts in first]
     return (
         f"From `{evidence.source}`: {audit.images} images, {audit.rejected} files rejected.\n\n"
-        + _table(["class", "train", "validation", "test"], rows)
+        + _table(["class", *columns.values()], rows)
         + _more(len(audit.classes))
     )
 

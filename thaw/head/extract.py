@@ -14,7 +14,7 @@ from thaw.activations.prefix import Prefix
 from thaw.augment.views import num_answers, num_distinct, still
 from thaw.config.schema import AugmentParams
 from thaw.data.packed import PackedImages, development_of
-from thaw.data.split import unit_numbers
+from thaw.data.units import unit_numbers
 from thaw.head.examples import FeatureSet
 from thaw.head.features import file_of
 from thaw.progress import progress

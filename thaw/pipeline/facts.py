@@ -150,14 +150,26 @@ class NearDuplicates(Listed[Group]):
     groups_across_splits: int
 
 
+Place = Annotated[str, Field(pattern=r"^(train|val|test|fold \d+)$")]
+
+
 class Move(Facts):
-    """A unit that changed its split, so that every class is in every split."""
+    """A unit that is in another split or fold than its hash says, so that each has its share of every class."""
 
     unit: str
     """The group's name, or the SHA-256 of an image that has none."""
     images: int
-    source: Split = Field(alias="from")
-    target: Split = Field(alias="to")
+    source: Place = Field(alias="from")
+    target: Place = Field(alias="to")
+
+
+class Unvalidated(Facts):
+    """Images of which every fold trains on, since they are all there are of a class."""
+
+    unit: str
+    """As in `Move`."""
+    images: int
+    labels: list[str]
 
 
 class GivenSplitChanged(Facts):
@@ -170,7 +182,7 @@ class GivenSplitChanged(Facts):
 
 
 class MissingClass(Facts):
-    """A class without an image in a split that the user gave."""
+    """A class that is never tested (test) or never validated on (val): too few images, or the user gave it so."""
 
     label: str
     split: Split
@@ -187,11 +199,13 @@ class ValueRange(Facts):
 
 
 class SplitCounts(Facts):
-    """Images of a class in each split."""
+    """Images of a class in each split; where there are folds, train is all but test and val is 0."""
 
     train: int
     val: int
     test: int
+    folds: list[int] | None = None
+    """Images that each fold validates on; absent with one fold."""
 
 
 class Audit(Facts):
@@ -203,6 +217,8 @@ class Audit(Facts):
     """Absent for uint8."""
     value_range: ValueRange | None = None
     """Absent where no value was scaled."""
+    folds: int
+    """Parts of the development images of which each is validated on once; 1 is a split into train and val."""
     classes: dict[str, SplitCounts]
     rejected: int
     label_conflicts: Listed[Conflict]
@@ -213,6 +229,7 @@ class Audit(Facts):
     moved_by_repair: Listed[Move]
     given_split_changed: Listed[GivenSplitChanged]
     missing: Listed[MissingClass]
+    never_validated: Listed[Unvalidated]
     units_of_tied_groups: int
     """Units that hold several of the user's groups, since these share a copy."""
 
