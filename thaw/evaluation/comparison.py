@@ -126,7 +126,7 @@ def choose(
     The first candidate is the one to beat. Each next one replaces the best so far only if its calibrated loss is the
     smaller in at least `min_win_rate` (0.5 to 1) of the paired bootstrap draws; equal is not better. A phase is held
     against the best so far and not against its start, so it may follow a rejected phase and still win. groups [images]
-    are drawn whole, as in `bootstrap_intervals`.
+    are drawn whole, as in `bootstrap_weights`.
     Raises: DataError if the labels or a candidate's answers are not those of the same, at least one, images.
     """
     against = partial(_Scored.against, units=unit_of(groups, len(labels)), draws=draws, seed=seed)
