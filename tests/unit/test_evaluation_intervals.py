@@ -93,9 +93,9 @@ def test_the_interval_of_a_mean_adds_distances_as_variances() -> None:
 def test_the_shares_of_a_mean_are_the_distances_from_it() -> None:
     labels, chances = answers(30, 3, 1)
     table = Table.of(labels, chances)
-    found = shares_of(lambda weights: table.calibration(weights), np.arange(30), 1000, 0)["log_loss"]
+    found = shares_of(table.calibration, np.arange(30), 1000, 0)["log_loss"]
     np.testing.assert_allclose(found, table.losses - table.losses.mean(), atol=1e-9)
-    few = shares_of(lambda weights: table.calibration(weights), np.arange(30), 10, 0)["log_loss"]
+    few = shares_of(table.calibration, np.arange(30), 10, 0)["log_loss"]
     assert few.shape == (10,)
     assert few.mean() == pytest.approx(0, abs=1e-9)
 

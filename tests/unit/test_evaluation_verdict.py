@@ -76,7 +76,8 @@ def test_where_no_phase_was_trained_there_is_no_change_and_one_plain_sentence() 
     assert metrics.change is None
     assert metrics.verdict.word == "no_phase"
     assert metrics.verdict.sentence == (
-        "No phase was trained; the head alone answers 0.800 of 100 test images correctly (95 % interval 0.713 to 0.870)."
+        "No phase was trained; the head alone answers 0.800 of 100 test images correctly (95 % interval 0.713 to "
+        "0.870)."
     )
 
 

@@ -25,8 +25,10 @@ def figures(predictions: pd.DataFrame) -> ClassFigures:
     labels, answers = (predictions[column].map(index).to_numpy(np.int64) for column in ("label", "predicted"))
     found = class_metrics(labels, np.eye(len(names))[answers])
     ends = class_intervals(labels, np.eye(len(names))[answers], groups=None)
-    named = [{f"{key}_{end}": value for key, both in own.items() for end, value in zip(("low", "high"), both, strict=True)}
-             for own in ends]  # fmt: skip
+    named = [
+        {f"{key}_low": low for key, (low, _) in own.items()} | {f"{key}_high": high for key, (_, high) in own.items()}
+        for own in ends
+    ]
     return ClassFigures({name: own | both for name, own, both in zip(names, found, named, strict=True)})
 
 

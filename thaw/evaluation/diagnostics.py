@@ -127,24 +127,16 @@ def _overfits(run: TrainingRun) -> Finding | None:
     last = trained.iloc[-1]
     kept_gap = best["val_loss"] - best["train_loss"]
     last_gap = last["val_loss"] - max(last["train_loss"], best["val_loss"])
-    if kept_gap > GAP * run.guessing:
-        gap, evidence = (
-            kept_gap,
-            (
-                f"at epoch {best['epoch']:.0f}, which was kept, the validation loss is {best['val_loss']:.3g} and the "
-                f"training loss {best['train_loss']:.3g}"
-            ),
-        )
-    elif last_gap > GAP * run.guessing:
-        gap, evidence = (
-            last_gap,
-            (
-                f"by epoch {last['epoch']:.0f} the training loss was down to {last['train_loss']:.3g} and the validation "
-                f"loss up from {best['val_loss']:.3g} to {last['val_loss']:.3g}; epoch {best['epoch']:.0f} was kept"
-            ),
-        )
-    else:
+    gap = kept_gap if kept_gap > GAP * run.guessing else last_gap
+    if gap <= GAP * run.guessing:
         return None
+    evidence = (
+        f"at epoch {best['epoch']:.0f}, which was kept, the validation loss is {best['val_loss']:.3g} and the training "
+        f"loss {best['train_loss']:.3g}"
+        if gap is kept_gap
+        else f"by epoch {last['epoch']:.0f} the training loss was down to {last['train_loss']:.3g} and the validation "
+        f"loss up from {best['val_loss']:.3g} to {last['val_loss']:.3g}; epoch {best['epoch']:.0f} was kept"
+    )
     losses = sample_losses(run.logits, run.labels)
     if len(losses) < FEWEST or gap <= _reach(float(losses.std(ddof=1)) / math.sqrt(len(losses)), len(losses)):
         return _cannot_tell(run, "it overfits", evidence)

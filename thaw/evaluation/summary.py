@@ -1,4 +1,4 @@
-"""What `select` and `thaw summary` print: the verdict of the test images, what the choice was made on, what looks wrong."""
+"""What `select` and `thaw summary` print: the verdict, what the choice was made on, and what looks wrong."""
 
 from collections.abc import Iterable, Mapping
 

@@ -195,11 +195,12 @@ def _limits(evidence: Evidence) -> str:
         for entry in table.head(_MOST_CLASSES).to_dict("records")
     ]  # fmt: skip
     worst = table.iloc[0]
+    found = f"{100 * worst['recall']:.1f} % of {worst['images']}"
+    between = f"{100 * worst['recall_low']:.1f} to {100 * worst['recall_high']:.1f} %"
+    calibrated = f"confidence and accuracy differ by {test['ece']:.3f} on average, on images like those of the test set"
     lines = [
-        f"- Weakest class: `{worst['class']}`, of which {100 * worst['recall']:.1f} % of {worst['images']} are found "
-        + f"(95 % interval {100 * worst['recall_low']:.1f} to {100 * worst['recall_high']:.1f} %).",
-        f"- Calibration: confidence and accuracy differ by {test['ece']:.3f} on average, on images like those of the "
-        + "test set; few images make that look larger.",
+        f"- Weakest class: `{worst['class']}`, of which {found} are found (95 % interval {between}).",
+        f"- Calibration: {calibrated}; few images make that look larger.",
     ]
     pairs, conflicts = audit.near_duplicates.count, audit.label_conflicts.count
     if pairs:
