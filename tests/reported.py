@@ -160,8 +160,9 @@ def _reports(folder: Path, images: PackedImages) -> None:
     metrics, known = test_set.test_metrics(
         labels,
         answers,
-        "top",
+        selection(),
         classes=images.classes,
+        metric="accuracy",
         temperature=1.25,
         groups=np.full(len(rows), ""),
         draws=50,
@@ -171,7 +172,7 @@ def _reports(folder: Path, images: PackedImages) -> None:
     facts.write(folder / "metrics.json", metrics)
     facts.write(folder / "classes.json", known)
     facts.write(folder / "selection.json", selection())
-    table = test_set.predictions(images.samples.iloc[rows], labels, chances, images.classes)
+    table = test_set.predictions(images.samples.iloc[rows], labels, chances, answers["head"], images.classes)
     tables.write(folder / "predictions.csv", table)
     with artifacts.new_folder(folder / "plots") as plots:
         write_plots(plots, labels, chances, images.classes, {"top": CURVES})

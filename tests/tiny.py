@@ -17,6 +17,7 @@ from thaw.networks.backbone import Backbone, assemble
 from thaw.networks.sources.opening import describe
 from thaw.pipeline import artifacts, facts, tables
 from thaw.pipeline.facts import (
+    Accuracy,
     Audit,
     AugmentFacts,
     BackboneFacts,
@@ -30,6 +31,7 @@ from thaw.pipeline.facts import (
     Parent,
     Preprocessing,
     Selection,
+    Verdict,
 )
 from thaw.training.parts import Start
 
@@ -165,6 +167,16 @@ def selection(**candidates: dict[str, Any]) -> Selection:
             "findings": [],
         }
     )
+
+
+def accuracy(value: float) -> Accuracy:
+    """Return an accuracy of the test images with an interval around it."""
+    return Accuracy(accuracy=value, accuracy_low=value - 0.05, accuracy_high=value + 0.04)
+
+
+def verdict(sentence: str = "top is kept; whether it helps is not shown by 9 test images: so it is.") -> Verdict:
+    """Return a verdict of the test images on the phase top."""
+    return Verdict(word="kept", model="top", metric="accuracy", sentence=sentence)
 
 
 def backbone_facts(network: Backbone) -> BackboneFacts:

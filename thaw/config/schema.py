@@ -360,7 +360,7 @@ class EvaluateParams(Section):
     """How the winner is tested."""
 
     draws: Annotated[int, Field(ge=100, le=100_000)] = 2000
-    """Bootstrap draws behind each 95 % interval."""
+    """Most evaluations behind each 95 % interval: images (or groups) are left out one by one, or in so many parcels."""
 
 
 class ComputeParams(Section):

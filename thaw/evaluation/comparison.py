@@ -174,7 +174,7 @@ def choose(
     The first candidate is the one to beat. Each next one replaces the best so far only if its cost is the smaller in at
     least `min_win_rate` (0.5 to 1) of the paired bootstrap draws; equal is not better. A phase is held against the best
     so far and not against its start, so it may follow a rejected phase and still win. folds [images] says which answers
-    come from one model; groups [images] are drawn whole, as in `bootstrap_intervals`.
+    come from one model; groups [images] are drawn whole, as in `bootstrap_weights`.
     Raises: DataError if the labels or a candidate's answers are not those of the same, at least one, images.
     """
     units = unit_of(groups, len(labels))

@@ -515,7 +515,7 @@ class ExportedFacts(Facts):
 # --- reports ---------------------------------------------------------------------------------------------------------
 
 Figures = dict[str, int | float]
-"""Metrics by name, each followed by the ends NAME_low and NAME_high of its 95 % interval where it has one."""
+"""Metrics by name, each followed by the ends NAME_low and NAME_high of its 95 % interval where there is one."""
 
 
 class Comparison(Facts):
@@ -560,10 +560,16 @@ class CandidateFacts(Facts):
 
 
 class Finding(Facts):
-    """Something that looks wrong."""
+    """Something that looks wrong, or of which too few images tell whether it is (`cannot_tell`)."""
 
     kind: Literal[
-        "diverges", "rate_too_low", "stuck", "overfits", "no_better_than_majority", "earlier_layers_do_better"
+        "diverges",
+        "rate_too_low",
+        "stuck",
+        "overfits",
+        "no_better_than_majority",
+        "earlier_layers_do_better",
+        "cannot_tell",
     ]
     where: str
     """The head or a phase."""
@@ -604,9 +610,11 @@ class ValidationFigures(Facts):
 
 
 class Accuracy(Facts):
-    """An accuracy on the test images."""
+    """An accuracy on the test images, and the ends of its 95 % interval."""
 
     accuracy: float
+    accuracy_low: float
+    accuracy_high: float
 
 
 class Choice(Facts):
@@ -614,6 +622,23 @@ class Choice(Facts):
 
     phase: str
     temperature: float
+
+
+Word = Literal["helped", "kept", "hurt", "better", "not_shown", "worse", "no_phase"]
+
+
+class Verdict(Facts):
+    """Whether unfreezing helped, as the test images show it."""
+
+    word: Word
+    """Of a phase that was chosen: helped, kept (whether it helps is not shown), hurt. Where the head was chosen, of the
+    rejected phase that came nearest: better, not_shown, worse. no_phase where none was trained."""
+    model: str | None = None
+    """The phase that is held against the head; absent, as the next, where no phase was trained."""
+    metric: str | None = None
+    """`select.metric`: whose change decided the word."""
+    sentence: str
+    """The word and its figures, as page, summary and card show them."""
 
 
 class Metrics(Facts):
@@ -628,6 +653,9 @@ class Metrics(Facts):
     head: Accuracy
     phases: dict[str, Accuracy]
     final: Choice
+    change: Figures | None = None
+    """From the head to the verdict's phase (`verdict.change_of`); absent where no phase was trained."""
+    verdict: Verdict
 
     @field_validator("test")
     @classmethod
