@@ -143,9 +143,7 @@ def _phase(folder: Path, name: str, images: PackedImages, final: ModelFacts) -> 
             partial,
             tensors={"head.weight": torch.zeros(1)},
             model=model_json,
-            logits=logits,
-            labels=images.labels(rows),
-            rows=rows,
+            answers=phase_folder.Answers(logits, images.labels(rows), rows, np.zeros(len(rows), np.int64)),
             curves=[],
         )
 

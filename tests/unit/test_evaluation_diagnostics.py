@@ -109,12 +109,12 @@ def trained(params: PhaseParams, *, shuffled: bool = False) -> TrainingRun:
     if shuffled:
         labels = np.random.default_rng(3).permutation(images.samples["label"].to_numpy())
         images = tiny.packed(72, classes=2, label=labels)
-    curves: list[dict[str, float]] = []
     done = run_phase(
         "top", params, images=images, backbone=network, start=tiny.start(network, classes=2), augment=tiny.augment(),
-        seed=0, compute=tiny.TORCH, on_epoch=curves.append,
+        seed=0, compute=tiny.TORCH,
     )  # fmt: skip
-    return TrainingRun("top", pd.DataFrame(curves), done.result.val_logits, done.val.labels)
+    answers = done.outcome.answers
+    return TrainingRun("top", pd.DataFrame(done.curves), answers.logits, answers.labels)
 
 
 @pytest.mark.usefixtures("scratch")
@@ -150,6 +150,6 @@ def test_a_head_solved_on_shuffled_labels_is_no_better_than_the_majority(shuffle
     if shuffled:
         labels = np.random.default_rng(4).permutation(labels)
     train, val = (FeatureSet(features[part], labels[part], np.ones(36)) for part in (slice(0, 36), slice(36, 72)))
-    logits = logits_of(linear_module(fit_linear(train, val, 2)), val.features)
+    logits = logits_of(linear_module(fit_linear(train, 2)), val.features)
     found = names(TrainingRun("head", pd.DataFrame(), logits, val.labels))
     assert found == [("head", "no_better_than_majority")] * shuffled
