@@ -17,30 +17,23 @@ def main() -> None:
     """Write models/final and reports/selection.json."""
     with guard.stage("select", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
         artifacts.verify(Path("data/prepared"), only=("samples.csv",))
-        settings = params.select
+        min_win_rate, draws = params.select.min_win_rate, params.select.draws
         starts = {name: phase.start for name, phase in params.unfreeze.phases.items()}
         phases = selection.read_phases(Path("models/phases"), starts)
-        selection.check_final(phases, settings)
-        head, names = phases[0], [phase.name for phase in phases]
-        results = choose(
-            [phase.candidate for phase in phases],
-            head.labels,
-            min_win_rate=settings.min_win_rate,
-            draws=settings.draws,
+        candidates = [phase.candidate for phase in phases]
+        verdicts = choose(
+            candidates,
+            phases[0].labels,
+            min_win_rate=min_win_rate,
+            draws=draws,
             seed=params.seed,
-            metric=settings.metric,
-            folds=head.folds,
-            groups=selection.read_groups(Path("data/prepared/samples.csv"), head.rows),
+            groups=selection.read_groups(Path("data/prepared/samples.csv"), phases[0].rows),
         )
-        report = selection.selection_report(phases, results, settings)
+        report = selection.selection_report(phases, verdicts, min_win_rate=min_win_rate, draws=draws)
         chosen = next(phase for phase in phases if phase.name == report.chosen)
+        names = [phase.name for phase in phases]
         selection.write_final(
-            Path("models/final"),
-            Path("models/backbone"),
-            chosen,
-            selection.chosen_result(results),
-            candidates=names,
-            ensemble=report.final == "ensemble",
+            Path("models/final"), Path("models/backbone"), chosen, selection.chosen_verdict(verdicts), names
         )
         facts.write(Path("reports/selection.json"), report)
         summary.print_selection(report)

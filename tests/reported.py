@@ -54,7 +54,6 @@ def build(
     if single_class:
         label = [classes[0] if part == "test" else name for name, part in zip(label, split, strict=True)]
     samples = samples.assign(label=label, split=split, path=[f"{row % 7}/é<i>{row}.png" for row in range(num_images)])
-    samples = tiny.folded(samples)
     _prepared(root / "data" / "prepared", samples, classes, size_px, channels, rejected)
     network = _final(root / "models" / "final", classes, channels)
     images = PackedImages.open(root / "data" / "prepared")
@@ -143,7 +142,9 @@ def _phase(folder: Path, name: str, images: PackedImages, final: ModelFacts) -> 
             partial,
             tensors={"head.weight": torch.zeros(1)},
             model=model_json,
-            answers=phase_folder.Answers(logits, images.labels(rows), rows, np.zeros(len(rows), np.int64)),
+            logits=logits,
+            labels=images.labels(rows),
+            rows=rows,
             curves=[],
         )
 
@@ -158,9 +159,8 @@ def _reports(folder: Path, images: PackedImages) -> None:
     metrics, known = test_set.test_metrics(
         labels,
         answers,
-        selection(),
+        "top",
         classes=images.classes,
-        metric="accuracy",
         temperature=1.25,
         groups=np.full(len(rows), ""),
         draws=50,
@@ -170,7 +170,7 @@ def _reports(folder: Path, images: PackedImages) -> None:
     facts.write(folder / "metrics.json", metrics)
     facts.write(folder / "classes.json", known)
     facts.write(folder / "selection.json", selection())
-    table = test_set.predictions(images.samples.iloc[rows], labels, chances, answers["head"], images.classes)
+    table = test_set.predictions(images.samples.iloc[rows], labels, chances, images.classes)
     tables.write(folder / "predictions.csv", table)
     with artifacts.new_folder(folder / "plots") as plots:
         write_plots(plots, labels, chances, images.classes, {"top": CURVES})

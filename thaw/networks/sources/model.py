@@ -32,11 +32,8 @@ def describe(name: str) -> Spec:
 
 
 def fetch(name: str, _: Spec) -> Found:
-    """Return the whole backbone of the model in a folder, as its training left it; of several networks, the first's."""
+    """Return the whole backbone of the model in a folder, as its training left it."""
     path = folder_of(name) / _WEIGHTS
-    members = facts.read(path.parent / "model.json", ModelFacts).members
-    if members:
-        print(f"model:{name} is the mean of {members} networks; the first of them is what is built on")
     tensors = {
         key.removeprefix("backbone."): value for key, value in read_tensors(path).items() if key.startswith("backbone.")
     }
