@@ -81,13 +81,14 @@ def selection(**changes: Any) -> Selection:
         "reference": "head", "difference": -0.072, "low": -0.116, "high": -0.029, "win_rate": 0.99,
         "mcnemar_p": 0.0004,
     }  # fmt: skip
-    usual = {"replaced_best": True, "temperature": 1.0, "log_loss": 0.3}
+    usual = {"replaced_best": True, "temperature": 1.0, "log_loss": 0.3, "cost": 0.4}
     head = usual | {"chosen": False, "accuracy": 0.875, "calibrated_log_loss": 0.3}
     top = usual | {
         "chosen": True, "start": "head", "accuracy": 0.908, "calibrated_log_loss": 0.228, "against_head": duel,
-        "against_start": duel, "against_best": duel, "best_epoch": 2, "train_validation_gap": 0.1,
+        "against_start": duel, "against_best": duel, "train_validation_gap": 0.1,
     }  # fmt: skip
-    shared: dict[str, Any] = {"chosen": "top", "verdict": VERDICT, "images": 22, "min_win_rate": 0.6, "draws": 100}
+    shared: dict[str, Any] = {"chosen": "top", "reason": VERDICT, "images": 22, "min_win_rate": 0.6, "draws": 100}
+    shared |= {"folds": 1, "metric": "accuracy", "cost": "error rate plus Brier score"}
     shared |= {"candidates": {"head": head, "top": top}, "findings": []}
     return Selection.model_validate(shared | changes)
 

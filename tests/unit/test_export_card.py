@@ -49,7 +49,7 @@ def evidence(source: str = "photos", **audit: Any) -> card.Evidence:
             "The head alone was kept; top is not shown to differ from it by 10 test images: so it is."
         ),
     )
-    selection = tiny.changed(tiny.selection(head={"chosen": True}), verdict="Unfreezing did not help.")
+    selection = tiny.changed(tiny.selection(head={"chosen": True}), reason="Unfreezing did not help.")
     return card.Evidence(source, tiny.audit(**usual | audit), metrics, figures(predictions), selection, predictions)
 
 
