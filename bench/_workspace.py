@@ -20,7 +20,7 @@ from thaw.networks.backbone import Backbone, load_backbone
 from thaw.networks.spec import Spec
 from thaw.pipeline import artifacts
 from thaw.training import phase_folder
-from thaw.training.phase import Start
+from thaw.training.parts import Start
 
 Rows = NDArray[np.int64]
 

@@ -56,7 +56,6 @@ def main() -> None:
     def run() -> _tools.Facts:
         workspace = open_workspace(given.images)
         params = workspace.phase(_NAME, epochs=given.epochs)
-        params = params.model_copy(update={"patience": params.epochs})  # every epoch is run, and counted
         return measure(workspace, params, num_rounds=given.rounds, num_batches=given.batches)
 
     _tools.report("floor", run)

@@ -8,13 +8,8 @@ clone of the last commit, about 9 minutes; a result at the same params is read b
 """
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from PIL import Image
-from sklearn.datasets import load_digits
-
-from bench import _tools
+from bench import _sets, _tools
 from thaw.config.reader import read_tree
 
 _FOLDER = "data/digits"
@@ -24,16 +19,10 @@ def main() -> None:
     """Run the pipeline and print one JSON line: test accuracy of the head and of each phase, and which was kept."""
     tree = read_tree(Path("params.yaml"))
     tree |= {"data": {"raw": _FOLDER}}
-    _tools.report("foreign", lambda: _tools.pipeline("foreign", tree, furnish=write_digits))
-
-
-def write_digits(clone: Path) -> None:
-    """Write the digits as PNG files into a clone, a folder a class."""
-    found: Any = load_digits()
-    for number, (pixels, digit) in enumerate(zip(found.images, found.target, strict=True)):
-        folder = clone / _FOLDER / str(digit)
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.rint(pixels * 255 / 16).astype(np.uint8)).save(folder / f"{number:04d}.png")
+    _tools.report(
+        "foreign",
+        lambda: _tools.pipeline("foreign", tree, furnish=lambda clone: _sets.write("digits", clone / _FOLDER)),
+    )
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def main() -> None:
 
     def run() -> _tools.Facts:
         workspace = open_workspace(given.images)
-        changes = {"depth": given.depth, "views": given.views, "epochs": given.epochs, "patience": given.epochs}
+        changes = {"depth": given.depth, "views": given.views, "epochs": given.epochs}
         params = workspace.phase(_NAME, **changes)
         return measure(workspace, params, num_rounds=given.rounds, workers=given.workers)
 

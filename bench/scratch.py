@@ -11,7 +11,7 @@ and tested on the same ones; only the training images become fewer.
   epochs.
 - `scratch`: `backbone.pretrained: false`, every block trained (`depth: all`) at 0.001, the rate that is usual for AdamW
   from random weights. It needs more steps than a pretrained network and gets them: 20 epochs on all images, and
-  20 / sqrt(p) on a part p of them, so 37 and 63. All are run, and the best by validation is kept.
+  20 / sqrt(p) on a part p of them, so 37 and 63.
 
 Resumable: a run that is done at the same params is read back from .thaw/bench/, with the commit that it was run at;
 delete that folder to measure anew.
@@ -61,7 +61,7 @@ def settings(tree: dict[str, Any], part: float, epochs: int, *, pretrained: bool
     if pretrained:
         return tree
     longer = round(epochs / part**0.5)
-    tree = _cells.with_phase(tree, depth="all", lr=_SCRATCH_LR, epochs=longer, patience=longer)
+    tree = _cells.with_phase(tree, depth="all", lr=_SCRATCH_LR, epochs=longer)
     return overlaid(tree, {"backbone": {"pretrained": False, "sha256": None}})
 
 
@@ -83,7 +83,7 @@ def summary(found: Mapping[float, Mapping[str, Mapping[str, Any]]]) -> _tools.Fa
 def _figures(run: Mapping[str, Any]) -> dict[str, Any]:
     test = run["metrics"]["test"]
     figures = {key: round(test[key], 4) for key in ("accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy")}
-    return {**figures, "epochs": run["epochs"], "best_epoch": run["best_epoch"], "seconds": run["seconds"]}
+    return {**figures, "epochs": run["epochs"], "seconds": run["seconds"]}
 
 
 def draw(facts: Mapping[str, Any], path: Path) -> None:
@@ -119,8 +119,7 @@ def _run_part(tree: dict[str, Any], part: float, epochs: int) -> dict[str, dict[
         wanted = settings(tree, part, epochs, pretrained=pretrained)
         (phase,) = Params.model_validate(wanted).unfreeze.phases.values()
         found = _tools.pipeline("scratch", wanted, furnish=furnish)
-        best = next(one["best_epoch"] for name, one in found["validation"].items() if name != "head")
-        return found | {"num_train": num_train, "epochs": phase.epochs, "best_epoch": best}
+        return found | {"num_train": num_train, "epochs": phase.epochs}
 
     return {"fine_tuned": side(pretrained=True), "scratch": side(pretrained=False)}
 

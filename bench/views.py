@@ -54,8 +54,8 @@ def main() -> None:
 
 
 def settings(tree: dict[str, Any], depth: int, epochs: int, num_images: int | None) -> dict[str, Any]:
-    """Return params.yaml with one phase alone, that runs all its epochs, and an augmentation without end."""
-    phase = tree["unfreeze"]["phases"][_NAME] | {"depth": depth, "epochs": epochs, "patience": epochs}
+    """Return params.yaml with one phase alone and an augmentation without end."""
+    phase = tree["unfreeze"]["phases"][_NAME] | {"depth": depth, "epochs": epochs}
     tree = overlaid(tree, {"augment": _AUGMENT, "unfreeze": {"phases": {_NAME: phase}}})
     small = {"data": {"raw": "data/photos"}, "prepare": {"size_px": _PHOTOS_PX}, "backbone": {"input_px": _PHOTOS_PX}}
     return tree if num_images is None else overlaid(tree, small)
@@ -74,7 +74,6 @@ def summary(runs: Sequence[dict[int, dict[str, Any]]]) -> _tools.Facts:
             _label(views): {key: round(statistics.fmean(run[views][key] for run in runs), 4) for key in _FIGURES}
             for views in runs[0]
         },
-        "best_epochs": {_label(views): [run[views]["best_epoch"] for run in runs] for views in runs[0]},
         "seconds": {_label(views): [run[views]["seconds"] for run in runs] for views in runs[0]},
         "commits": sorted({side["commit"] for run in runs for side in run.values()}),
     }
@@ -120,7 +119,7 @@ def _run_side(clone: Path) -> dict[str, Any]:
     seen = artifacts.read_json(clone / "reports" / "selection.json")["candidates"][_NAME]
     timing = artifacts.read_json(clone / ".thaw" / "timings" / f"unfreeze@{_NAME}.json")
     return {
-        **{key: seen[key] for key in (*_FIGURES, "best_epoch")},
+        **{key: seen[key] for key in _FIGURES},
         "seconds": timing["seconds"],
         "commit": _tools.commit(clone),
     }

@@ -8,9 +8,10 @@ from thaw.evaluation import test_answers, test_set
 from thaw.evaluation.plots import write_plots
 from thaw.evaluation.worst_images import write_worst
 from thaw.pipeline import artifacts, facts, guard, tables
+from thaw.pipeline.facts import Selection
 from thaw.training import model
 
-SECTIONS = ("seed", "evaluate")
+SECTIONS = ("seed", "select.metric", "evaluate")
 INPUTS = ("data/prepared", "models/backbone", "models/phases", "models/final", "reports/selection.json")
 OUTS = ("reports/metrics.json", "reports/classes.json", "reports/predictions.csv", "reports/plots")
 
@@ -24,16 +25,18 @@ def main() -> None:
         labels, samples = images.labels(rows), images.samples.iloc[rows]
         final = model.load(INPUTS[3])
         chosen, names = final.facts.phase, final.candidates
-        models, same = test_answers.load_distinct(final, phases, Path(INPUTS[1]))
-        distinct = test_answers.answer(models, images, rows, compute=params.compute, label="evaluate")
-        answers = {name: distinct[same[name]] for name in names}
+        models = test_answers.load_candidates(final, phases, Path(INPUTS[1]))
+        selection = facts.read(Path(INPUTS[4]), Selection)
+        found = test_answers.answer(models, images, rows, compute=params.compute, label="evaluate")
+        answers = test_set.own_temperatures(found, selection)
         metrics, classes = test_set.test_metrics(
             labels,
             answers,
-            chosen,
+            selection,
             classes=images.classes,
             temperature=final.temperature,
             groups=samples["group"].to_numpy(),
+            metric=params.select.metric,
             draws=params.evaluate.draws,
             seed=params.seed,
         )
@@ -41,10 +44,10 @@ def main() -> None:
             write_worst(folder / "worst.svg", images, rows, labels, answers[chosen])
             curves, tests = test_set.read_curves(phases, names), test_set.read_range_tests(phases, names)
             write_plots(folder, labels, answers[chosen], images.classes, curves, tests)
-        tables.write(Path(OUTS[2]), test_set.predictions(samples, labels, answers[chosen], images.classes))
+        table = test_set.predictions(samples, labels, answers[chosen], answers["head"], images.classes)
+        tables.write(Path(OUTS[2]), table)
         facts.write(Path(OUTS[1]), classes)
-        validation = test_set.validation_metrics(Path(INPUTS[4]))
-        facts.write(Path(OUTS[0]), metrics.model_copy(update={"validation": validation}))
+        facts.write(Path(OUTS[0]), metrics)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ def main() -> None:
                 f"{prepared} has the classes {images.classes}, {INPUTS[1]} {final.classes}; run `dvc repro`"
             )
         whole = ExportableClassifier(
-            final.backbone,
-            final.head,
+            final.members,
+            cut=final.facts.cut,
             size_px=images.size_px,
             symmetries=final.symmetries,
             temperature=final.temperature,

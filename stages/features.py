@@ -1,13 +1,14 @@
-"""Features of train and val images from the frozen backbone. Run by `dvc repro`, or `python -m stages.features`."""
+"""Features of the development images from the frozen backbone. Run by `dvc repro`, or `python -m stages.features`."""
 
 from pathlib import Path
 
+import numpy as np
+
 from thaw.activations.engine import computed_on, use_threads
 from thaw.activations.prefix import Prefix, Views
-from thaw.augment.views import num_answers, still
 from thaw.data.packed import PackedImages
 from thaw.head import earlier_layers, extract, features
-from thaw.head.flips import FlipChoice, choose_flip
+from thaw.head.flips import FlipChoice, asked_of, choose_flip
 from thaw.networks.backbone import load_backbone
 from thaw.pipeline import artifacts, facts, guard
 from thaw.pipeline.facts import FeaturesFacts, Lineage, Preprocessing
@@ -18,7 +19,7 @@ OUTS = ("data/features",)
 
 
 def main() -> None:
-    """Write data/features: a file for each split and view, labels.safetensors and features.json."""
+    """Write data/features: a file for each view, labels.safetensors and features.json."""
     with guard.stage("features", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
         use_threads(params.compute)
         images = PackedImages.open(Path("data/prepared"))
@@ -29,18 +30,19 @@ def main() -> None:
         views = Views(images, backbone.spec, params.seed, augment.model_copy(update={"flip": "none"}))
         identity = artifacts.digest([backbone.fingerprint, "whole", *whole.blocks])
         prefix = Prefix(views, whole.module, identity=identity, compute=params.compute)
-        train_rows, val_rows = images.rows("train"), images.rows("val")
+        known = extract.Development.of(images)
         with artifacts.new_folder(Path(OUTS[0])) as folder:
-            train, val, layers = whole.plain(prefix, images, params.seed, folder)
+            plain, layers = whole.plain(prefix, images, known, params.seed, folder)
             if augment.flip == "auto":
-                mirrored = extract.compute_mirrored(prefix, augment, val_rows, folder)
-                choice = choose_flip(train, val, *mirrored, num_classes=len(images.classes), seed=params.seed)
+                train = plain[np.isin(known.rows, known.trained)]
+                asked = asked_of(train.labels, params.seed)
+                mirrored = extract.compute_mirrored(prefix, augment, known.trained[asked], folder)
+                choice = choose_flip(train, asked, *mirrored, num_classes=len(images.classes))
                 print(choice)
             else:
                 choice = FlipChoice(augment.flip)
             augment = augment.model_copy(update={"flip": choice.flip})
-            extract.add_views(folder, "train", prefix.seen_as(augment), train_rows, params.features.views)
-            extract.add_views(folder, "val", prefix.seen_as(still(augment)), val_rows, num_answers(augment))
+            extract.add_views(folder, prefix, augment, known, params.features.views)
             hardware = computed_on(params.compute)
             lineage = Lineage(data=images.fingerprint, backbone=backbone.fingerprint, computed_on=hardware)
             stored = FeaturesFacts(
@@ -52,7 +54,7 @@ def main() -> None:
                 earlier_layers=layers,
                 augment=choice.facts(tta=augment.tta),
             )
-            features.write(folder, train, val, val_rows, stored)
+            features.write(folder, plain, known.rows, known.fold, stored)
 
 
 if __name__ == "__main__":

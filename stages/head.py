@@ -4,7 +4,7 @@ from pathlib import Path
 
 from thaw.head import features
 from thaw.head.fit import fit_head
-from thaw.pipeline import artifacts, guard
+from thaw.pipeline import artifacts, guard, tables
 from thaw.pipeline.facts import ModelFacts
 from thaw.training import phase_folder
 
@@ -14,7 +14,7 @@ OUTS = ("models/phases/head",)
 
 
 def main() -> None:
-    """Write models/phases/head: the head's tensors, model.json and its answers on validation."""
+    """Write models/phases/head: the head's tensors, those of each fold, model.json and the answers on validation."""
     with guard.stage("head", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
         data = features.read(Path("data/features"))
         fitted = fit_head(params.head, data, seed=params.seed)
@@ -24,13 +24,14 @@ def main() -> None:
         with artifacts.new_folder(Path(OUTS[0])) as folder:
             phase_folder.write(
                 folder,
-                tensors={f"head.{name}": value for name, value in fitted.head.state_dict().items()},
+                tensors=phase_folder.head_tensors(fitted.head),
+                folds=[phase_folder.head_tensors(head) for head in fitted.folds],
                 model=model,
-                logits=data.val_answers(fitted.head),
-                labels=data.val_labels(),
-                rows=data.val_rows,
+                answers=phase_folder.Answers(fitted.val_logits, data.val_labels(), data.val_rows, data.val_folds),
                 curves=fitted.curves,
             )
+            if not fitted.learning_curve.empty:
+                tables.write(folder / "learning_curve.csv", fitted.learning_curve)
 
 
 if __name__ == "__main__":

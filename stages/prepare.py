@@ -9,7 +9,7 @@ from thaw.data.ingest import ingest
 from thaw.pipeline import artifacts, facts, guard, tables
 from thaw.progress import progress
 
-SECTIONS = ("seed", "data", "prepare")
+SECTIONS = ("seed", "data", "prepare", "select.folds")
 INPUTS = ("${data.raw}",)  # known only once params.yaml is read
 OUTS = ("data/prepared",)
 
@@ -27,13 +27,14 @@ def main() -> None:
             cataloged = catalog.collect(
                 listed, items, spool, max_rejected=settings.max_rejected, one_depth=settings.value_range is not None
             )
-            splits, notes = split.assign(
+            splits, folds, notes = split.assign(
                 cataloged.usable,
                 seed=params.seed,
                 val_fraction=settings.val_fraction,
                 test_fraction=settings.test_fraction,
+                folds=params.select.folds,
             )
-            samples = catalog.number(cataloged.usable, splits)
+            samples = catalog.number(cataloged.usable, splits, folds)
             channels, dtype = packed.write(folder, samples, listed.classes, spool, samples["number"].tolist())
             tables.write(folder / "rejected.csv", cataloged.rejected)
             report = audit.summary(
@@ -47,8 +48,9 @@ def main() -> None:
             )
             facts.write(folder / "audit.json", report)
             facts.write(folder / "settings.json", packed.preprocessing(settings, dtype))
-            if report.value_range and report.value_range.warning:
-                print(f"prepare: {report.value_range.warning}")
+            warnings = [report.value_range.warning] if report.value_range and report.value_range.warning else []
+            for line in notes.lines + warnings:
+                print(f"prepare: {line}")
 
 
 if __name__ == "__main__":

@@ -17,23 +17,30 @@ def main() -> None:
     """Write models/final and reports/selection.json."""
     with guard.stage("select", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
         artifacts.verify(Path("data/prepared"), only=("samples.csv",))
-        min_win_rate, draws = params.select.min_win_rate, params.select.draws
+        settings = params.select
         starts = {name: phase.start for name, phase in params.unfreeze.phases.items()}
         phases = selection.read_phases(Path("models/phases"), starts)
-        candidates = [phase.candidate for phase in phases]
-        verdicts = choose(
-            candidates,
-            phases[0].labels,
-            min_win_rate=min_win_rate,
-            draws=draws,
+        selection.check_final(phases, settings)
+        head, names = phases[0], [phase.name for phase in phases]
+        results = choose(
+            [phase.candidate for phase in phases],
+            head.labels,
+            min_win_rate=settings.min_win_rate,
+            draws=settings.draws,
             seed=params.seed,
-            groups=selection.read_groups(Path("data/prepared/samples.csv"), phases[0].rows),
+            metric=settings.metric,
+            folds=head.folds,
+            groups=selection.read_groups(Path("data/prepared/samples.csv"), head.rows),
         )
-        report = selection.selection_report(phases, verdicts, min_win_rate=min_win_rate, draws=draws)
+        report = selection.selection_report(phases, results, settings)
         chosen = next(phase for phase in phases if phase.name == report.chosen)
-        names = [phase.name for phase in phases]
         selection.write_final(
-            Path("models/final"), Path("models/backbone"), chosen, selection.chosen_verdict(verdicts), names
+            Path("models/final"),
+            Path("models/backbone"),
+            chosen,
+            selection.chosen_result(results),
+            candidates=names,
+            ensemble=report.final == "ensemble",
         )
         facts.write(Path("reports/selection.json"), report)
         summary.print_selection(report)

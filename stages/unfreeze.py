@@ -9,7 +9,8 @@ from thaw.errors import ParamsError
 from thaw.networks.backbone import load_backbone
 from thaw.pipeline import artifacts, guard
 from thaw.training import phase_folder
-from thaw.training.phase import Start, run_phase
+from thaw.training.parts import Start
+from thaw.training.phase import run_phase
 
 SECTIONS = ("seed", "augment", "unfreeze.defaults", "unfreeze.phases.${key}")
 INPUTS = ("data/prepared", "models/backbone", "models/phases/${item.start}")
@@ -17,7 +18,7 @@ OUTS = ("models/phases/${key}",)
 
 
 def main() -> None:
-    """Write models/phases/PHASE: what the phase trained, model.json, curves.csv and its answers on validation."""
+    """Write models/phases/PHASE: what it trained, in each fold too, model.json, curves.csv and answers."""
     name = sys.argv[1] if len(sys.argv) == 2 else ""
     phases = load_params().unfreeze.phases
     if name not in phases:
@@ -32,7 +33,7 @@ def main() -> None:
                 params.unfreeze.phases[name],
                 images=images,
                 backbone=load_backbone(Path(INPUTS[1]), in_channels=images.channels),
-                start=Start(*phase_folder.read(Path(before))),
+                start=Start(*phase_folder.read(Path(before)), phase_folder.read_folds(Path(before))),
                 augment=params.augment,
                 seed=params.seed,
                 compute=params.compute,

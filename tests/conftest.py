@@ -49,7 +49,7 @@ def params_text(root: Path) -> str:
     """A valid params.yaml: the keys that tests edit are written out."""
     phase = {
         "lr_scale": 1.0, "epochs": 4, "views": 4, "batch_size": 32, "weight_decay": 0.01, "warmup": 0.2,
-        "label_smoothing": 0.0, "warm_start": True, "norm": "train", "patience": 4,
+        "label_smoothing": 0.0, "warm_start": True, "norm": "train",
     }  # fmt: skip
     tree = {
         "seed": 0,
@@ -66,7 +66,7 @@ def params_text(root: Path) -> str:
                 "mid": {"start": "top", "depth": 6, "lr": 0.001, **phase},
             },
         },
-        "select": {"min_win_rate": 0.6, "draws": 2000},
+        "select": {"folds": "auto", "min_win_rate": 0.6, "draws": 2000},
         "evaluate": {"draws": 2000},
         "compute": {"threads": None, "device": "auto", "cache_gib": 8.0},
     }

@@ -31,8 +31,8 @@ class Twins(NamedTuple):
 def whole_of(classifier: model.Model) -> ExportableClassifier:
     """Return a classifier as one network."""
     return ExportableClassifier(
-        classifier.backbone,
-        classifier.head,
+        classifier.members,
+        cut=classifier.facts.cut,
         size_px=classifier.facts.preprocessing.size_px,
         symmetries=classifier.symmetries,
         temperature=classifier.temperature,

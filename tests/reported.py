@@ -54,6 +54,7 @@ def build(
     if single_class:
         label = [classes[0] if part == "test" else name for name, part in zip(label, split, strict=True)]
     samples = samples.assign(label=label, split=split, path=[f"{row % 7}/é<i>{row}.png" for row in range(num_images)])
+    samples = tiny.folded(samples)
     _prepared(root / "data" / "prepared", samples, classes, size_px, channels, rejected)
     network = _final(root / "models" / "final", classes, channels)
     images = PackedImages.open(root / "data" / "prepared")
@@ -80,13 +81,14 @@ def selection(**changes: Any) -> Selection:
         "reference": "head", "difference": -0.072, "low": -0.116, "high": -0.029, "win_rate": 0.99,
         "mcnemar_p": 0.0004,
     }  # fmt: skip
-    usual = {"replaced_best": True, "temperature": 1.0, "log_loss": 0.3}
+    usual = {"replaced_best": True, "temperature": 1.0, "log_loss": 0.3, "cost": 0.4}
     head = usual | {"chosen": False, "accuracy": 0.875, "calibrated_log_loss": 0.3}
     top = usual | {
         "chosen": True, "start": "head", "accuracy": 0.908, "calibrated_log_loss": 0.228, "against_head": duel,
-        "against_start": duel, "against_best": duel, "best_epoch": 2, "train_validation_gap": 0.1,
+        "against_start": duel, "against_best": duel, "train_validation_gap": 0.1,
     }  # fmt: skip
-    shared: dict[str, Any] = {"chosen": "top", "verdict": VERDICT, "images": 22, "min_win_rate": 0.6, "draws": 100}
+    shared: dict[str, Any] = {"chosen": "top", "reason": VERDICT, "images": 22, "min_win_rate": 0.6, "draws": 100}
+    shared |= {"folds": 1, "metric": "accuracy", "cost": "error rate plus Brier score"}
     shared |= {"candidates": {"head": head, "top": top}, "findings": []}
     return Selection.model_validate(shared | changes)
 
@@ -142,9 +144,7 @@ def _phase(folder: Path, name: str, images: PackedImages, final: ModelFacts) -> 
             partial,
             tensors={"head.weight": torch.zeros(1)},
             model=model_json,
-            logits=logits,
-            labels=images.labels(rows),
-            rows=rows,
+            answers=phase_folder.Answers(logits, images.labels(rows), rows, np.zeros(len(rows), np.int64)),
             curves=[],
         )
 
@@ -159,8 +159,9 @@ def _reports(folder: Path, images: PackedImages) -> None:
     metrics, known = test_set.test_metrics(
         labels,
         answers,
-        "top",
+        selection(),
         classes=images.classes,
+        metric="accuracy",
         temperature=1.25,
         groups=np.full(len(rows), ""),
         draws=50,
@@ -170,7 +171,7 @@ def _reports(folder: Path, images: PackedImages) -> None:
     facts.write(folder / "metrics.json", metrics)
     facts.write(folder / "classes.json", known)
     facts.write(folder / "selection.json", selection())
-    table = test_set.predictions(images.samples.iloc[rows], labels, chances, images.classes)
+    table = test_set.predictions(images.samples.iloc[rows], labels, chances, answers["head"], images.classes)
     tables.write(folder / "predictions.csv", table)
     with artifacts.new_folder(folder / "plots") as plots:
         write_plots(plots, labels, chances, images.classes, {"top": CURVES})

@@ -17,6 +17,7 @@ from thaw.networks.backbone import Backbone, assemble
 from thaw.networks.sources.opening import describe
 from thaw.pipeline import artifacts, facts, tables
 from thaw.pipeline.facts import (
+    Accuracy,
     Audit,
     AugmentFacts,
     BackboneFacts,
@@ -30,8 +31,9 @@ from thaw.pipeline.facts import (
     Parent,
     Preprocessing,
     Selection,
+    Verdict,
 )
-from thaw.training.phase import Start
+from thaw.training.parts import Start
 
 Kind = TypeVar("Kind", bound=BaseModel)
 CLASSES = ["bright", "dark", "striped"]
@@ -51,8 +53,7 @@ def phase(**changes: Any) -> PhaseParams:
     """Return a short phase."""
     usual = {
         "start": "head", "depth": 2, "lr": 0.002, "lr_scale": 1.0, "epochs": 3, "views": 2, "batch_size": 4,
-        "weight_decay": 0.01, "warmup": 0.2, "label_smoothing": 0.0, "norm": "train", "patience": 10,
-        "warm_start": False,
+        "weight_decay": 0.01, "warmup": 0.2, "label_smoothing": 0.0, "norm": "train", "warm_start": False,
     }  # fmt: skip
     return PhaseParams.model_validate(usual | changes)
 
@@ -73,28 +74,52 @@ def packed(
 ) -> PackedImages:
     """Return a data set in memory."""
     shard = pixels(num_images, channels=channels, size_px=size_px, classes=classes)
-    table = samples(num_images, classes).assign(**columns)
+    table = folded(samples(num_images, classes).assign(**columns)).assign(**columns)
     return PackedImages(table, CLASSES[:classes], size_px, channels, "fingerprint", (shard,))
 
 
 def samples(num_images: int, classes: int = 3) -> pd.DataFrame:
     """Return samples.csv: two images in three train, one validates."""
     rows = np.arange(num_images)
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "id": [f"{row:016x}" for row in rows],
             "path": [f"{row}.png" for row in rows],
             "label": [CLASSES[row % classes] for row in rows],
             "split": ["val" if (row // classes) % 3 == 2 else "train" for row in rows],
             "group": "",
-            "sha256": "",
+            "sha256": [f"{row:064x}" for row in rows],
             "width": 40,
             "height": 40,
             "row": rows,
             "confidence": 1.0,
+            "fold": -1,
         },
         columns=list(COLUMNS),
     )
+    return folded(table)
+
+
+def folded(table: pd.DataFrame) -> pd.DataFrame:
+    """Return samples.csv with the one fold that its split means: the images of val."""
+    return table.assign(fold=np.where(table["split"] == "val", 0, -1))
+
+
+def in_folds(images: PackedImages, num_folds: int, fold: NDArray[np.int64] | None = None) -> PackedImages:
+    """Return a data set whose development images are each validated on in one of several folds, or in that given."""
+    development = (images.samples["split"] != "test").to_numpy()
+    number = (np.cumsum(development) - 1) // len(images.classes) % num_folds if fold is None else fold
+    samples = images.samples.assign(
+        split=np.where(development, "train", "test"), fold=np.where(development, number, -1)
+    )
+    return replace(images, samples=samples)
+
+
+def one_fold(images: PackedImages, number: int) -> PackedImages:
+    """Return a data set of several folds as one of a single split, in which a fold is val and the others are train."""
+    out = (images.samples["fold"] == number).to_numpy()
+    split = images.samples["split"].mask(out, "val")
+    return replace(images, samples=images.samples.assign(split=split, fold=np.where(out, 0, -1)))
 
 
 def prepared(folder: Path, images: PackedImages) -> PackedImages:
@@ -117,8 +142,8 @@ def audit(**changes: Any) -> Audit:
     """Return an audit that found nothing, but for what is given."""
     lists = ("label_conflicts", "exact_duplicates", "first_frame_only", "moved_by_repair", "given_split_changed")
     nothing = {"count": 0, "first": []}
-    usual: dict[str, Any] = dict.fromkeys((*lists, "missing"), nothing)
-    usual |= {"images": 24, "channels": 3, "rejected": 0, "units_of_tied_groups": 0}
+    usual: dict[str, Any] = dict.fromkeys((*lists, "missing", "never_validated"), nothing)
+    usual |= {"images": 24, "channels": 3, "rejected": 0, "units_of_tied_groups": 0, "folds": 1}
     usual["near_duplicates"] = nothing | {"groups_across_splits": 0}
     usual["classes"] = {name: {"train": 5, "val": 3, "test": 0} for name in CLASSES}
     return Audit.model_validate(usual | changes)
@@ -127,17 +152,31 @@ def audit(**changes: Any) -> Audit:
 def selection(**candidates: dict[str, Any]) -> Selection:
     """Return selection.json of these candidates, of which each says what matters to a test."""
     usual = {"chosen": False, "accuracy": 0.8, "log_loss": 0.7, "temperature": 1.0, "calibrated_log_loss": 0.6}
+    usual |= {"cost": 0.4}
     return Selection.model_validate(
         {
             "chosen": next(iter(candidates)),
-            "verdict": "Unfreezing helped.",
+            "reason": "top is kept.",
             "images": 3,
+            "folds": 1,
+            "metric": "accuracy",
+            "cost": "error rate plus Brier score",
             "min_win_rate": 0.6,
             "draws": 100,
             "candidates": {name: usual | {"replaced_best": True} | own for name, own in candidates.items()},
             "findings": [],
         }
     )
+
+
+def accuracy(value: float) -> Accuracy:
+    """Return an accuracy of the test images with an interval around it."""
+    return Accuracy(accuracy=value, accuracy_low=value - 0.05, accuracy_high=value + 0.04)
+
+
+def verdict(sentence: str = "top is kept; whether it helps is not shown by 9 test images: so it is.") -> Verdict:
+    """Return a verdict of the test images on the phase top."""
+    return Verdict(word="kept", model="top", metric="accuracy", sentence=sentence)
 
 
 def backbone_facts(network: Backbone) -> BackboneFacts:
@@ -209,15 +248,19 @@ def features_facts(classes: list[str], *, parent: Parent | None = None) -> Featu
 def start(
     network: Backbone,
     *,
+    folds: int = 1,
     classes: int = 3,
     depth_blocks: int = 0,
     hidden: tuple[int, ...] = (),
     dropout: float = 0.0,
     kind: str | None = None,
 ) -> Start:
-    """Return an untrained head as a phase's start."""
+    """Return an untrained head as a phase's start, and another one for each of several folds."""
     torch.manual_seed(1)
-    head = build_head(network.num_features, classes, hidden, dropout, kind=kind)
+    built = [
+        build_head(network.num_features, classes, hidden, dropout, kind=kind)
+        for _ in range(1 + folds if folds > 1 else 1)
+    ]
     model = changed(
         model_facts(network.spec),
         classes=CLASSES[:classes],
@@ -226,4 +269,5 @@ def start(
         cut=len(network.blocks) - depth_blocks,
         head={"hidden": list(hidden), "dropout": dropout, "kind": kind},
     )
-    return Start({f"head.{name}": value for name, value in head.state_dict().items()}, model)
+    first, *others = ({f"head.{name}": value for name, value in head.state_dict().items()} for head in built)
+    return Start(first, model, others)

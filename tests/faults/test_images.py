@@ -232,9 +232,10 @@ def only_broken(raw: Path) -> None:
         path.write_bytes(b"broken")
 
 
-def two_images(raw: Path) -> None:
-    save(raw / "bird" / "0.png", 900)
-    save(raw / "bird" / "1.png", 901)
+def one_image_each(raw: Path) -> None:
+    for path in raw.rglob("*.png"):
+        if path.stem != "00":
+            path.unlink()
 
 
 def case_only(raw: Path) -> None:
@@ -256,7 +257,7 @@ def missing(raw: Path) -> None:
         (one_class, "raw has one class only (cat); a classifier needs at least two"),
         (empty_class, "raw/bird holds no files; add images of this class or remove the folder"),
         (only_broken, "none of the 40 files in raw can be used (cat/00.png: not an image"),
-        (two_images, "class 'bird' cannot be in train, val and test: it has 2 independent images"),
+        (one_image_each, "no image is left for test: the classes have too few independent images"),
         (case_only, "raw: the classes 'Cat' and 'cat' differ in case"),
         (not_utf8, r"raw: the name cat/\xff\xfe.png is not valid UTF-8; rename it"),
         (missing, "params.yaml: data.raw is raw, which does not exist"),
@@ -266,6 +267,40 @@ def missing(raw: Path) -> None:
 def test_what_is_no_data_set_is_refused_in_one_line(workspace: Path, damage: Callable[[Path], None], line: str) -> None:
     damage(workspace / "raw")
     assert refused(workspace).startswith(line)
+
+
+def test_a_class_of_one_image_is_trained_on_and_named(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(workspace / "raw" / "bird" / "0.png", 900)
+    assert prepare(workspace)[0] == 0
+    said = capsys.readouterr().out
+    assert "prepare: class 'bird' has 1 independent image or group: it is trained on and never tested" in said
+    report = audit(workspace)
+    assert [(gap.label, gap.split) for gap in report.missing.first] == [("bird", "val"), ("bird", "test")]
+    assert [one.labels for one in report.never_validated.first] == [["bird"]]
+    assert report.classes["bird"].folds == [0] * 5
+
+
+def test_folds_are_said_counted_and_refused_where_there_are_too_many(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(workspace, "select", folds=3)
+    assert prepare(workspace)[0] == 0
+    table, report = samples(workspace), audit(workspace)
+    development = table[table["split"] != "test"]
+    assert f"prepare: 3 folds of {len(development)} development images (select.folds)\n" in capsys.readouterr().out
+    assert report.folds == 3
+    for label, counts in report.classes.items():
+        own = development["fold"][development["label"] == label].tolist()
+        assert counts.folds == [own.count(fold) for fold in range(3)]
+        assert (counts.train, counts.val) == (len(own), 0)
+    for path in (workspace / "raw").rglob("*.png"):
+        if int(path.stem) > 4:
+            path.unlink()
+    change(workspace, "select", folds=9)
+    code, line = prepare(workspace)
+    assert (code, line.partition(" are independent")[0]) == (
+        1, "params.yaml: select.folds is 9, but of 8 development images only 8",
+    )  # fmt: skip
 
 
 def test_copies_share_a_split_and_contradicted_images_are_rejected(workspace: Path) -> None:
@@ -319,15 +354,15 @@ def test_workers_listing_order_and_hash_seed_change_no_byte(workspace: Path) -> 
     assert len(set(prints)) == 1
 
 
-def test_added_and_renamed_images_move_no_old_one(workspace: Path) -> None:
+def test_added_and_renamed_images_leave_the_test_images_as_they_were(workspace: Path) -> None:
     assert prepare(workspace)[0] == 0
-    before = samples(workspace).set_index("sha256")["split"]
+    before = samples(workspace).set_index("sha256")["split"] == "test"
     for index in range(10):
         save(workspace / "raw" / "dog" / f"added{index}.png", 700 + index)
     (workspace / "raw" / "cat" / "00.png").rename(workspace / "raw" / "cat" / "zz.png")
     assert prepare(workspace)[0] == 0
-    after = samples(workspace).set_index("sha256")["split"]
-    assert (after[before.index] == before).mean() > 0.94  # a repaired class may give one image back
+    after = samples(workspace).set_index("sha256")["split"] == "test"
+    assert (after[before.index] == before).mean() > 0.94  # a small class may have to balance itself
     assert len(after) == len(before) + 10
 
 

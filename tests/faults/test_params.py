@@ -321,6 +321,10 @@ def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
             {"depth: 3": "depth: 3\n      class_weights: balanced\n      balanced_sampler: true"},
             "unfreeze.phases.top balances the classes twice, by class_weights and balanced_sampler; keep one of them",
         ),
+        (
+            {"folds: auto": "folds: 1\n  final: ensemble"},
+            "select.final is ensemble, but select.folds is 1, which trains one network; set select.final to refit",
+        ),
     ],
 )
 def test_a_key_that_would_do_nothing_is_a_mistake(

@@ -74,6 +74,7 @@ def cases(draw: st.DrawFn) -> Case:
             "height": random.integers(1, 9999, num_rows),
             "row": range(num_rows),
             "confidence": 1 - random.random(num_rows),
+            "fold": -1,
         },
     )
     return Case(images, keep, classes, samples[draw(st.permutations(COLUMNS))])

@@ -1,7 +1,6 @@
-"""The split is a partition, stable under order and growth, closed under groups and copies, repaired by fewest moves."""
+"""Split and folds keep groups and copies whole, heed no order, are balanced, and leave each class to train on."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections import Counter
 from random import Random
 
 import numpy as np
@@ -9,62 +8,92 @@ import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thaw.data.split import SPLITS, Unit, assign, connected, place_of, repair
-from thaw.errors import DataError
-from thaw.pipeline.facts import Split
+from thaw.data.split import SPLITS, assign
+from thaw.data.units import connected
 
+Image = tuple[str, str, str]
 BASE = [(f"{label}{index}", "", label) for label in "ab" for index in range(60)]
 
 # Contents and groups from small sets, so that copies and groups of several images are common.
 image = st.tuples(
-    st.integers(0, 30).map("h{}".format), st.sampled_from(["", "", "g1", "g2", "g3"]), st.sampled_from("ab")
+    st.integers(0, 30).map("h{}".format), st.sampled_from(["", "", "g1", "g2", "g3"]), st.sampled_from("abc")
 )
+folds = st.sampled_from([1, 2, 5, 9])
 
 
-def split(rows: list[tuple[str, str, str]], seed: int = 0) -> list[str]:
+def assigned(rows: list[Image], num_folds: int = 1, seed: int = 0) -> list[tuple[str, int]]:
+    """Return the split and the fold of each image."""
     table = pd.DataFrame(rows, columns=["sha256", "group", "label"], dtype=object)
     table = table.assign(split="", path=[str(row) for row in range(len(rows))])
-    return assign(table, seed=seed, val_fraction=0.1, test_fraction=0.25)[0]
+    found, fold, _ = assign(table, seed=seed, val_fraction=0.1, test_fraction=0.25, folds=num_folds)
+    return list(zip(found, fold, strict=True))
 
 
-@given(st.lists(image, max_size=30), st.integers(0, 5))
-def test_every_image_is_in_one_split_and_what_belongs_together_stays_together(
-    rows: list[tuple[str, str, str]], seed: int
+@given(st.lists(image, max_size=30), folds, st.integers(0, 5))
+def test_every_image_has_one_place_and_what_belongs_together_shares_it(
+    rows: list[Image], num_folds: int, seed: int
 ) -> None:
-    found = split(BASE + rows, seed)
+    found = assigned(BASE + rows, num_folds, seed)
     assert len(found) == len(BASE) + len(rows)
-    assert set(found) == set(SPLITS)
+    assert {where for where, _ in found} == (set(SPLITS) if num_folds == 1 else {"train", "test"})
+    assert {fold for _, fold in found} == {-1, *range(num_folds)}
     for column in (0, 1):
-        seen: dict[str, str] = {}
+        seen: dict[str, tuple[str, int]] = {}
         for row, where in zip(BASE + rows, found, strict=True):
             if row[column]:
                 assert seen.setdefault(row[column], where) == where
 
 
-@given(st.lists(image, max_size=20), st.randoms(use_true_random=False))
-def test_the_order_of_the_listing_does_not_matter(rows: list[tuple[str, str, str]], random: Random) -> None:
+@given(st.lists(image, max_size=30), folds, st.integers(0, 5))
+def test_every_class_is_in_every_training_part(rows: list[Image], num_folds: int, seed: int) -> None:
+    found = assigned(BASE + rows, num_folds, seed)
+    classes = {label for _, _, label in BASE + rows}
+    for number in range(num_folds):
+        trained = {
+            label
+            for (_, _, label), (where, fold) in zip(BASE + rows, found, strict=True)
+            if where != "test" and fold != number
+        }
+        assert trained == classes
+
+
+@given(st.lists(image, max_size=30), st.integers(0, 5))
+def test_the_number_of_folds_changes_no_test_image(rows: list[Image], seed: int) -> None:
+    tested = [[where == "test" for where, _ in assigned(BASE + rows, number, seed)] for number in (1, 2, 7)]
+    assert tested[0] == tested[1] == tested[2]
+
+
+@given(st.lists(image, max_size=20), folds, st.randoms(use_true_random=False))
+def test_the_order_of_the_listing_does_not_matter(rows: list[Image], num_folds: int, random: Random) -> None:
     every = list(enumerate(BASE + rows))
-    found = split([row for _, row in every])
+    found = assigned([row for _, row in every], num_folds)
     random.shuffle(every)
-    shuffled = dict(zip([number for number, _ in every], split([row for _, row in every]), strict=True))
-    assert [shuffled[number] for number in range(len(found))] == found
+    numbers, shuffled = zip(*every, strict=True)
+    again = dict(zip(numbers, assigned(list(shuffled), num_folds), strict=True))
+    assert [again[number] for number in range(len(found))] == found
 
 
-@given(st.lists(st.integers(0, 10_000).map("new{}".format), unique=True, max_size=40))
-def test_new_images_move_no_old_one(names: list[str]) -> None:
-    assert split(BASE + [(name, "", "a") for name in names])[: len(BASE)] == split(BASE)
+@given(st.lists(st.integers(1, 40), min_size=2, max_size=5), folds, st.integers(0, 1000))
+def test_single_images_are_balanced_by_class(sizes: list[int], num_folds: int, seed: int) -> None:
+    rows = [(f"{label}-{i}", "", "abcde"[label]) for label, number in enumerate(sizes) for i in range(number)]
+    found = assigned(BASE + rows, num_folds, seed)
+    for label in "abcde"[: len(sizes)]:
+        own = [where for row, where in zip(BASE + rows, found, strict=True) if row[2] == label]
+        tested = sum(where == "test" for where, _ in own)
+        assert abs(tested - len(own) / 4) <= max(1, len(own) / 16)
+        counts, left = Counter(fold for _, fold in own), len(own) - tested
+        even = left / num_folds if num_folds > 1 else left * 0.1 / 0.75
+        for number in range(num_folds) if left > 1 else ():
+            assert abs(counts[number] - even) <= max(1, even / 4) + 1e-9
 
 
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(SPLITS)), min_size=1, max_size=25))
-def test_repair_fills_every_gap_with_one_move_each(cells: list[tuple[str, Split]]) -> None:
-    cells = cells + [(label, "train") for label, _ in cells for _ in range(3)]
-    units = [
-        Unit(str(i), place_of(str(i), 0), frozenset(SPLITS), frozenset(label), [i], where)
-        for i, (label, where) in enumerate(cells)
-    ]
-    gaps = {(label, where) for label, _ in cells for where in SPLITS} - set(cells)
-    assert len(repair(units)) == len(gaps)
-    assert {(next(iter(unit.labels)), unit.split) for unit in units} == set(cells) | gaps
+@given(st.integers(3, 80), st.lists(st.integers(0, 10_000).map("new{}".format), unique=True, max_size=40))
+def test_each_new_image_moves_at_most_one_old_image_into_or_out_of_test(size: int, names: list[str]) -> None:
+    old = [(f"{label}{index}", "", label) for label in "ab" for index in range(size)]
+    before, after = assigned(old), assigned(old + [(name, "", "a") for name in names])
+    changed = [("test" in (x[0], y[0])) and x[0] != y[0] for x, y in zip(before, after, strict=False)]
+    assert sum(changed) <= len(names)
+    assert not any(move for move, row in zip(changed, old, strict=True) if row[2] == "b")
 
 
 @given(st.lists(st.tuples(st.integers(0, 14), st.integers(0, 14)), max_size=20))
@@ -74,50 +103,3 @@ def test_rows_are_in_one_set_if_a_chain_of_ties_leads_from_one_to_the_other(ties
     reached = np.linalg.matrix_power(near | near.T, 15) > 0
     expected = [np.flatnonzero(row).tolist() for number, row in enumerate(reached) if row.argmax() == number]
     assert connected(15, ties) == expected
-
-
-unit = st.builds(
-    lambda place, allowed, labels, images: Unit("", place, allowed, labels, list(range(images)), min(allowed)),
-    st.floats(0, 1, exclude_max=True),
-    st.sampled_from([frozenset(SPLITS), frozenset({"train", "val"}), *(frozenset({split}) for split in SPLITS)]),
-    st.frozensets(st.sampled_from("abc"), min_size=1),
-    st.integers(1, 2),
-)
-
-
-@given(st.lists(unit, max_size=15))
-def test_repair_takes_the_best_of_all_moves_at_every_step(units: list[Unit]) -> None:
-    units = [replace(unit, key=str(number)) for number, unit in enumerate(units)]
-    tried = [replace(unit) for unit in units]
-    expected = list(best_moves(tried))
-    try:
-        found = [(move.unit, move.target) for move in repair(units)]
-    except DataError:
-        assert gaps_of(tried)
-        return
-    assert found == expected
-    assert not gaps_of(tried)
-
-
-def gaps_of(units: list[Unit]) -> set[tuple[str, Split]]:
-    movable = [unit for unit in units if len(unit.allowed) > 1]
-    targets = {split for unit in movable for split in unit.allowed}
-    wanted = {(label, split) for unit in movable for label in unit.labels for split in targets}
-    return wanted - {(label, unit.split) for unit in units for label in unit.labels}
-
-
-def best_moves(units: list[Unit]) -> Iterator[tuple[str, Split]]:
-    """Make the moves by looking at all of them each time, and yield each; stop where none fills a gap."""
-    while gaps := gaps_of(units):
-        held = [(label, unit.split) for unit in units for label in unit.labels]
-        moves = [
-            (-sum((label, split) in gaps for label in unit.labels), len(unit.members), unit.place, split, number)
-            for number, unit in enumerate(units)
-            for split in unit.allowed
-            if all(held.count((label, unit.split)) > 1 for label in unit.labels)
-        ]
-        if not moves or min(moves)[0] == 0:
-            return
-        *_, split, number = min(moves)
-        units[number].split = split
-        yield units[number].key, split

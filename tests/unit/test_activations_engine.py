@@ -16,6 +16,7 @@ from thaw.activations.session import Session
 from thaw.config.schema import ComputeParams
 from thaw.errors import BackboneError
 from thaw.networks.onnx import runtime
+from thaw.pipeline import code
 
 pytestmark = pytest.mark.usefixtures("scratch")
 
@@ -283,3 +284,18 @@ def test_an_engine_that_is_garbage_when_the_exporter_forks_does_not_hang_it(monk
         assert engine(threaded, Small().eval(), key="another").name == "onnxruntime"
     finally:
         gc.enable()
+
+
+def test_every_file_that_computes_activations_is_part_of_their_keys() -> None:
+    """What builds, cuts and runs a network, and what these import of our code for it."""
+    modules, pending = code.running(), {"thaw.activations.session", "thaw.networks.cut", "thaw.networks.build"}
+    pending.add("thaw.networks.onnx.network")
+    found: set[str] = set()
+    while pending:
+        name = pending.pop()
+        found.add(name)
+        inside = {other for other in modules.imports(name) if other.startswith(("thaw.networks", "thaw.activations"))}
+        pending |= {other for other in inside if modules.modules[other].name != "__init__.py"} - found
+    described = {"thaw.networks.spec"}  # what a network is, which is part of the keys by its values
+    files = {f"{name.removeprefix('thaw.').replace('.', '/')}.py" for name in found - described}
+    assert files == set(engines._COMPUTING)

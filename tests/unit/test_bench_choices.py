@@ -82,7 +82,7 @@ def test_the_params_of_every_run_are_valid_and_differ_in_what_is_compared(root: 
     assert not params["grown"].unfreeze.phases["top"].warm_start
     assert params["anew"].head.grow_from is None
     long, short = (params[name].unfreeze.phases["top"] for name in ("scratch", "fine_tuned"))
-    assert (long.depth, long.epochs, long.patience) == ("all", 63, 63)
+    assert (long.depth, long.epochs) == ("all", 63)
     assert (short.depth, short.epochs) == ("1/3", 4)
     assert params["scratch"].prepare == params["fine_tuned"].prepare
     assert not params["scratch"].backbone.pretrained
@@ -145,12 +145,14 @@ def test_recalls_of_a_finished_run_are_those_of_its_models(tmp_path: Path, scrat
     network = tiny.backbone()
     begin = tiny.start(network)
     stored = tiny.changed(begin.model, lineage={"data": images.fingerprint, "backbone": ""})
-    tensors = begin.tensors | {f"backbone.{name}": value for name, value in network.module.state_dict().items()}
+    tensors = {**begin.tensors} | {f"backbone.{name}": value for name, value in network.module.state_dict().items()}
     val = images.rows("val")
     with artifacts.new_folder(tmp_path / "models" / "final") as folder:
         phase_folder.write(
-            folder, tensors=tensors, model=stored, logits=np.zeros((len(val), 3), np.float32),
-            labels=images.labels(val), rows=val, curves=[],
+            folder, tensors=tensors, model=stored, curves=[],
+            answers=phase_folder.Answers(
+                np.zeros((len(val), 3), np.float32), images.labels(val), val, np.zeros(len(val), np.int64)
+            ),
         )  # fmt: skip
     found = grow.recall_of(tmp_path / "models" / "final", images, val, tiny.TORCH)
     labels, answers = images.labels(val), model.load(tmp_path / "models" / "final").probabilities(images.read(val))
@@ -158,7 +160,7 @@ def test_recalls_of_a_finished_run_are_those_of_its_models(tmp_path: Path, scrat
 
 
 def test_the_plot_shows_both_sides_and_what_guessing_gives(tmp_path: Path) -> None:
-    more = {"num_train": 160, "epochs": 4, "best_epoch": 3}
+    more = {"num_train": 160, "epochs": 4}
     found = {
         0.1: {"fine_tuned": run_of(0.8, **more), "scratch": run_of(0.65, **more)},
         1.0: {"fine_tuned": run_of(0.9, **more | {"num_train": 1700}), "scratch": run_of(0.8, **more)},

@@ -29,6 +29,7 @@ def write_packed(
             "height": 9,
             "row": range(size),
             "confidence": 1 / 3,
+            "fold": -1,
         }
     )
     with artifacts.new_folder(folder) as partial, TemporaryFile() as file:

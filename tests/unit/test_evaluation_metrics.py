@@ -1,7 +1,6 @@
-"""Metrics and intervals against scikit-learn and closed forms."""
+"""Metrics against scikit-learn and closed forms, and what a bootstrap draws."""
 
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +9,8 @@ from scipy.stats import norm
 from sklearn import metrics as oracle
 
 from thaw.errors import DataError
-from thaw.evaluation.bootstrap import bootstrap_intervals, bootstrap_weights, class_intervals, interval_of, unit_of
-from thaw.evaluation.metrics import ECE_BINS, class_metrics, classification_metrics
+from thaw.evaluation.bootstrap import bootstrap_weights, interval_of, unit_of
+from thaw.evaluation.metrics import ECE_BINS, classification_metrics
 
 
 def answers(images: int, classes: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -63,8 +62,6 @@ def test_what_a_single_class_leaves_undefined_is_absent_and_nothing_is_nan() -> 
     found = classification_metrics(labels, probabilities)
     assert "roc_auc" not in found
     assert all(np.isfinite(value) for value in found.values())
-    intervals = bootstrap_intervals(labels, probabilities, groups=None, draws=100, seed=0)
-    assert set(intervals) == set(found)
 
 
 def test_calibration_error_follows_its_formula() -> None:
@@ -99,50 +96,6 @@ def test_a_certain_mistake_has_a_finite_loss() -> None:
 def test_what_is_no_probability_is_refused_with_a_reason(labels: list[int], probabilities: object, words: str) -> None:
     with pytest.raises(DataError, match=words):
         classification_metrics(np.array(labels, dtype=np.int64), np.array(probabilities, dtype=np.float64))
-
-
-def simulated(cells: int, size: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
-    """Labels, probabilities and groups: the images of a cell share its label and most of what makes them hard."""
-    random = np.random.default_rng(seed)
-    labels = np.repeat((random.random(cells) < 0.4).astype(np.int64), size)
-    shared = np.repeat(random.normal(size=cells), size) if size > 1 else 0.0
-    evidence = (2 * labels - 1) * 1.2 + shared + random.normal(size=cells * size) * (1 if size == 1 else 0.6)
-    chance = 1 / (1 + np.exp(-1.5 * evidence))
-    return labels, np.column_stack([1 - chance, chance]), np.repeat(np.arange(cells), size)
-
-
-@pytest.mark.parametrize(("cells", "size"), [(400, 1), (150, 3)])
-def test_intervals_contain_the_truth_in_93_to_97_of_100_runs(cells: int, size: int) -> None:
-    names = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "brier", "roc_auc", "average_precision")
-    labels, chances, _ = simulated(200_000, size, 10**6)
-    truth, each = classification_metrics(labels, chances), class_metrics(labels, chances)[1]
-    covered = dict.fromkeys((*names, "precision", "recall", "f1"), 0)
-    for run in range(400):
-        labels, chances, groups = simulated(cells, size, run)
-        how: dict[str, Any] = {"groups": groups, "draws": 200, "seed": run}
-        found = bootstrap_intervals(labels, chances, **how) | class_intervals(labels, chances, **how)[1]
-        for name in covered:
-            covered[name] += found[name][0] <= (truth | each)[name] <= found[name][1]
-    assert all(0.93 <= hits / 400 <= 0.97 for hits in covered.values()), covered
-
-
-def test_an_interval_holds_the_plain_value_and_follows_the_seed() -> None:
-    labels, probabilities = answers(200, 3, 11)
-    plain = classification_metrics(labels, probabilities)
-    intervals = bootstrap_intervals(labels, probabilities, groups=None, draws=300, seed=1)
-    for name in set(plain) - {"ece"}:
-        assert intervals[name][0] < plain[name] < intervals[name][1]
-    assert intervals == bootstrap_intervals(labels, probabilities, groups=None, draws=300, seed=1)
-    assert intervals != bootstrap_intervals(labels, probabilities, groups=None, draws=300, seed=2)
-
-
-def test_copies_within_groups_widen_the_interval() -> None:
-    labels, probabilities = answers(60, 2, 2)
-    labels, probabilities = np.repeat(labels, 10), np.repeat(probabilities, 10, axis=0)
-    groups = [f"cell {i // 10}" for i in range(600)]
-    low, high = bootstrap_intervals(labels, probabilities, groups=groups, draws=300, seed=0)["accuracy"]
-    low_alone, high_alone = bootstrap_intervals(labels, probabilities, groups=None, draws=300, seed=0)["accuracy"]
-    assert high - low > 2 * (high_alone - low_alone)
 
 
 def test_images_without_a_group_are_drawn_alone() -> None:

@@ -20,7 +20,7 @@ from thaw.evaluation.metrics import classification_metrics
 from thaw.evaluation.plots import MAX_POINTS, precision_recall_points, roc_points, write_plots
 from thaw.evaluation.summary import selection_table, summary_rows, summary_table
 from thaw.evaluation.worst_images import worst_first, write_worst
-from thaw.pipeline.facts import Accuracy, Choice, Metrics
+from thaw.pipeline.facts import Choice, Metrics
 
 ROOT = Path(__file__).parents[2]
 _SVG = "{http://www.w3.org/2000/svg}"
@@ -200,29 +200,31 @@ def _picture(cell: ET.Element) -> bytes:
 
 METRICS = Metrics(
     test={"n": 656, "accuracy": 0.871, "accuracy_low": 0.845, "accuracy_high": 0.896},
-    majority=Accuracy(accuracy=0.68),
-    head=Accuracy(accuracy=0.84),
-    phases={"top": Accuracy(accuracy=0.871)},
+    majority=tiny.accuracy(0.68),
+    head=tiny.accuracy(0.84),
+    phases={"top": tiny.accuracy(0.871)},
     final=Choice(phase="top", temperature=1.0),
+    verdict=tiny.verdict(),
 )
 SELECTION = tiny.selection(head={"accuracy": 0.83}, top={"accuracy": 0.88, "chosen": True})
 
 
 def test_the_summary_holds_majority_head_and_phases_and_marks_the_winner() -> None:
     assert summary_rows(METRICS, SELECTION) == [
-        ("majority class", "", "0.680", ""),
-        ("head", "0.830", "0.840", ""),
-        ("top", "0.880", "0.871 (0.845 to 0.896)", "chosen"),
+        ("majority class", "", "0.680 (0.630 to 0.720)", ""),
+        ("head", "0.830", "0.840 (0.790 to 0.880)", ""),
+        ("top", "0.880", "0.871 (0.821 to 0.911)", "chosen"),
     ]
 
 
-def test_the_summary_prints_the_verdict_and_where_to_look_next() -> None:
+def test_the_summary_leads_with_the_verdict_of_the_test_images_and_ends_with_where_to_look_next() -> None:
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(summary_table(METRICS, SELECTION))
-    text = console.export_text()
-    assert "0.871 (0.845 to 0.896)" in text
-    assert "Unfreezing helped." in " ".join(text.split())
-    assert "dvc plots show" in " ".join(text.split())
+    text = " ".join(console.export_text().split())
+    assert text.startswith(tiny.verdict().sentence)
+    assert "0.871 (0.821 to 0.911)" in text
+    assert "What the choice was made on, no proof: Unfreezing helped." in text
+    assert "dvc plots show" in text
 
 
 def test_a_phase_that_gained_nothing_is_no_change() -> None:

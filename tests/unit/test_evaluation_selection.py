@@ -2,24 +2,30 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from stages import select
 from tests import tiny
-from thaw.errors import ArtifactError
-from thaw.evaluation.selection import read_groups, read_phases
+from thaw.config.schema import SelectParams
+from thaw.errors import ArtifactError, ParamsError
+from thaw.evaluation.comparison import choose
+from thaw.evaluation.selection import TrainedPhase, check_final, read_groups, read_phases, write_final
 from thaw.pipeline import artifacts, code, facts
 from thaw.pipeline.facts import ModelFacts
 
 ROOT = Path(__file__).parents[2]
 LABELS = np.arange(120, dtype=np.int64) % 2
+ONE_FOLD = np.zeros(120, np.int64)
 
 
 def phase_folder(
@@ -33,20 +39,24 @@ def phase_folder(
     classes: tuple[str, ...] = ("a", "b"),
     curves: pd.DataFrame | None = None,
     average: float | None = None,
+    folds: NDArray[np.int64] = ONE_FOLD,
     **changes: Any,
 ) -> None:
-    """Write a phase's folder; `average` is the accuracy of its mean with its start, whose tensors are all 4."""
+    """Write a phase's folder; `average` is the accuracy of its mean with its start, whose tensors are all 4.
+
+    With several folds the tensors of each are those that are kept, with 10, 20 and so on added.
+    """
     lineage = {"data": "x", "backbone": "y"}
     model = tiny.model_facts(
         phase=name, start=start, depth_blocks=depth, classes=list(classes), lineage=lineage, **changes
     )
     shown = np.arange(120) if rows is None else rows
     with artifacts.new_folder(Path("models/phases") / name) as folder:
-        fill(folder, model, tensors, accuracy, shown)
+        fill(folder, model, tensors, accuracy, shown, folds)
         if average is not None:
             with artifacts.new_folder(folder / "average") as inside:
                 means = {tensor: np.full_like(value, 4) for tensor, value in tensors.items()}
-                fill(inside, tiny.changed(model, phase=f"{start}+{name}", start=name), means, average, shown)
+                fill(inside, tiny.changed(model, phase=f"{start}+{name}", start=name), means, average, shown, folds)
         if start:
             usual = {"epoch": [0, 1, 2], "train_loss": [None, 0.4, 0.1], "val_loss": [0.6, 0.3, 0.5]}
             (pd.DataFrame(usual) if curves is None else curves).to_csv(folder / "curves.csv", index=False)
@@ -58,11 +68,15 @@ def fill(
     tensors: dict[str, NDArray[np.float32]],
     accuracy: float,
     rows: NDArray[np.int64],
+    folds: NDArray[np.int64],
 ) -> None:
     wrong = np.arange(len(LABELS)) >= accuracy * len(LABELS)
     logits = np.eye(2, dtype=np.float32)[np.where(wrong, 1 - LABELS, LABELS)] * 3
-    answers: dict[str, NDArray[Any]] = {"logits": logits, "labels": LABELS, "rows": rows}
+    answers: dict[str, NDArray[Any]] = {"logits": logits, "labels": LABELS, "rows": rows, "folds": folds}
     save_file(tensors, folder / "weights.safetensors")
+    for number in range(folds.max() + 1 if folds.max() else 0):
+        own = {tensor: value + np.float32(10 * (number + 1)) for tensor, value in tensors.items()}
+        save_file(own, folder / f"fold-{number:02d}.safetensors")
     save_file(answers, folder / "validation.safetensors")
     facts.write(folder / "model.json", model)
 
@@ -109,14 +123,20 @@ def test_the_report_tells_the_evidence_for_every_candidate(workspace: Path) -> N
     select.main()
     report = artifacts.read_json(workspace / "reports/selection.json")
     assert report["chosen"] == "top"
-    assert report["verdict"].startswith("Unfreezing helped: top lowers")
+    assert report["reason"].startswith(
+        "top is kept: it has a smaller error rate plus Brier score than the head in 100 %"
+    )
+    assert report["reason"].endswith("an accuracy of 0.950 against 0.700, on 120 validation images.")
+    assert (report["images"], report["folds"], report["metric"]) == (120, 1, "accuracy")
+    assert report["cost"] == "error rate plus Brier score"
+    assert "final" not in report
     assert [name for name, entry in report["candidates"].items() if entry["chosen"]] == ["top"]
     mid = report["candidates"]["mid"]
     assert mid["accuracy"] == pytest.approx(0.6)
     assert mid["against_best"]["reference"] == "top"
     assert mid["against_head"]["reference"] == "head"
-    assert mid["best_epoch"] == 1
-    assert mid["train_validation_gap"] == pytest.approx(-0.1)
+    assert mid["against_best"]["difference"] == pytest.approx(mid["cost"] - report["candidates"]["top"]["cost"])
+    assert mid["train_validation_gap"] == pytest.approx(0.4), "after the last epoch"
     assert "train_validation_gap" not in report["candidates"]["head"]
 
 
@@ -137,13 +157,68 @@ def test_signs_of_trouble_are_kept_and_printed_with_the_table(
     assert "seconds" not in text
     out = capsys.readouterr().out
     rows = {line[2:].split()[0]: line.split() for line in out.splitlines() if line[2:].strip()}
-    assert rows["head"] == ["head", "0.700", "0.611", "76", "s"]
-    assert rows["top"][:4] == ["*", "top", "0.950", "0.199"]
-    assert rows["top"][-2:] == ["<0.001", "-0.100!"]
+    assert rows["head"] == ["head", "0.700", "0.612", "76", "s"]
+    assert rows["top"][:4] == ["*", "top", "0.950", "0.200"]
+    assert rows["top"][-2:] == ["<0.001", "0.400!"]
     assert rows["mid"][-3:] == ["0.600!", "12", "s"]
     assert "…" not in out
-    assert "Warning: mid overfits: at epoch 2, which was kept, the validation loss is 0.7 and" in " ".join(out.split())
-    assert "Unfreezing helped: top lowers" in " ".join(out.split())
+    assert "Warning: mid overfits: at epoch 2" in " ".join(out.split())
+    assert "top is kept: it has a smaller" in " ".join(out.split())
+
+
+FOLDS = np.arange(120) // 2 % 3
+
+
+def in_three_folds() -> dict[str, NDArray[np.float32]]:
+    trained = {"backbone.last.weight": filled(5, 2, 2), "head.weight": filled(6, 2)}
+    phase_folder("head", None, accuracy=0.7, tensors={"head.weight": filled(3, 2)}, folds=FOLDS)
+    phase_folder("top", "head", accuracy=0.95, tensors=trained, depth=1, folds=FOLDS)
+    phase_folder("mid", "top", accuracy=0.6, tensors=trained, depth=2, folds=FOLDS)
+    return trained
+
+
+def final(params: Path, kind: str) -> dict[str, NDArray[np.float32]]:
+    """Return the tensors of models/final where `select.final` is of that kind."""
+    text = params.read_text(encoding="utf-8")
+    params.write_text(text.replace("select:\n", f"select:\n  final: {kind}\n"), encoding="utf-8")
+    select.main()
+    params.write_text(text, encoding="utf-8")
+    found: dict[str, NDArray[np.float32]] = load_file("models/final/weights.safetensors")
+    return found
+
+
+def test_with_folds_the_network_that_was_trained_on_all_images_ships_or_those_of_the_folds(workspace: Path) -> None:
+    in_three_folds()
+    refit = final(workspace / "params.yaml", "refit")
+    assert {name: float(tensor.flat[0]) for name, tensor in refit.items()} == {
+        "backbone.stem.weight": 1,
+        "backbone.last.weight": 5,
+        "head.weight": 6,
+    }
+    report = artifacts.read_json(workspace / "reports/selection.json")
+    assert (report["folds"], report["images"], report["final"]) == (3, 120, "refit")
+    assert report["reason"].endswith("on 120 development images, 3 folds.")
+    assert facts.read(workspace / "models/final/model.json", ModelFacts).members is None
+    ensemble = final(workspace / "params.yaml", "ensemble")
+    assert {name: float(tensor.flat[0]) for name, tensor in ensemble.items()} == {
+        "backbone.stem.weight": 1,
+        "backbone.last.weight": 15,
+        "head.weight": 16,
+        "members.1.backbone.last.weight": 25,
+        "members.1.head.weight": 26,
+        "members.2.backbone.last.weight": 35,
+        "members.2.head.weight": 36,
+    }
+    assert facts.read(workspace / "models/final/model.json", ModelFacts).members == 3
+    assert artifacts.read_json(workspace / "reports/selection.json")["final"] == "ensemble"
+
+
+@pytest.mark.usefixtures("workspace")
+def test_phases_that_were_validated_on_in_other_folds_are_refused() -> None:
+    trained = in_three_folds()
+    phase_folder("top", "head", accuracy=0.95, tensors=trained, depth=1, folds=FOLDS[::-1].copy())
+    with pytest.raises(ArtifactError, match="models/phases/top was validated on other images than models/phases/head"):
+        select.main()
 
 
 def test_running_twice_gives_the_same_files(workspace: Path) -> None:
@@ -196,12 +271,12 @@ def test_the_mean_of_a_phase_and_its_start_is_kept_only_where_validation_says_so
     mean = report["candidates"]["head+top"]
     assert mean["against_start"]["reference"] == "top"
     assert mean["accuracy"] == pytest.approx(accuracy, abs=0.005)
-    assert not {"best_epoch", "train_validation_gap"} & set(mean)
+    assert "train_validation_gap" not in mean
     found = load_file(workspace / "models/final/weights.safetensors")
     assert float(found["backbone.last.weight"][0, 0]) == last
     assert float(found["backbone.stem.weight"][0]) == 1
-    in_words = "Unfreezing helped: head+top (the mean of their weights) lowers the calibrated"
-    assert report["verdict"].startswith(in_words) == (chosen == "head+top")
+    in_words = "head+top (the mean of their weights) is kept: it has a smaller"
+    assert report["reason"].startswith(in_words) == (chosen == "head+top")
     assert "head+top" in capsys.readouterr().out
 
 
@@ -239,7 +314,7 @@ def test_the_head_alone_can_be_selected() -> None:
         artifacts.remove(Path("models/phases") / name)
     select.main()
     assert facts.read(Path("models/final/model.json"), ModelFacts).phase == "head"
-    assert "No phase was trained" in artifacts.read_json(Path("reports/selection.json"))["verdict"]
+    assert "No phase was trained" in artifacts.read_json(Path("reports/selection.json"))["reason"]
 
 
 @pytest.mark.usefixtures("workspace")
@@ -300,3 +375,57 @@ def test_a_table_of_samples_that_was_altered_is_refused(workspace: Path) -> None
         file.write("150,\n")
     with pytest.raises(ArtifactError, match=r"samples\.csv is not what its manifest says"):
         select.main()
+
+
+def in_folds(folder: Path, folds: int) -> TrainedPhase:
+    """Return a phase that was trained in folds, with the weights of each, and on all images where they are several."""
+    model, rows = tiny.model_facts(phase="top", start="head"), np.arange(12)
+    with artifacts.new_folder(folder) as new:
+        save_file({"head.weight": filled(9, 2), "backbone.last.weight": filled(9, 2, 2)}, new / "weights.safetensors")
+        for number in range(folds if folds > 1 else 0):
+            tensors = {"head.weight": filled(number, 2), "backbone.last.weight": filled(10 + number, 2, 2)}
+            save_file(tensors, new / f"fold-{number:02d}.safetensors")
+    logits = np.eye(2, dtype=np.float32)[rows % 2]
+    return TrainedPhase("top", "head", folder, "fingerprint", model, logits, rows % 2, rows, rows % folds)
+
+
+@pytest.mark.parametrize(("final", "members"), [("refit", None), ("ensemble", 3)])
+def test_with_folds_the_final_model_is_trained_on_all_images_or_holds_what_each_fold_trained(
+    tmp_path: Path, final: str, members: int | None
+) -> None:
+    phase = in_folds(tmp_path / "top", 3)
+    with artifacts.new_folder(tmp_path / "backbone") as folder:
+        save_file({"stem.weight": filled(1, 3), "last.weight": filled(2, 2, 2)}, folder / "weights.safetensors")
+    (result,) = choose([replace(phase, start=None).candidate], phase.labels, min_win_rate=0.6, draws=100, seed=0)
+    write_final(
+        tmp_path / "final", tmp_path / "backbone", phase, result, candidates=["head"], ensemble=final == "ensemble"
+    )
+    found = load_file(tmp_path / "final" / "weights.safetensors")
+    one = {"backbone.stem.weight": 1, "backbone.last.weight": 9, "head.weight": 9}
+    several = {
+        "backbone.stem.weight": 1, "backbone.last.weight": 10, "head.weight": 0,
+        "members.1.backbone.last.weight": 11, "members.1.head.weight": 1,
+        "members.2.backbone.last.weight": 12, "members.2.head.weight": 2,
+    }  # fmt: skip
+    assert {name: float(tensor.flat[0]) for name, tensor in found.items()} == (several if members else one)
+    assert facts.read(tmp_path / "final" / "model.json", ModelFacts).members == members
+
+
+def test_an_ensemble_of_one_fold_or_of_more_than_memory_holds_says_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refit, ensemble = (SelectParams.model_validate({"final": final}) for final in ("refit", "ensemble"))
+    one, three = in_folds(tmp_path / "one", 1), in_folds(tmp_path / "three", 3)
+    check_final([one, one], refit)
+    with pytest.raises(ParamsError, match=r"there is one fold, .*; set select.final to refit, or select.folds to 2"):
+        check_final([one, one], ensemble)
+    needed = 2 * sum(path.stat().st_size for path in (tmp_path / "three").glob("fold-*"))
+    for free in (needed, needed - 1):
+        monkeypatch.setattr(psutil, "virtual_memory", lambda free=free: SimpleNamespace(available=free))
+        check_final([three, three], refit)
+        if free == needed:
+            check_final([three, three], ensemble)
+    with pytest.raises(
+        ParamsError, match=r"the 3 networks of each of 2 candidates take 0.00 GiB .*; set select.final to refit, or fe"
+    ):
+        check_final([three, three], ensemble)

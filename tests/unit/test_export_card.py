@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 from tests import tiny
+from thaw.evaluation.intervals import class_intervals
 from thaw.evaluation.metrics import class_metrics
 from thaw.export import card
-from thaw.pipeline.facts import Accuracy, Choice, ClassFigures, Metrics
+from thaw.pipeline.facts import Choice, ClassFigures, Metrics
 
 FACTS = tiny.exported_facts(
     classes=["a|b", "ok"], preprocessing=tiny.preprocessing().model_dump() | {"channels": 3}, views=2
@@ -23,7 +24,12 @@ def figures(predictions: pd.DataFrame) -> ClassFigures:
     index = {name: number for number, name in enumerate(names)}
     labels, answers = (predictions[column].map(index).to_numpy(np.int64) for column in ("label", "predicted"))
     found = class_metrics(labels, np.eye(len(names))[answers])
-    return ClassFigures({name: dict(own) for name, own in zip(names, found, strict=True)})
+    ends = class_intervals(labels, np.eye(len(names))[answers], groups=None)
+    named = [
+        {f"{key}_low": low for key, (low, _) in own.items()} | {f"{key}_high": high for key, (_, high) in own.items()}
+        for own in ends
+    ]
+    return ClassFigures({name: own | both for name, own, both in zip(names, found, named, strict=True)})
 
 
 def evidence(source: str = "photos", **audit: Any) -> card.Evidence:
@@ -35,12 +41,15 @@ def evidence(source: str = "photos", **audit: Any) -> card.Evidence:
     }  # fmt: skip
     metrics = Metrics(
         test={"n": 10, "accuracy": 0.6, "accuracy_low": 0.3, "accuracy_high": 0.9, "ece": 0.125},
-        majority=Accuracy(accuracy=0.6),
-        head=Accuracy(accuracy=0.5),
+        majority=tiny.accuracy(0.6),
+        head=tiny.accuracy(0.5),
         phases={},
         final=Choice(phase="head", temperature=1.0),
+        verdict=tiny.verdict(
+            "The head alone was kept; top is not shown to differ from it by 10 test images: so it is."
+        ),
     )
-    selection = tiny.changed(tiny.selection(head={"chosen": True}), verdict="Unfreezing did not help.")
+    selection = tiny.changed(tiny.selection(head={"chosen": True}), reason="Unfreezing did not help.")
     return card.Evidence(source, tiny.audit(**usual | audit), metrics, figures(predictions), selection, predictions)
 
 
@@ -53,16 +62,25 @@ def test_the_front_matter_is_yaml_with_the_licence_the_task_and_the_metrics() ->
     assert {entry["type"]: entry["value"] for entry in result["metrics"]} == {"accuracy": 0.6, "ece": 0.125}
 
 
+def test_an_ensemble_is_named_with_what_its_answer_costs() -> None:
+    assert "mean of" not in card.render(FACTS, evidence())
+    text = card.render(tiny.changed(FACTS, members=5, cost=2.34), evidence())
+    assert "An answer is the mean of 5 networks" in text
+    assert "an answer takes 2.3 times the multiplications of one network" in text
+
+
 def test_counts_figures_with_intervals_and_weak_classes_are_those_of_the_evidence() -> None:
     text = card.render(FACTS, evidence())
     for words in (
         "30 images, 2 files rejected",
         "| a\\|b | 8 | 0 | 4 |",
         "| Accuracy | 0.600 | 0.300 to 0.900 |",
-        "| Expected calibration error, 15 bins | 0.125 |  |",
-        "| a\\|b | 4 | 0.250 | 0.500 | ok |",
-        "Weakest class: `a|b`, of which 25.0 % of 4 are found.",
-        "Unfreezing did not help.",
+        "| Expected calibration error, 15 bins | 0.125 | not to be had from 10 images |",
+        "| a\\|b | 4 | 0.250 (0.006 to 0.806) | 0.500 (0.013 to 0.987) | ok |",
+        "Weakest class: `a|b`, of which 25.0 % of 4 are found (95 % interval 0.6 to 80.6 %).",
+        "top is not shown to differ from it by 10 test images: so it is.\n\nTells 2 classes apart",
+        "What the choice was made on, no proof: Unfreezing did not help.",
+        "an accuracy of 0.600 (0.550 to 0.640)",
         "averaged over 2 mirror images",
         "find it out before you pass this model on",
         f"| data | `{'d' * 64}` |",
@@ -73,6 +91,12 @@ def test_counts_figures_with_intervals_and_weak_classes_are_those_of_the_evidenc
     assert "look almost alike" in card.render(
         FACTS, evidence(near_duplicates={"count": 3, "first": [], "groups_across_splits": 1})
     )
+
+
+def test_with_folds_the_images_beside_test_are_called_development() -> None:
+    text = card.render(FACTS, evidence(folds=5))
+    assert "| class | development (5 folds) | test |" in text
+    assert "| a\\|b | 8 | 4 |" in text
 
 
 def test_recall_and_precision_are_those_of_scikit_learn() -> None:

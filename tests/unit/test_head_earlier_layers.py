@@ -18,7 +18,8 @@ from thaw.data.packed import PackedImages
 from thaw.evaluation.diagnostics import TrainingRun, findings_of
 from thaw.head import earlier_layers, extract
 from thaw.head.earlier_layers import MAX_IMAGES, sample, tapped
-from thaw.head.examples import FeatureSet
+from thaw.head.examples import FeatureSet, cross_entropy
+from thaw.head.extract import Development
 from thaw.head.linear import fit_linear
 from thaw.networks.backbone import Backbone
 from thaw.networks.sources.opening import open_backbone
@@ -26,18 +27,19 @@ from thaw.pipeline import artifacts, scratch
 from thaw.pipeline.facts import EarlierLayers
 
 pytestmark = pytest.mark.usefixtures("scratch")
-Found = tuple[FeatureSet, FeatureSet, EarlierLayers | None]
+Found = tuple[FeatureSet, EarlierLayers | None]
 
 
 def compare(network: Backbone, images: PackedImages, compute: ComputeParams = tiny.TORCH) -> Found:
     seen = tapped(network)
     views = Views(images, network.spec, 0, tiny.augment())
     with artifacts.new_folder(scratch.folder() / "features") as folder:
-        return seen.plain(Prefix(views, seen.module, identity="tapped", compute=compute), images, 0, folder)
+        prefix = Prefix(views, seen.module, identity="tapped", compute=compute)
+        return seen.plain(prefix, images, Development.of(images), 0, folder)
 
 
 def compared(network: Backbone, images: PackedImages) -> EarlierLayers:
-    found = compare(network, images)[2]
+    found = compare(network, images)[1]
     assert found is not None
     return found
 
@@ -96,23 +98,25 @@ def test_the_pretrained_network_shows_no_sign_on_a_slice_of_the_sample() -> None
 
 def test_features_and_figures_are_those_of_the_plain_network_and_of_its_taps_in_the_fast_engine_as_well() -> None:
     images, network = stripes(90), tiny.backbone()
-    train, val, found = compare(network, images, tiny.BY_NAME)
+    whole, found = compare(network, images, tiny.BY_NAME)
     assert found is not None
-    rows = images.rows("train"), images.rows("val")
+    development, rows = Development.of(images).rows, (images.rows("train"), images.rows("val"))
     views = Views(images, network.spec, 0, tiny.augment())
+
+    def loss(known: FeatureSet, asked: FeatureSet) -> float:
+        return cross_entropy(fit_linear(known, 3).logits(asked.features), asked.labels)
+
     with torch.inference_mode():
-        for part, own in zip((train, val), rows, strict=True):
-            np.testing.assert_allclose(part.features, network(views.plain(own)).numpy(), atol=1e-5)
+        np.testing.assert_allclose(whole.features, network(views.plain(development)).numpy(), atol=1e-5)
         for name, entry in found.earlier.items():
             spec = network.spec.model_copy(update={"taps": (name,)})
             both = [replace(network, spec=spec)(views.plain(own)).numpy()[:, network.num_features :] for own in rows]
             known, asked = (extract.examples(images, own, values) for own, values in zip(rows, both, strict=True))
-            fit = fit_linear(known, asked, 3)
-            assert entry.log_loss == pytest.approx(fit.val_loss, rel=0.02)
-    last = fit_linear(train, val, 3)
-    assert found.last.log_loss == pytest.approx(last.val_loss)
+            assert entry.log_loss == pytest.approx(loss(known, asked), rel=0.02)
+    last = loss(*(whole[np.isin(development, own)] for own in rows))
+    assert found.last.log_loss == pytest.approx(last)
     for entry in found.earlier.values():
-        assert entry.difference == pytest.approx(entry.log_loss - last.val_loss)
+        assert entry.difference == pytest.approx(entry.log_loss - last)
 
 
 def test_images_of_one_group_count_once_for_the_standard_error() -> None:
@@ -147,17 +151,17 @@ def test_nothing_is_compared_where_the_network_ends_early_has_taps_or_cannot_be_
     assert seen.blocks == []
     images = tiny.packed(24)
     untraceable = replace(Backbone(Branching().eval(), SPEC.with_input_size(32)), fingerprint="weights")
-    train, val, found = compare(untraceable, images)
+    whole, found = compare(untraceable, images)
     assert found is None
-    assert (len(train.features), len(val.features)) == (len(images.rows("train")), len(images.rows("val")))
+    assert len(whole.features) == len(images)
 
 
 def test_nothing_is_compared_on_few_images_or_without_one_of_a_class() -> None:
-    assert compare(tiny.backbone(), tiny.packed(18))[2] is None
-    assert compare(tiny.backbone(), tiny.packed(24))[2] is not None
+    assert compare(tiny.backbone(), tiny.packed(18))[1] is None
+    assert compare(tiny.backbone(), tiny.packed(24))[1] is not None
     images = tiny.packed(24)
     lacking = images.samples.assign(label=images.samples["label"].replace(tiny.CLASSES[2], tiny.CLASSES[0]))
-    assert compare(tiny.backbone(), replace(images, samples=lacking))[2] is None
+    assert compare(tiny.backbone(), replace(images, samples=lacking))[1] is None
 
 
 def test_the_sample_of_many_images_has_every_class_and_follows_the_seed() -> None:

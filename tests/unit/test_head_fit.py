@@ -35,7 +35,8 @@ def asked(**changes: Any) -> HeadParams:
 )
 def test_what_params_ask_for_is_fitted_and_described(changes: dict[str, Any], kind: str, num_epochs: int) -> None:
     train, val = blobs(60, 3), blobs(30, 3, seed=1)
-    data = Features(train, val, np.arange(30), tiny.features_facts(["a", "b", "c"]))
+    rows = np.arange(90)
+    data = Features(train, rows[30:], val, rows[:30], np.zeros(30, np.int64), tiny.features_facts(["a", "b", "c"]))
     fitted = fit_head(asked(**changes), data, seed=0)
     built = fitted.facts
     assert (built.kind, built.dropout, len(fitted.curves)) == (kind, changes.get("dropout", 0.0), num_epochs)
@@ -58,9 +59,9 @@ def trained(**head: Any) -> Trained:
 @pytest.mark.usefixtures("scratch")
 def test_dropout_before_a_linear_head_acts_in_a_phase_and_not_in_its_answers() -> None:
     with_it, without = trained(dropout=0.5), trained()
-    assert with_it.result.tensors.keys() == without.result.tensors.keys()
-    assert with_it.result.curves[0]["val_loss"] == without.result.curves[0]["val_loss"]
-    assert with_it.result.curves[1]["train_loss"] != without.result.curves[1]["train_loss"]
+    assert with_it.outcome.tensors.keys() == without.outcome.tensors.keys()
+    assert with_it.curves[0]["val_loss"] == without.curves[0]["val_loss"]
+    assert with_it.curves[1]["train_loss"] != without.curves[1]["train_loss"]
 
 
 @pytest.mark.usefixtures("scratch")
@@ -69,10 +70,10 @@ def test_a_cosine_head_is_trained_by_a_phase_and_put_together_again() -> None:
     network = tiny.backbone()
     start = tiny.start(network, kind="cosine")
     for name in ("head.weight", "head.log_scale"):
-        assert not torch.equal(result.result.tensors[name], start.tensors[name]), name
-    head = phase_folder.assemble(network, result.result.tensors, result.model)
+        assert not torch.equal(result.outcome.tensors[name], start.tensors[name]), name
+    head = phase_folder.assemble(network, result.outcome.tensors, result.model)
     assert isinstance(head, CosineHead)
-    assert torch.equal(head.log_scale, result.result.tensors["head.log_scale"])
+    assert torch.equal(head.log_scale, result.outcome.tensors["head.log_scale"])
 
 
 class Answers(nn.Module):

@@ -14,15 +14,16 @@ from torch import nn
 from tests import tiny
 from thaw.config.schema import HeadParams
 from thaw.errors import BackboneError, ParamsError, TrainingError
+from thaw.head import growing
 from thaw.head.examples import FeatureSet
 from thaw.head.features import Features
 from thaw.head.fit import fit_head
-from thaw.head.growing import grow
+from thaw.head.growing import grow, report_on
 from thaw.head.layers import CosineHead
 from thaw.head.linear import fit_linear, linear_module
 from thaw.networks.sources import model as parents
 from thaw.pipeline import artifacts, facts
-from thaw.pipeline.facts import Parent
+from thaw.pipeline.facts import Grown, Parent
 
 CENTRES = {"car": (4.0, 0.0, 0.0), "truck": (0.0, 4.0, 0.0), "bus": (0.0, 0.0, 4.0)}
 
@@ -37,8 +38,18 @@ def features(classes: list[str], *, parent: str | None = None, each: int = 30) -
         return FeatureSet(points.astype(np.float32), labels, np.ones(len(labels)))
 
     before = None if parent is None else Parent(model=parent, classes=classes, data="images")
-    val = cloud()
-    return Features(cloud(), val, np.arange(len(val.labels)), tiny.features_facts(classes, parent=before))
+    val, rows = cloud(), np.arange(2 * each * len(classes))
+    return Features(
+        cloud(), rows[len(val.labels) :], val, rows[: len(val.labels)], np.zeros(len(val.labels), np.int64),
+        tiny.features_facts(classes, parent=before),
+    )  # fmt: skip
+
+
+def grown_of(source: str, data: Features, *, kind: str = "linear") -> tuple[nn.Module, Grown]:
+    """Return the head that grew, and what became of the one before."""
+    growth = grow(source, data, kind=kind)
+    then, now = data.val_answers(growth.before), data.val_answers(growth.head)
+    return growth.head, report_on(growth, data.facts.classes, data.val_labels(), then, now)
 
 
 def model(
@@ -52,7 +63,7 @@ def model(
         head = fit_head(params, data, seed=0).head
         asked["kind"] = kind
     else:  # as a model says that was made before there were kinds
-        head = linear_module(fit_linear(data.train, data.val, len(classes)))
+        head = linear_module(fit_linear(data.train, len(classes)))
     with artifacts.new_folder(folder) as new:
         save_file({f"head.{name}": value for name, value in head.state_dict().items()}, new / "weights.safetensors")
         facts.write(new / "model.json", tiny.model_facts(classes=classes, head=asked))
@@ -64,7 +75,7 @@ def test_known_classes_keep_their_rows_by_name_and_a_new_one_is_recognised(
 ) -> None:
     source, fingerprint = model(tmp_path / "cars", ["truck", "car"])
     data = features(["bus", "car", "truck"], parent=fingerprint)
-    head, grown = grow(source, data)
+    head, grown = grown_of(source, data)
     weight = load_file(tmp_path / "cars" / "weights.safetensors")["head.weight"]
     between = weight[1] - weight[0]  # car minus truck
     assert isinstance(head, nn.Linear)
@@ -84,7 +95,7 @@ def test_known_classes_keep_their_rows_by_name_and_a_new_one_is_recognised(
 
 def test_a_class_that_is_gone_is_dropped_and_told(tmp_path: Path) -> None:
     source, fingerprint = model(tmp_path / "m", ["bus", "car", "truck"])
-    head, grown = grow(source, features(["car", "truck"], parent=fingerprint))
+    head, grown = grown_of(source, features(["car", "truck"], parent=fingerprint))
     assert isinstance(head, nn.Linear)
     assert head.out_features == 2
     assert grown.dropped == ["bus"]
@@ -117,7 +128,7 @@ def test_a_head_that_cannot_grow_says_what_to_do(tmp_path: Path) -> None:
 def test_a_cosine_head_keeps_directions_by_name_and_a_new_one_is_imprinted(tmp_path: Path) -> None:
     source, fingerprint = model(tmp_path / "m", ["truck", "car"], kind="cosine")
     data = features(["bus", "car", "truck"], parent=fingerprint)
-    head, grown = grow(source, data, kind="cosine")
+    head, grown = grown_of(source, data, kind="cosine")
     before = load_file(tmp_path / "m" / "weights.safetensors")
     assert isinstance(head, CosineHead)
     assert torch.equal(head.weight[1:], before["head.weight"].flip(0))
@@ -139,9 +150,32 @@ def test_a_head_grows_from_a_model_that_was_brought_from_where_dvc_has_it(tmp_pa
     kept = scratch / "downloads" / artifacts.sha256_of_bytes(name.encode())[:16]
     kept.parent.mkdir(parents=True)
     shutil.copytree(tmp_path / "m", kept)
-    _, grown = grow(f"model:{name}", features(["bus", "car"], parent=fingerprint))
+    _, grown = grown_of(f"model:{name}", features(["bus", "car"], parent=fingerprint))
     assert grown.model == fingerprint
     assert parents.folder_of(source.removeprefix("model:")) == tmp_path / "m"
     (kept / "weights.safetensors").write_bytes(b"damaged")
     with pytest.raises(BackboneError, match=r"#models/final@v1 could not be brought: .*; write REPOSITORY#PATH or"):
         grow(f"model:{name}", features(["bus", "car"], parent=fingerprint))
+
+
+def test_a_head_that_grows_from_an_ensemble_takes_the_rows_of_its_first_network_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model(tmp_path / "one", ["truck", "car"])
+    tensors = load_file(tmp_path / "one" / "weights.safetensors")
+    others = {f"members.1.{name}": -value for name, value in tensors.items()}
+    with artifacts.new_folder(tmp_path / "two") as new:
+        save_file(tensors | others, new / "weights.safetensors")
+        facts.write(new / "model.json", tiny.model_facts(classes=["truck", "car"], members=2))
+    heads = []
+    for name in ("one", "two"):
+        data = features(["bus", "car"], parent=artifacts.verify(tmp_path / name))
+        growth = growing.grow(f"model:{tmp_path / name}", data)
+        answers = np.zeros((len(data.val_labels()), 2))
+        growing.report_on(growth, ["bus", "car"], data.val_labels(), answers, answers)
+        heads.append(growth.head.state_dict())
+    assert all(torch.equal(value, heads[1][name]) for name, value in heads[0].items())
+    first, second = capsys.readouterr().out.splitlines()
+    assert "the first of" not in first
+    assert "grown from model:" in second
+    assert ", the first of its 2 networks; kept car" in second

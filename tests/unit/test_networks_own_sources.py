@@ -13,10 +13,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tests import tiny
+from tests.unit.test_training_model import write_final
 from thaw.errors import BackboneError
 from thaw.networks.sources.opening import describe, fetch_tensors, open_backbone, random_tensors
 from thaw.networks.sources.weights import unwrapped
 from thaw.pipeline import artifacts, facts
+from thaw.training.model import load
 
 
 def saved(path: Path, *, prefix: str = "", extra: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
@@ -147,6 +149,19 @@ def test_a_model_is_the_start_of_another_and_is_named_as_its_parent(tmp_path: Pa
     assert parent.model == artifacts.verify(tmp_path / "cars")
     assert network.spec.sha256 == artifacts.sha256_of(tmp_path / "cars" / "weights.safetensors")
     assert describe(source).input_px == network.spec.input_px
+
+
+def test_what_is_built_on_an_ensemble_is_built_on_its_first_network_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    final = write_final(tmp_path / "cars", members=3)
+    first = load(final).members[0].backbone.module.state_dict()
+    network = open_backbone(f"model:{final}")
+    assert all(torch.equal(value, first[name]) for name, value in network.module.state_dict().items())
+    said = f"model:{final} is the mean of 3 networks; the first of them is what is built on"
+    assert capsys.readouterr().out.splitlines() == [said]
+    open_backbone(f"model:{write_final(tmp_path / 'one')}")
+    assert not capsys.readouterr().out
 
 
 def git(folder: Path, *words: str) -> None:

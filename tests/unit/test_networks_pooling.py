@@ -165,5 +165,5 @@ def test_a_phase_trains_from_a_head_that_sees_another_pooling() -> None:
         "top", tiny.phase(depth=2, epochs=1), images=tiny.packed(size_px=64), backbone=network,
         start=tiny.start(network), augment=tiny.augment(), seed=0, compute=tiny.TORCH, on_epoch=lambda _: None,
     )  # fmt: skip
-    assert trained.result.tensors["head.weight"].shape == (3, 192)
+    assert trained.outcome.tensors["head.weight"].shape == (3, 192)
     assert trained.model.backbone.pool == "both"

@@ -82,7 +82,7 @@ def test_a_phase_trains_from_a_head_that_sees_the_taps(scratch: Path) -> None:
         "top", tiny.phase(depth=2, epochs=1), images=tiny.packed(), backbone=network, start=tiny.start(network),
         augment=tiny.augment(), seed=0, compute=tiny.AUTO, on_epoch=lambda _: None,
     )  # fmt: skip
-    head = trained.result.tensors["head.weight"]
+    head = trained.outcome.tensors["head.weight"]
     assert head.shape == (3, network.num_features)
     assert scratch.exists()
 

@@ -107,7 +107,7 @@ def test_no_fact_is_written_that_json_has_no_word_for(tmp_path: Path, value: flo
     network = tiny.backbone()
     spec = network.spec.model_copy(update={"mean": (value,) * 3})
     for stored in (
-        Accuracy(accuracy=value),
+        Accuracy(accuracy=value, accuracy_low=0.0, accuracy_high=1.0),
         ClassFigures({"a": {"recall": value}}),
         tiny.changed(tiny.backbone_facts(network), backbone=spec),
     ):

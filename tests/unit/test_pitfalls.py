@@ -144,8 +144,8 @@ def test_a_phase_never_looks_at_a_test_image(scratch: Path) -> None:
         )  # fmt: skip
 
     one, other = trained(0), trained(255)
-    assert one.result.curves == other.result.curves
-    assert all(torch.equal(value, other.result.tensors[name]) for name, value in one.result.tensors.items())
+    assert one.curves == other.curves
+    assert all(torch.equal(value, other.outcome.tensors[name]) for name, value in one.outcome.tensors.items())
 
 
 def test_the_weights_of_classes_count_once_in_training_and_never_in_validation(tmp_path: Path) -> None:

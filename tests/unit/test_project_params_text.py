@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from thaw.errors import ParamsError
-from thaw.project.params_text import renamed, value_at, with_value
+from thaw.project.params_text import renamed, value_at, with_value, without
 
 _TEXT = """\
 # head of the file
@@ -81,3 +81,27 @@ def test_keys_are_renamed_in_every_phase_and_nothing_else_changes() -> None:
 def test_a_key_is_not_renamed_to_one_that_is_there_already() -> None:
     text = "augment:\n  average: true\n  tta: false\n"
     assert renamed(text, {"augment.average": "augment.tta"}) == (text, [])
+
+
+def test_keys_are_removed_in_every_phase_and_nothing_else_changes() -> None:
+    text, done = without(_TEXT, ["unfreeze.phases.*.refit", "augment.average", "augment.none"])
+    assert text == _TEXT.replace("      refit: false  # why\n", "").replace(", refit: true", "").replace(
+        "  average: true  # over flips\n", ""
+    )
+    assert done == ["unfreeze.phases.top.refit", "unfreeze.phases.mid.refit", "augment.average"]
+    assert without(text, ["unfreeze.phases.*.refit"]) == (text, [])
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("a:\n  old: 1\nb: 2\n", "a: {}\nb: 2\n"),
+        ("a: {old: 1}\nb: 2\n", "a: {}\nb: 2\n"),
+        ("a: {old: 1, new: 2}\n", "a: {new: 2}\n"),
+        ("a: {\n  new: 2,\n  old: 1}\n", "a: {\n  new: 2}\n"),
+        ("a:\n  new: 2\n  old:\n    - 1\n    - 2\n", "a:\n  new: 2\n"),
+        ("a:\n  new: 2\n  old: 1", "a:\n  new: 2\n"),
+    ],
+)
+def test_a_key_is_removed_however_its_section_is_laid_out(before: str, after: str) -> None:
+    assert without(before, ["a.old"]) == (after, ["a.old"])

@@ -130,6 +130,27 @@ def test_keys_of_earlier_versions_are_renamed_with_their_values_and_comments(pro
     assert "params.yaml: select.confidence -> select.min_win_rate" in update.notes
 
 
+def test_keys_that_are_gone_are_removed_and_the_folds_are_added(project: Path) -> None:
+    path = project / "params.yaml"
+    _edit(path, r"    epochs: 4\n", "    epochs: 4\n    patience: 3  # ours\n")
+    _edit(path, r"(    mid:\n)", r"\1      patience: 2\n")
+    _edit(path, r"  folds: .*\n", "")
+    with pytest.raises(
+        ParamsError, match=r"unfreeze\.phases\.mid\.patience is gone: a phase takes all its epochs, and"
+    ):
+        load_params(path)
+    update = plan_update(project)
+    update.apply()
+    assert "patience" not in path.read_text()
+    assert load_params(path).select.folds == "auto"
+    assert "folds: auto" in path.read_text()
+    assert {note for note in update.notes if "patience" in note or "folds" in note} == {
+        "params.yaml: unfreeze.defaults.patience is gone, and was removed",
+        "params.yaml: unfreeze.phases.mid.patience is gone, and was removed",
+        "params.yaml: select.folds: auto was added",
+    }
+
+
 def test_a_params_file_that_stays_invalid_stops_the_update_before_it_writes(project: Path) -> None:
     _edit(project / "params.yaml", r"seed: 0", "seed: -1")
     before = _contents(project)

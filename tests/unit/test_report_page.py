@@ -70,10 +70,12 @@ def viewer_of(page: str) -> dict[str, Any]:
     return viewer
 
 
-def test_the_verdict_is_that_of_selection_and_the_result_that_of_metrics(root: Path, page: str) -> None:
+def test_the_verdict_is_that_of_the_test_images_and_the_choice_that_of_selection(root: Path, page: str) -> None:
     text, metrics = Text(page).text, facts.read(root / "reports" / "metrics.json", Metrics)
     test, alone = metrics.test, metrics.head.accuracy
-    assert reported.VERDICT in text
+    assert metrics.verdict.sentence in text
+    assert f"What the choice was made on, no proof: {reported.VERDICT}" in text
+    assert text.index(metrics.verdict.sentence) < text.index(reported.VERDICT)
     assert (
         f"On {test['n']} test images that no choice has seen, top answers {test['accuracy']:.3f} correctly "
         f"(95 % interval {test['accuracy_low']:.3f} to {test['accuracy_high']:.3f}), against {alone:.3f} for the head "
@@ -81,13 +83,14 @@ def test_the_verdict_is_that_of_selection_and_the_result_that_of_metrics(root: P
     ) in text
     assert "−0.072−0.116 to −0.029" in text, "one above the other"
     assert "< 0.001" in text, "McNemar's p"
+    assert "interval not to be had" in text, "of the calibration error"
 
 
-@pytest.mark.parametrize("verdict", ["No phase was trained; the head alone has an accuracy of 0.8.", f"{'x' * 99}: y."])
+@pytest.mark.parametrize("verdict", ["No phase was trained; the head alone answers 0.8.", f"{'x' * 130}: y."])
 def test_a_verdict_without_a_short_beginning_is_shown_whole(root: Path, verdict: str) -> None:
     sources = reported.read(root)
-    sources = replace(sources, selection=tiny.changed(sources.selection, verdict=verdict))
-    told = text.verdict(sources)
+    metrics = sources.metrics.model_copy(update={"verdict": tiny.verdict(verdict)})
+    told = text.verdict(replace(sources, metrics=metrics))
     assert told.headline + told.colon + told.rest == verdict
 
 

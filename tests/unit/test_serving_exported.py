@@ -19,6 +19,7 @@ from thaw.export import files, parity
 from thaw.export.graph import ExportableClassifier
 from thaw.networks.backbone import Backbone
 from thaw.networks.onnx import runtime
+from thaw.networks.together import Member
 from thaw.pipeline import artifacts, facts
 from thaw.pipeline.facts import ExportedFacts
 from thaw.serving.explain import occluded, overlay, patch_places
@@ -288,10 +289,8 @@ class Branching(torch.nn.Module):
 
 
 def write_branching(folder: Path, stored: ExportedFacts) -> str:
-    network = Backbone(Branching(), tiny.backbone().spec)
-    whole = ExportableClassifier(
-        network, torch.nn.Linear(3, 3), size_px=40, symmetries=[(False, False, False)], temperature=1.0
-    )
+    member = Member(Backbone(Branching(), tiny.backbone().spec), torch.nn.Linear(3, 3))
+    whole = ExportableClassifier([member], cut=0, size_px=40, symmetries=[(False, False, False)], temperature=1.0)
     with pytest.raises(BackboneError) as error:
         files.write(folder, whole, stored)
     return str(error.value)

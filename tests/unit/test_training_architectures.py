@@ -12,7 +12,8 @@ from tests.conftest import ROOT
 from thaw.config.reader import load_params, read_tree
 from thaw.config.schema import Params
 from thaw.networks.sources.opening import open_backbone
-from thaw.training.phase import Start, run_phase
+from thaw.training.parts import Start
+from thaw.training.phase import run_phase
 from thaw.training.plan import plan_tables
 
 # The norm that `auto` stands for in each, and the number of blocks that 1/3 and 2/3 of them are. timm's networks named
@@ -81,7 +82,7 @@ def test_another_source_alone_passes_check_plan_and_a_run(
         )
         assert f"{name}: frozen " in (printed := capsys.readouterr().out)
         assert f"norm {norm}, warm start on" in printed
-        start = Start(trained.result.tensors, trained.model)
+        start = Start(trained.outcome.tensors, trained.model)
 
 
 def test_shares_of_the_shipped_params_are_three_and_six_blocks_of_the_default_network() -> None:

@@ -1,4 +1,4 @@
-"""Training on boundary tensors made by hand: divergence, early stopping, rates, doubtful labels."""
+"""Training on boundary tensors made by hand: divergence, the last epoch, rates, doubtful labels."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -74,39 +74,31 @@ def test_the_log_loss_and_accuracy_are_those_of_the_logits(tmp_path: Path) -> No
     assert logits.shape == (130, 2)
 
 
-def test_training_separates_what_can_be_separated_and_keeps_the_best_epoch(tmp_path: Path) -> None:
-    run = phase(tmp_path, epochs=30, lr=0.05, rules=[Rule("all", ".+", 0.05)], patience=30)
+def test_training_separates_what_can_be_separated_and_leaves_the_last_epoch(tmp_path: Path) -> None:
+    run = phase(tmp_path, epochs=30, lr=0.05, rules=[Rule("all", ".+", 0.05)])
     result = run.run((Points(), labelled()), (Points(), labelled()), nothing)
-    losses = [row["val_loss"] for row in result.curves]
+    assert [row["epoch"] for row in result.curves] == list(range(31))
     assert result.curves[-1]["val_accuracy"] == 1
-    assert result.best_epoch == int(np.argmin(losses)) > 0
     loss, _, logits = run.evaluate(Points(), labelled())
-    assert loss == min(losses)
+    assert loss == result.curves[-1]["val_loss"]
     np.testing.assert_array_equal(logits, result.val_logits)
+    assert all(torch.equal(value, result.tensors[name]) for name, value in run.model.state_dict().items())
 
 
-def test_the_best_epoch_is_0_where_training_only_harms(tmp_path: Path) -> None:
-    run = phase(tmp_path, epochs=4, patience=9, rules=[Rule("all", ".+", 0.5)])
-    before = {name: value.clone() for name, value in run.model.state_dict().items()}
-    # Validation says the opposite of what is trained.
-    result = run.run((Points(), labelled()), (Points(), labelled(flipped=True)), nothing)
-    assert min(row["val_loss"] for row in result.curves) == result.curves[0]["val_loss"]
-    assert result.best_epoch == 0
-    assert all(torch.equal(value, before[name]) for name, value in result.tensors.items())
-    assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
-
-
-@pytest.mark.parametrize("patience", [1, 3])
-def test_a_phase_stops_after_as_many_epochs_without_a_better_one(tmp_path: Path, patience: int) -> None:
-    run = phase(tmp_path, epochs=20, patience=patience, rules=[Rule("all", ".+", 0.5)])
-    result = run.run((Points(), labelled()), (Points(), labelled(flipped=True)), nothing)
-    assert len(result.curves) == 1 + patience
-
-
-def test_patience_counts_anew_in_each_phase(tmp_path: Path) -> None:
-    for name in ("first", "second"):
-        run = phase(tmp_path / name, epochs=20, patience=2, rules=[Rule("all", ".+", 0.5)])
-        assert len(run.run((Points(), labelled()), (Points(), labelled(flipped=True)), nothing).curves) == 3
+@pytest.mark.parametrize("looked_at", ["nothing", "the opposite"])
+def test_validation_decides_nothing_of_a_phase(tmp_path: Path, looked_at: str) -> None:
+    usual = phase(tmp_path / "usual", epochs=4, rules=[Rule("all", ".+", 0.5)])
+    expected = usual.run((Points(), labelled()), (Points(), labelled()), nothing)
+    other = phase(tmp_path / "other", epochs=4, rules=[Rule("all", ".+", 0.5)])
+    val = None if looked_at == "nothing" else (Points(), labelled(flipped=True))
+    result = other.run((Points(), labelled()), val, nothing)
+    assert [row.get("train_loss") for row in result.curves] == [row.get("train_loss") for row in expected.curves]
+    assert all(torch.equal(value, expected.tensors[name]) for name, value in result.tensors.items())
+    if val is None:
+        assert result.val_logits.shape == (0, 2)
+        assert not any(key.startswith("val_") for row in result.curves for key in row)
+    else:
+        assert result.curves[-1]["val_loss"] > result.curves[0]["val_loss"], "what only harms is left all the same"
 
 
 def test_a_loss_that_is_not_finite_stops_at_its_step_and_leaves_the_checkpoint_before_it(tmp_path: Path) -> None:
@@ -131,20 +123,20 @@ def test_a_rate_that_is_far_too_high_ends_in_an_error_not_in_nan(tmp_path: Path)
     def growing(batch: Tensor, _: int) -> Tensor:
         return batch * 1e20
 
-    run = phase(tmp_path, epochs=5, rules=[Rule("all", ".+", 1e30)], patience=9)
+    run = phase(tmp_path, epochs=5, rules=[Rule("all", ".+", 1e30)])
     with pytest.raises(TrainingError, match=r"is not finite|the loss is (nan|inf)"):
         run.run((Points(growing), labelled()), (Points(), labelled()), nothing)
 
 
 def test_a_start_whose_loss_is_not_finite_is_refused_before_the_first_step(tmp_path: Path) -> None:
     source = Points()
-    with pytest.raises(TrainingError, match="top: the validation loss is nan before the first step"):
+    with pytest.raises(TrainingError, match="top: the validation loss is not finite before the first step"):
         phase(tmp_path).run((source, labelled()), (Points(lambda batch, _: batch * float("nan")), labelled()), nothing)
     assert not source.asked
 
 
 def test_rates_keep_their_ratio_through_the_whole_schedule(tmp_path: Path) -> None:
-    run = phase(tmp_path, epochs=4, warmup=0.25, patience=9)
+    run = phase(tmp_path, epochs=4, warmup=0.25)
     seen: list[list[float]] = []
     run.stepper.optimizer.register_step_pre_hook(
         lambda optimizer, *_: seen.append([group["lr"] for group in optimizer.param_groups])
@@ -161,7 +153,7 @@ def test_rates_keep_their_ratio_through_the_whole_schedule(tmp_path: Path) -> No
 
 def test_an_epoch_visits_each_row_once_and_each_view_of_the_bank_in_turn(tmp_path: Path) -> None:
     source = Points()
-    run = phase(tmp_path, epochs=4, views=2, patience=9)
+    run = phase(tmp_path, epochs=4, views=2)
     run.run((source, labelled()), (Points(), labelled()), nothing)
     epochs = [source.asked[start : start + 5] for start in range(0, 20, 5)]
     assert [sorted(row for rows, _ in epoch for row in rows) for epoch in epochs] == [list(range(20))] * 4

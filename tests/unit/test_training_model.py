@@ -8,32 +8,81 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from tests import tiny
 from thaw.augment.views import render
 from thaw.errors import ArtifactError, DataError
 from thaw.evaluation import test_answers
 from thaw.head.layers import build_head
+from thaw.networks.backbone import Backbone
 from thaw.pipeline import artifacts, facts
-from thaw.training import model
+from thaw.pipeline.facts import ModelFacts
+from thaw.training import model, phase_folder
 
 
 def write_final(
-    folder: Path, *, channels: int = 3, input_px: int = 32, temperature: float = 2.0, **changes: Any
+    folder: Path,
+    *,
+    channels: int = 3,
+    input_px: int = 32,
+    temperature: float = 2.0,
+    members: int = 1,
+    depth: int = 2,
+    **changes: Any,
 ) -> Path:
-    """Write models/final as `select` does, with random weights."""
+    """Write models/final as `select` does, with random weights; of several `members` the last blocks differ."""
     network = tiny.backbone(in_channels=channels, input_px=input_px)
     torch.manual_seed(1)
     head = build_head(network.num_features, 3, [], 0.0)
     head.get_parameter("weight").data.mul_(20)
     tensors = {f"backbone.{name}": value for name, value in network.module.state_dict().items()}
     tensors |= {f"head.{name}": value for name, value in head.state_dict().items()}
-    stored = tiny.changed(tiny.start(network).model, phase="top", temperature=temperature, **changes)
+    if members > 1:
+        tensors |= others_of(network, head, members, depth)
+        changes |= {"members": members}
+    stored = tiny.changed(
+        tiny.start(network, depth_blocks=depth).model, phase="top", temperature=temperature, **changes
+    )
     with artifacts.new_folder(folder) as partial:
         save_file({name: value.contiguous() for name, value in tensors.items()}, partial / "weights.safetensors")
         facts.write(partial / "model.json", stored)
     return folder
+
+
+def others_of(network: Backbone, head: nn.Module, members: int, depth: int) -> dict[str, Tensor]:
+    """Return what the members after the first have in place of its last `depth` blocks and head."""
+    above = network.split(depth)[1].state_dict() if depth else {}
+    first = {f"backbone.{name}": value for name, value in above.items()} | phase_folder.head_tensors(head)
+    return {
+        f"members.{number}.{name}": value * (1 + 0.2 * torch.rand(value.shape)) if value.ndim else value.clone()
+        for number in range(1, members)
+        for name, value in first.items()
+    }
+
+
+def one_by_one(folder: Path, into: Path) -> list[model.Model]:
+    """Return the networks of an ensemble, each laid over the first by hand and loaded as a model of one network."""
+    tensors, stored = load_file(folder / "weights.safetensors"), facts.read(folder / "model.json", ModelFacts)
+    plain = {name: value for name, value in tensors.items() if not name.startswith("members.")}
+    found = []
+    for number in range(stored.members or 1):
+        start = f"members.{number}."
+        own = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+        with artifacts.new_folder(into / str(number)) as partial:
+            save_file(plain | own, partial / "weights.safetensors")
+            facts.write(partial / "model.json", stored.model_copy(update={"members": None, "temperature": 1.0}))
+        found.append(model.load(into / str(number)))
+    return found
+
+
+def mean_answer(singles: list[model.Model], squares: NDArray[np.uint8], temperature: float) -> NDArray[np.float64]:
+    """Return the softmax of the mean logits of models of one network and temperature 1, over another temperature."""
+    logits = np.log([single.probabilities(squares) for single in singles])  # but for a constant of each image
+    answers = np.exp(logits.mean(axis=0) / temperature)
+    mean: NDArray[np.float64] = answers / answers.sum(axis=1, keepdims=True)
+    return mean
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +114,7 @@ def test_probabilities_are_the_softmax_of_the_logits_over_the_temperature(colour
         std=spec.std,
     )
     with torch.inference_mode():
-        logits = colour.head(colour.backbone(seen)).double()
+        logits = colour.members[0].head(colour.backbone(seen)).double()
     assert colour.facts.augment.flip == "none"
     ours = colour.predict(list(squares))
     np.testing.assert_allclose(ours, torch.softmax(logits / 2.0, dim=1).numpy(), atol=1e-6)
@@ -188,3 +237,70 @@ def test_an_answer_is_averaged_over_the_mirror_images_in_force(tmp_path: Path, c
     both = np.log(colour.predict([single, mirrored])) * 2.0  # without the temperature, logits but for a constant
     expected = np.exp(both.mean(axis=0))
     np.testing.assert_allclose(averaging.predict([single])[0], expected / expected.sum(), atol=1e-6)
+
+
+@pytest.mark.parametrize(("depth", "flip"), [(2, "none"), (2, "horizontal"), (0, "none"), (5, "none")])
+def test_an_ensemble_answers_with_the_mean_logits_of_its_networks(tmp_path: Path, depth: int, flip: str) -> None:
+    augment = {"flip": flip, "tta": True, "accuracy": {}}
+    ours = model.load(write_final(tmp_path / "final", members=3, depth=depth, augment=augment))
+    squares = np.stack([image(seed) for seed in range(4)])
+    singles = one_by_one(tmp_path / "final", tmp_path)
+    found = ours.predict(list(squares))
+    np.testing.assert_allclose(found, mean_answer(singles, squares, 2.0), atol=1e-5)
+    alone = [mean_answer([single], squares, 2.0) for single in singles]
+    assert all(np.abs(found - other).max() > 2e-4 for other in alone)  # so a member alone would not pass
+
+
+def test_the_blocks_that_the_networks_share_are_run_once_and_held_once(tmp_path: Path) -> None:
+    ours = model.load(write_final(tmp_path / "final", members=3))
+    ours.predict([image()])  # which cuts the networks, and to cut one is to run it a few times
+    runs: dict[str, int] = {}
+    shared = ours.facts.cut
+    for number, member in enumerate(ours.members):
+        for place, path in enumerate(("conv1", "layer4")):
+            assert (member.backbone.block_of(f"{path}.weight") < shared) == (place == 0)
+            layers = member.backbone.module.get_submodule(path).modules()
+            layer = next(part for part in layers if not [*part.children()])
+            layer.register_forward_hook(lambda *_, key=f"{path} {number}": runs.update({key: runs.get(key, 0) + 1}))
+    ours.predict([image()])
+    assert runs == {"conv1 0": 1, "layer4 0": 1, "layer4 1": 1, "layer4 2": 1}
+    first, *others = (dict(member.backbone.module.named_parameters()) for member in ours.members)
+    same = [{name for name, value in other.items() if value.data_ptr() == first[name].data_ptr()} for other in others]
+    assert same == [{name for name in first if ours.backbone.block_of(name) < shared}] * 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda tensors: tensors.pop("members.2.head.bias"),
+            r"head.bias of member 2 is absent, and that of the first ne",
+        ),
+        (
+            lambda tensors: tensors.update({"members.1.head.bias": torch.zeros(4)}),
+            r"head.bias of member 1 is float32 \[4\], and that of the first network float32 \[3\]; delete it",
+        ),
+        (
+            lambda tensors: tensors.update({"members.1.backbone.conv1.0.weight": torch.zeros(4)}),
+            r"backbone.conv1.0.weight of member 1 is float32 \[4\], and that of the first network absent",
+        ),
+        (
+            lambda tensors: [tensors.pop(name) for name in [*tensors] if name.startswith("members.1.")],
+            "holds tensors of 2 networks, and its model.json says 3; delete it and run `dvc repro`",
+        ),
+        (
+            lambda tensors: tensors.update({"members.3.head.bias": torch.zeros(3)}),
+            "holds tensors of 4 networks, and its model.json says 3",
+        ),
+    ],
+)
+def test_members_that_do_not_fit_are_one_line(tmp_path: Path, change: Any, message: str) -> None:
+    whole = write_final(tmp_path / "final", members=3)
+    tensors, stored = load_file(whole / "weights.safetensors"), facts.read(whole / "model.json", ModelFacts)
+    change(tensors)
+    with artifacts.new_folder(tmp_path / "odd") as partial:
+        save_file(tensors, partial / "weights.safetensors")
+        facts.write(partial / "model.json", stored)
+    with pytest.raises(ArtifactError, match=message) as error:
+        model.load(tmp_path / "odd")
+    assert len(str(error.value).splitlines()) == 1

@@ -21,7 +21,8 @@ from thaw.errors import ArtifactError, ParamsError, TrainingError
 from thaw.networks.backbone import Backbone
 from thaw.pipeline import artifacts, machine
 from thaw.training import phase_folder
-from thaw.training.phase import Start, Trained, run_phase
+from thaw.training.parts import Start
+from thaw.training.phase import Seen, Trained, run_phase
 
 pytestmark = pytest.mark.usefixtures("scratch")
 
@@ -55,8 +56,8 @@ def train(
     begin = start or tiny.start(backbone)
     begin = Start(begin.tensors, tiny.changed(begin.model, augment={"flip": "both", "tta": False}))
 
-    def on_epoch(row: dict[str, float]) -> None:
-        if row["epoch"] == stop_after:
+    def on_epoch(seen: Seen) -> None:
+        if seen.row["epoch"] == stop_after:
             raise InterruptedRunError
 
     return run_phase(
@@ -66,11 +67,11 @@ def train(
 
 
 def assert_same(left: Trained, right: Trained) -> None:
-    assert left.result.tensors.keys() == right.result.tensors.keys()
-    for name, value in left.result.tensors.items():
-        assert torch.equal(value, right.result.tensors[name]), name
-    np.testing.assert_array_equal(left.result.val_logits, right.result.val_logits)
-    assert left.result.curves == right.result.curves
+    assert left.outcome.tensors.keys() == right.outcome.tensors.keys()
+    for name, value in left.outcome.tensors.items():
+        assert torch.equal(value, right.outcome.tensors[name]), name
+    np.testing.assert_array_equal(left.outcome.answers.logits, right.outcome.answers.logits)
+    assert left.curves == right.curves
 
 
 def forget(scratch: Path, part: str) -> None:
@@ -113,15 +114,13 @@ def test_a_second_run_reads_the_cache_and_gives_the_same(scratch: Path) -> None:
 def test_cutmix_changes_a_phase_with_maps_at_the_cut_and_is_refused_before_anything_is_cached_without(
     scratch: Path,
 ) -> None:
-    plain, cut = (train(tiny.phase(epochs=1, cutmix=alpha)).result.curves for alpha in (0.0, 1.0))
+    plain, cut = (train(tiny.phase(epochs=1, cutmix=alpha)).curves for alpha in (0.0, 1.0))
     assert plain[1]["train_loss"] != cut[1]["train_loss"]
     forget(scratch, "cache")
     with pytest.raises(ParamsError, match=r"unfreeze.phases.top.cutmix needs rows and columns .* with all, it is the"):
         train(tiny.phase(cutmix=1.0, norm="frozen"), network="test_vit")
     assert not (scratch / "cache").exists()
-    assert (
-        len(train(tiny.phase(depth="all", epochs=1, cutmix=1.0, norm="frozen"), network="test_vit").result.curves) == 2
-    )
+    assert len(train(tiny.phase(depth="all", epochs=1, cutmix=1.0, norm="frozen"), network="test_vit").curves) == 2
 
 
 def test_a_phase_that_finds_its_rate_says_so_and_leaves_the_curve(
@@ -137,7 +136,7 @@ def test_a_phase_that_finds_its_rate_says_so_and_leaves_the_curve(
     assert list(table.columns) == ["rate", "loss", "change", "smoothed", "chosen"]
     assert table["chosen"].sum() == 1
     assert abs(np.log10(float(table[table["chosen"] == 1]["rate"].iloc[0]) / lr)) < 0.06
-    last = trained.result.curves[-1]
+    last = trained.curves[-1]
     network = tiny.backbone()
     assert last[f"lr:{network.blocks[-2]}"] / last["lr:head"] == pytest.approx(0.25)
     assert phase_folder.frozen_digest(network, 4) == trained.model.frozen_sha256
@@ -149,7 +148,7 @@ def test_a_phase_that_finds_its_rate_says_so_and_leaves_the_curve(
 def test_a_rate_is_found_beside_rules_that_give_theirs() -> None:
     network = tiny.backbone(input_px=32)
     trained = train(tiny.phase(depth=rules((f"{network.blocks[-1]}.*", 0.004)), lr="auto", epochs=1))
-    curves = trained.result.curves[-1]
+    curves = trained.curves[-1]
     assert trained.model.lr is not None
     assert curves[f"lr:{network.blocks[-1]}.*"] / 0.004 == pytest.approx(curves["lr:head"] / trained.model.lr)
 
@@ -158,10 +157,10 @@ def test_a_rate_is_found_beside_rules_that_give_theirs() -> None:
 def test_nothing_below_the_cut_moves_buffers_included(norm: str) -> None:
     before = {name: value.clone() for name, value in tiny.backbone().module.state_dict().items()}
     trained = train(tiny.phase(norm=norm, epochs=6))
-    ours = {name.removeprefix("backbone.") for name in trained.result.tensors if name.startswith("backbone.")}
+    ours = {name.removeprefix("backbone.") for name in trained.outcome.tensors if name.startswith("backbone.")}
     network = tiny.backbone()
     assert ours == {name for name in before if network.block_of(name) >= 4}
-    moved = {name for name in ours if not torch.equal(trained.result.tensors[f"backbone.{name}"], before[name])}
+    moved = {name for name in ours if not torch.equal(trained.outcome.tensors[f"backbone.{name}"], before[name])}
     statistics = {name for name in ours if "running_" in name or "num_batches" in name}
     assert moved == (ours - statistics if norm == "frozen" else ours)
 
@@ -207,21 +206,21 @@ def test_a_phase_resumes_in_mid_way_and_not_from_the_start(scratch: Path) -> Non
         train(tiny.phase(), stop_after=2)
     forget(scratch, "cache")
     seen: list[float] = []
-    state = next((scratch / "checkpoints").glob("[!.]*"))
+    state = next((scratch / "checkpoints").glob("[!.]*/part-00"))
     assert artifacts.read_json(state / "state.json")["epoch"] == 2
     network = tiny.backbone()
     begin = tiny.start(network)
     begin = Start(begin.tensors, tiny.changed(begin.model, augment={"flip": "both", "tta": False}))
     run_phase(
         "top", tiny.phase(), images=tiny.packed(), backbone=network, start=begin, augment=FLIPS, seed=3,
-        compute=tiny.TORCH, on_epoch=lambda row: seen.append(row["epoch"]),
+        compute=tiny.TORCH, on_epoch=lambda now: seen.append(now.row["epoch"]),
     )  # fmt: skip
     assert seen == [0, 1, 2, 3]
 
 
 def test_a_damaged_checkpoint_is_not_resumed(scratch: Path) -> None:
     whole = train(tiny.phase())
-    tensors = next((scratch / "checkpoints").glob("*/tensors.safetensors"))
+    tensors = next((scratch / "checkpoints").glob("*/part-00/tensors.safetensors"))
     data = bytearray(tensors.read_bytes())
     data[-5] ^= 1
     tensors.write_bytes(data)
@@ -287,7 +286,7 @@ def test_a_later_activation_beyond_float16_starts_the_phase_again_in_float32_cac
 
 def follow(trained: Trained) -> Start:
     lineage = trained.model.lineage.model_copy(update={"parent": "top"})
-    return Start(trained.result.tensors, trained.model.model_copy(update={"lineage": lineage}))
+    return Start(trained.outcome.tensors, trained.model.model_copy(update={"lineage": lineage}))
 
 
 def test_a_run_that_is_interrupted_after_a_phase_boundary_ends_as_one_that_was_not(scratch: Path) -> None:
@@ -300,13 +299,12 @@ def test_a_run_that_is_interrupted_after_a_phase_boundary_ends_as_one_that_was_n
         assert_same(whole, train(deeper, name="mid", start=follow(train(top))))
 
 
-def test_a_phase_begins_with_the_best_weights_of_the_one_that_it_starts_from() -> None:
+def test_a_phase_begins_with_the_last_weights_of_the_one_that_it_starts_from() -> None:
     top = train(tiny.phase(depth=1))
     deeper = train(tiny.phase(start="top", depth=3, epochs=1), name="mid", start=follow(top))
-    best = min(row["val_loss"] for row in top.result.curves)
-    assert deeper.result.curves[0]["epoch"] == 0
+    assert deeper.curves[0]["epoch"] == 0
     # The other cut rounds other activations to float16.
-    assert deeper.result.curves[0]["val_loss"] == pytest.approx(best, abs=5e-3)
+    assert deeper.curves[0]["val_loss"] == pytest.approx(top.curves[-1]["val_loss"], abs=5e-3)
     assert deeper.model.depth_blocks == 3
     assert deeper.model.start == "top"
 
@@ -328,7 +326,7 @@ def rules(*pairs: tuple[str, float | None]) -> list[dict[str, Any]]:
 def moved(trained: Trained) -> set[str]:
     """Return the names of the backbone's tensors that a phase left other than they were."""
     before = tiny.backbone(input_px=32).module.state_dict()
-    named = {name.removeprefix("backbone."): value for name, value in trained.result.tensors.items()}
+    named = {name.removeprefix("backbone."): value for name, value in trained.outcome.tensors.items()}
     return {name for name, value in before.items() if name in named and not torch.equal(named[name], value)}
 
 
@@ -352,7 +350,7 @@ def test_rules_train_one_block_and_nothing_of_those_above_it_moves_buffers_inclu
     assert {network.block_of(name) for name in changed} == {0}
     assert not any(name.endswith("bias") for name in changed)
     assert trained.model.cut == 0
-    assert [key for key in trained.result.curves[-1] if key.startswith("lr:")] == ["lr:head", f"lr:{lowest}.*"]
+    assert [key for key in trained.curves[-1] if key.startswith("lr:")] == ["lr:head", f"lr:{lowest}.*"]
 
 
 def test_a_network_that_cannot_be_traced_trains_uncached_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
@@ -368,7 +366,7 @@ def test_a_network_that_cannot_be_traced_trains_uncached_and_says_so(capsys: pyt
     after = network.module.state_dict()
     changed = {name for name, value in before.items() if not torch.equal(after[name], value)}
     assert {network.block_of(name) for name in changed} <= {2}
-    assert [row["epoch"] for row in trained.result.curves] == [0, 1]
+    assert [row["epoch"] for row in trained.curves] == [0, 1]
 
 
 def test_rules_above_what_the_start_has_trained_are_cut_below_it() -> None:
@@ -407,7 +405,7 @@ def test_views_0_augments_afresh_in_every_epoch_and_caches_validation_only(
 
 def test_a_phase_that_is_unfrozen_to_the_input_trains_every_tensor() -> None:
     trained = train(tiny.phase(depth="all", epochs=1))
-    names = {name.removeprefix("backbone.") for name in trained.result.tensors if name.startswith("backbone.")}
+    names = {name.removeprefix("backbone.") for name in trained.outcome.tensors if name.startswith("backbone.")}
     assert names == set(tiny.backbone().module.state_dict())
     assert trained.model.cut == 0
 
@@ -420,11 +418,11 @@ def test_what_a_phase_leaves_gives_its_validation_logits_again(tmp_path: Path) -
     assert model.lineage.parent == artifacts.verify(tmp_path / "top")
     network = tiny.backbone(seed=0)
     head = phase_folder.assemble(network, tensors, model)
-    images, rows = tiny.packed(), trained.val.rows
+    images, rows = tiny.packed(), trained.outcome.answers.rows
     seen = prefix.Views(images, network.spec, 3, FLIPS).plain(rows)
     with torch.inference_mode():
         logits = head(network.module.eval()(seen)).numpy()
-    np.testing.assert_allclose(logits, trained.result.val_logits, atol=0.02)
+    np.testing.assert_allclose(logits, trained.outcome.answers.logits, atol=0.02)
 
 
 def test_grey_images_train_a_grey_network() -> None:
@@ -435,12 +433,12 @@ def test_grey_images_train_a_grey_network() -> None:
         "top", tiny.phase(depth="all", lr=1e-3, epochs=1), images=images, backbone=backbone, start=tiny.start(backbone),
         augment=tiny.augment(), seed=0, compute=tiny.TORCH, on_epoch=lambda _: None,
     )  # fmt: skip
-    assert {f"backbone.{name}" for name in before} < set(trained.result.tensors)
+    assert {f"backbone.{name}" for name in before} < set(trained.outcome.tensors)
 
 
 def weights_losses_and_probabilities(trained: Trained) -> tuple[dict[str, Tensor], list[float], Tensor]:
-    losses = [value for row in trained.result.curves for key, value in row.items() if "loss" in key]
-    return trained.result.tensors, losses, torch.from_numpy(trained.result.val_logits).double().softmax(1)
+    losses = [value for row in trained.curves for key, value in row.items() if "loss" in key]
+    return {**trained.outcome.tensors}, losses, torch.from_numpy(trained.outcome.answers.logits).double().softmax(1)
 
 
 def test_the_same_number_of_threads_gives_the_same_bits_and_another_one_other_last_digits() -> None:

@@ -47,8 +47,8 @@ def test_a_solved_head_knows_the_classes_and_is_softer_than_the_best_fit() -> No
     head = nn.Linear(5, 2)
     solve_head(head, examples)
     weight = head.weight.detach().numpy()
-    np.testing.assert_allclose(weight, fit_linear(examples, examples, 2, strengths=(1.7 / 2000,)).weight, rtol=1e-5)
-    best = fit_linear(examples, examples, 2)
+    np.testing.assert_allclose(weight, fit_linear(examples, 2, strengths=(1.7 / 2000,)).weight, rtol=1e-5)
+    best = fit_linear(examples, 2)
     assert np.abs(weight).max() < best.largest_weight / 2
     with torch.inference_mode():
         right = head(torch.from_numpy(features)).argmax(dim=1).numpy() == labels

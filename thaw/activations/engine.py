@@ -33,9 +33,9 @@ TOLERANCE = 1e-4
 _CLEARLY = 1.25
 # Our code that activations depend on; named, not imported, since not every network needs all of it.
 _COMPUTING = (
-    "activations/session.py", "networks/blocks.py", "networks/build.py", "networks/cut.py", "networks/input_layer.py",
-    "networks/onnx/layers.py", "networks/onnx/network.py", "networks/onnx/runtime.py", "networks/pooling.py",
-    "networks/taps.py",
+    "activations/session.py", "networks/blocks.py", "networks/build.py", "networks/crossing.py", "networks/cut.py",
+    "networks/input_layer.py", "networks/onnx/layers.py", "networks/onnx/network.py", "networks/onnx/runtime.py",
+    "networks/pooling.py", "networks/taps.py",
 )  # fmt: skip
 _MAX_ROUNDS = 5
 _PROBE_S = 0.5

@@ -12,7 +12,7 @@ from thaw.activations.costs import Work, decide, train_passes, val_passes
 from thaw.activations.prefix import Prefix, narrow, widen
 from thaw.augment.views import num_answers, num_distinct, still
 from thaw.config.schema import ComputeParams, PhaseParams
-from thaw.data.packed import LabelledRows, PackedImages, Rows, labelled
+from thaw.data.packed import PackedImages, Rows, development_of, folds_of
 from thaw.pipeline import timings
 
 _GIB = 2**30
@@ -67,24 +67,33 @@ class Fresh:
 
 def sources_of(
     name: str, params: PhaseParams, prefix: Prefix, images: PackedImages, compute: ComputeParams
-) -> tuple[tuple[Source, LabelledRows], tuple[Source, LabelledRows]]:
-    """Return the training and the validation images, each with the activations of their views.
+) -> tuple[Source, Source]:
+    """Return the activations of the views to train on, and of those that answers are averaged over.
 
+    With several folds both are of all development images, so that no fold computes anything again; where views only
+    mirror, both are the same ones.
     Raises: HalfOverflowError if one is beyond float16, in which the prefix says that they are kept.
     """
-    train, val = (labelled(images, split) for split in ("train", "val"))
-    mirrored = prefix.seen_as(still(prefix.views.augment))
-    answers = num_answers(prefix.views.augment)
+    folds = folds_of(images)
+    several = len(folds) > 1
+    train, val = (development_of(images).rows,) * 2 if several else (folds[0].train.rows, folds[0].val.rows)
+    passes = len(folds) if several else 1  # each image is in all folds but one, and in what is trained on all of them
+    answers, mirrored = num_answers(prefix.views.augment), prefix.seen_as(still(prefix.views.augment))
     space = Space(int(compute.cache_gib * _GIB))
+    to_train, to_answer = passes * train_passes(params), val_passes(params, answers)
+    if several and params.views and mirrored.views.augment == prefix.views.augment:
+        views = max(params.views, answers)
+        both = _source(prefix, train, views, to_train + to_answer, space, f"{name}: activations")
+        return both, both
     return (
-        (_source(prefix, train, params.views, train_passes(params), space, f"{name}: train"), train),
-        (_source(mirrored, val, answers, val_passes(params, answers), space, f"{name}: val"), val),
+        _source(prefix, train, params.views, to_train, space, f"{name}: train"),
+        _source(mirrored, val, answers, to_answer, space, f"{name}: val"),
     )
 
 
-def _source(prefix: Prefix, examples: LabelledRows, num_views: int, passes: int, space: Space, label: str) -> Source:
-    """Return the activations of a split, cached or fresh, whichever is cheaper, and say which."""
-    rows, distinct = examples.rows, num_distinct(num_views, prefix.views.augment)
+def _source(prefix: Prefix, rows: Rows, num_views: int, passes: int, space: Space, label: str) -> Source:
+    """Return the activations of some rows, cached or fresh, whichever is cheaper, and say which."""
+    distinct = num_distinct(num_views, prefix.views.augment)
     folders = [view_folder(prefix, rows, view) for view in range(distinct)]
     work = Work(
         num_images=len(rows),

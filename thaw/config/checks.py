@@ -20,6 +20,7 @@ def keys_without_effect(tree: Mapping[str, Any]) -> Iterator[str]:
     """Yield a line for each key that is set to no effect, beside what other keys say."""
     yield from _head(tree)
     yield from _backbone(tree)
+    yield from _select(tree)
     phases = value_at(tree, "unfreeze", "phases")
     for name, phase in phases.items() if isinstance(phases, Mapping) else ():
         yield from _phase(f"unfreeze.phases.{name}", phase)
@@ -55,6 +56,11 @@ def _backbone(tree: Mapping[str, Any]) -> Iterator[str]:
             yield f"backbone.taps names {name} more than once; name each block once"
         if "all" in names and len(set(names)) > 1:
             yield "backbone.taps names all, which stands for every block, beside others; write [all]"
+
+
+def _select(tree: Mapping[str, Any]) -> Iterator[str]:
+    if number_at(tree, "select", "folds") == 1 and value_at(tree, "select", "final") == "ensemble":
+        yield "select.final is ensemble, but select.folds is 1, which trains one network; set select.final to refit"
 
 
 def _phase(path: str, phase: object) -> Iterator[str]:

@@ -38,6 +38,9 @@ RENAMED_KEYS = {
     "unfreeze.phases.*.refit": "unfreeze.phases.*.warm_start",
 }
 """Keys of earlier versions and what they are called now; * stands for the name of a phase."""
+_ALL_EPOCHS = "a phase takes all its epochs, and what the last one leaves is what it offers"
+GONE_KEYS = {"unfreeze.defaults.patience": _ALL_EPOCHS, "unfreeze.phases.*.patience": _ALL_EPOCHS}
+"""Keys of earlier versions that have no successor, and why."""
 _BOUNDS = {
     "greater_than": "above",
     "greater_than_equal": "at least",
@@ -115,6 +118,8 @@ def _words(entry: Mapping[str, Any], root: type[BaseModel]) -> str:
     if _is_unknown(entry):
         if renamed := _renamed(path):
             return f"{path} is called {renamed} now; rename it"
+        if why := next((why for old, why in GONE_KEYS.items() if _matches(old, path)), None):
+            return f"{path} is gone: {why}; remove it"
         close = _nearest(entry["loc"], root)
         return f"{path} is not a known key; {f'did you mean {close}?' if close else 'remove it'}"
     if kind in _BOUNDS:
@@ -133,9 +138,14 @@ def _words(entry: Mapping[str, Any], root: type[BaseModel]) -> str:
 def _renamed(path: str) -> str | None:
     """Return what a key of an earlier version is called now."""
     for old, new in RENAMED_KEYS.items():
-        if found := re.fullmatch(re.escape(old).replace(r"\*", "([^.]+)"), path):
+        if found := _matches(old, path):
             return new.replace("*", found[1]) if found.groups() else new
     return None
+
+
+def _matches(key: str, path: str) -> re.Match[str] | None:
+    """Return the match of a path with a key in which * stands for the name of a phase."""
+    return re.fullmatch(re.escape(key).replace(r"\*", "([^.]+)"), path)
 
 
 def _is_unknown(entry: Mapping[str, Any]) -> bool:

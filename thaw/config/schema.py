@@ -102,7 +102,7 @@ class PhaseSettings(Section):
     lr_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Factor on the rate for each block further from the head; 1 gives all blocks the same rate."""
     epochs: Count = 4
-    """Most passes over the training images."""
+    """Passes over the training images; what the last one leaves is what the phase offers."""
     views: Annotated[int, Field(ge=0, le=64)] = 4
     """Views per image, whose activations are cached; 0 augments afresh in every epoch, without a cache."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
@@ -119,8 +119,6 @@ class PhaseSettings(Section):
     norm: Literal["auto", "frozen", "stats", "train"] = "auto"
     """Norm layers of the suffix: keep the running statistics, also update them, or use batch statistics. `auto` is
     `train` where what the phase trains keeps running statistics, and `frozen` where nothing does."""
-    patience: Count = 4
-    """Epochs without a better validation loss after which the phase stops."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW, or stochastic gradient descent with a Nesterov momentum of 0.9, which wants a larger rate."""
     schedule: Literal["cosine", "one-cycle", "constant"] = "cosine"
@@ -252,7 +250,8 @@ class AugmentParams(Section):
     """What may change between the views of one image; view 0 is always the plain image."""
 
     flip: Literal["auto", "none", "horizontal", "vertical", "both", "square"] = "auto"
-    """Mirror images that keep their label; `square` adds quarter turns, `auto` finds out on validation images.
+    """Mirror images that keep their label; `square` adds quarter turns, `auto` finds out on training images that
+    are left out in turn.
 
     Successive views of an image go through all of them."""
     tta: bool = True
@@ -291,7 +290,7 @@ class HeadParams(Section):
     lr: Positive = 0.001
     """Learning rate of a head that is not linear (AdamW)."""
     epochs: Count = 100
-    """Most epochs that a head that is not linear may take; it stops early."""
+    """Most epochs that a head that is not linear may take; training images left out say how many."""
     kind: Literal["linear", "mlp", "cosine"] | None = None
     """`linear`, `mlp` (with hidden layers) or `cosine` (angles to a direction for each class, times a learned scale);
     null is linear, or mlp if there are hidden layers."""
@@ -330,11 +329,29 @@ def with_phase_defaults(tree: Any) -> Any:
     return {**tree, "phases": filled}
 
 
-class SelectParams(Section):
-    """How much better a deeper phase must be."""
+def _check_folds(value: object) -> object:
+    counted = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 20
+    if value != "auto" and not counted:
+        raise ValueError("it must be auto or a whole number from 1 to 20")
+    return value
 
+
+Folds = Annotated[int | Literal["auto"], BeforeValidator(_check_folds)]
+
+
+class SelectParams(Section):
+    """How candidates are compared, and how much better a deeper phase must be."""
+
+    folds: Folds = "auto"
+    """Parts of the development images (all but test) of which each is validation once, while head and phases train on
+    the others; 1 is one split into train and val, `auto` takes 5 up to 1,000 images, and 1 where val is given."""
+    final: Literal["refit", "ensemble"] = "refit"
+    """With folds: the network trained once more on all development images, or the mean answer of the folds'
+    networks."""
+    metric: Literal["accuracy", "log_loss", "balanced_accuracy", "macro_f1", "roc_auc"] = "accuracy"
+    """What should be best: the phase is chosen for it."""
     min_win_rate: Annotated[float, Field(ge=0.5, lt=1)] = 0.6
-    """Share of paired bootstrap draws of the validation loss in which a deeper phase must win to replace another."""
+    """Share of paired bootstrap draws of the validation images in which a deeper phase must win to replace another."""
     draws: Annotated[int, Field(ge=100, le=100_000)] = 2000
     """Bootstrap draws."""
 
@@ -343,7 +360,7 @@ class EvaluateParams(Section):
     """How the winner is tested."""
 
     draws: Annotated[int, Field(ge=100, le=100_000)] = 2000
-    """Bootstrap draws behind each 95 % interval."""
+    """Most evaluations behind each 95 % interval: images (or groups) are left out one by one, or in so many parcels."""
 
 
 class ComputeParams(Section):

@@ -1,6 +1,6 @@
 """What there is to know about a data set before trusting a figure from it: counts, copies, contradictions."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from typing import TypeVar
 
@@ -11,7 +11,8 @@ from PIL import Image
 
 from thaw.data import pixel_values
 from thaw.data.pixel_values import Pixels, Ranges
-from thaw.data.split import SplitNotes, connected
+from thaw.data.split import SPLITS, SplitNotes
+from thaw.data.units import connected
 from thaw.pipeline.facts import Audit, Conflict, Group, Listed, NearDuplicates, SplitCounts
 
 Item = TypeVar("Item")
@@ -73,21 +74,13 @@ def summary(
     # One file stands for its exact copies: a near duplicate is another file that looks the same.
     near = near_duplicates(samples.drop_duplicates("sha256"))
     leaks = sum(len(group.splits) > 1 for group in near)
-    counts = samples.groupby(["label", "split"]).size()
-    labels = sorted(set(samples["label"]))
-
-    def counted(label: str, split: str) -> int:
-        return int(counts.get((label, split), 0))
-
     return Audit(
         images=len(samples),
         channels=channels,
         dtype="uint16" if dtype == "uint16" else None,
         value_range=pixel_values.report(samples["measured"], value_range),
-        classes={
-            label: SplitCounts(train=counted(label, "train"), val=counted(label, "val"), test=counted(label, "test"))
-            for label in labels
-        },
+        folds=split_notes.num_folds,
+        classes=_counts(samples, split_notes.num_folds),
         rejected=len(rejected),
         label_conflicts=_listed(conflicts),
         exact_duplicates=_listed(copies),
@@ -96,8 +89,22 @@ def summary(
         moved_by_repair=_listed(split_notes.moved_by_repair),
         given_split_changed=_listed(split_notes.given_split_changed),
         missing=_listed(split_notes.missing),
+        never_validated=_listed(split_notes.never_validated),
         units_of_tied_groups=split_notes.units_of_tied_groups,
     )
+
+
+def _counts(samples: pd.DataFrame, num_folds: int) -> dict[str, SplitCounts]:
+    """Return how many images of each class are in each split, and in each fold where there are several."""
+    in_split = Counter(zip(samples["label"], samples["split"], strict=True))
+    in_fold = Counter(zip(samples["label"], samples["fold"].tolist(), strict=True))
+    return {
+        label: SplitCounts(
+            **{split: in_split[label, split] for split in SPLITS},
+            folds=[in_fold[label, fold] for fold in range(num_folds)] if num_folds > 1 else None,
+        )
+        for label in sorted(set(samples["label"]))
+    }
 
 
 def near_duplicates(samples: pd.DataFrame) -> list[Group]:

@@ -101,9 +101,9 @@ def _check(usable: pd.DataFrame, rejected: pd.DataFrame, listed: Listing, max_re
         raise DataError(f"class {lost[0]!r} has no image that can be used ({first}{more}); add some, or remove it")
 
 
-def number(usable: pd.DataFrame, splits: list[str]) -> pd.DataFrame:
-    """Return the catalog with its split, id and row: exact copies get -1, -2 ... after the first, in order of paths."""
+def number(usable: pd.DataFrame, splits: list[str], folds: list[int]) -> pd.DataFrame:
+    """Return the catalog with its split, fold, id and row: exact copies get -1, -2 ... after the first, by path."""
     copy = usable.groupby("sha256", sort=False).cumcount()
     start = usable["sha256"].str[:16]
     ids = [name if again == 0 else f"{name}-{again}" for name, again in zip(start, copy, strict=True)]
-    return usable.assign(split=splits, id=ids, row=range(len(usable)))
+    return usable.assign(split=splits, fold=folds, id=ids, row=range(len(usable)))

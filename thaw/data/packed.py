@@ -22,7 +22,7 @@ from thaw.pipeline.facts import ClassNames, Preprocessing
 
 Rows = NDArray[np.int64]
 SHARD_BYTES = 2**30
-COLUMNS = ("id", "path", "label", "split", "group", "sha256", "width", "height", "row", "confidence")
+COLUMNS = ("id", "path", "label", "split", "group", "sha256", "width", "height", "row", "confidence", "fold")
 
 
 @dataclass(frozen=True)
@@ -159,14 +159,46 @@ def _chunks(numbers: list[int], size: int) -> Iterator[list[int]]:
 
 @dataclass(frozen=True)
 class LabelledRows:
-    """The rows of one split with their class indices and how sure each label is."""
+    """Rows of a data set, ascending, with their class indices and how sure each label is."""
 
     rows: Rows
     labels: NDArray[np.int64]
     confidence: NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Fold:
+    """A part of the development images on which to validate, and the others, on which to train."""
+
+    train: LabelledRows
+    val: LabelledRows
+
+
+def folds_of(images: PackedImages) -> list[Fold]:
+    """Return the folds of a data set in order; one where a part of the images was split off for validation."""
+    fold = images.samples["fold"].to_numpy()
+    development = (images.samples["split"] != "test").to_numpy()
+    return [
+        Fold(
+            *(
+                labelled_rows(images, np.flatnonzero(chosen))
+                for chosen in (development & (fold != number), fold == number)
+            )
+        )
+        for number in range(int(fold.max()) + 1)
+    ]
+
+
+def development_of(images: PackedImages) -> LabelledRows:
+    """Return all rows but those of the test images."""
+    return labelled_rows(images, np.flatnonzero((images.samples["split"] != "test").to_numpy()))
+
+
 def labelled(images: PackedImages, split: str) -> LabelledRows:
     """Return the rows of a split with their labels and confidences."""
-    rows = images.rows(split)
+    return labelled_rows(images, images.rows(split))
+
+
+def labelled_rows(images: PackedImages, rows: Rows) -> LabelledRows:
+    """Return rows with their labels and confidences."""
     return LabelledRows(rows, images.labels(rows), images.samples["confidence"].to_numpy(np.float64)[rows])

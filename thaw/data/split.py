@@ -1,214 +1,145 @@
-"""The split into train, val and test: a pure function of each image's content (or its group) and the seed.
+"""The split into test and development images, and of these into train and val, or into folds.
 
-What must stay together is a *unit*: all images of a group, all exact copies of an image, and groups that share a copy.
-A unit's place on the line from 0 to 1 is a hash, so adding images never moves an old unit, unless the new image ties
-two groups together or a class was so small that it had to be repaired.
+It is a function of each image's content (or its group) and the seed: what must stay together is a unit, and a unit's
+place on the line from 0 to 1 is a hash. Test comes first, so that it depends on nothing that follows.
 """
 
-import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
-from typing import get_args
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
 
-import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
+from thaw.data import balance
+from thaw.data.balance import Part
+from thaw.data.folds import assign_folds, number_of_folds
+from thaw.data.units import Unit, place_of, units_of
 from thaw.errors import DataError
-from thaw.pipeline.facts import GivenSplitChanged, MissingClass, Move, Split
+from thaw.pipeline.facts import GivenSplitChanged, MissingClass, Move, Split, Unvalidated
 
 SPLITS: tuple[Split, ...] = get_args(Split)
-
-
-@dataclass
-class Unit:
-    """Images that must share a split."""
-
-    key: str
-    """The group's name, or the SHA-256 of an image that has none; the smallest, where several are tied together."""
-    place: float
-    """Where the hash of seed and key falls, in [0, 1)."""
-    allowed: frozenset[Split]
-    """Splits that the unit may be in: one, where the user has given it."""
-    labels: frozenset[str]
-    members: list[int] = field(default_factory=list)
-    split: Split = "train"
+_MOST_SAID = 5
 
 
 @dataclass(frozen=True)
 class SplitNotes:
     """What is worth knowing about a split; the fields are those of audit.json."""
 
+    num_folds: int
     moved_by_repair: list[Move]
     given_split_changed: list[GivenSplitChanged]
     missing: list[MissingClass]
+    never_validated: list[Unvalidated]
     units_of_tied_groups: int
-
-
-def place_of(key: str, seed: int) -> float:
-    """Return a unit's place in [0, 1): the first 64 bits of SHA-256 of `seed:key`, as a fraction."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:8], "big") / 2**64
+    lines: list[str]
+    """What `prepare` prints."""
 
 
 def assign(
-    table: pd.DataFrame, *, seed: int, val_fraction: float, test_fraction: float
-) -> tuple[list[str], SplitNotes]:
-    """Return the split of each row, and what is worth knowing about it (for audit.json).
+    table: pd.DataFrame, *, seed: int, val_fraction: float, test_fraction: float, folds: int | Literal["auto"]
+) -> tuple[list[str], list[int], SplitNotes]:
+    """Return the split of each row, its fold, and what is worth knowing about both.
 
-    `table` has the columns sha256, group, label and split, the last two '' where nothing is given.
-    Raises: DataError if a class cannot be in every split, or a group is given two splits.
+    With one fold, it is 0 for the images of val and -1 for those of train and test. With several, all images but those
+    of test are in train, and the fold says when an image is validated on, from 0 on; -1 is never.
+
+    `table` has the columns path, sha256, group, label and split, where '' is a group or split that is not given.
+    Raises: DataError if a class cannot be trained on, if nothing is left for test or validation, if a group is given
+    two splits, or if the images cannot be divided into that many folds.
     """
-    _check_groups(table)
-    given = set(table["split"]) - {""}
-    shares: dict[Split, float] = {"test": test_fraction, "val": val_fraction}
-    if given - {"train"}:  # the given test (or val) is kept; what is missing comes off train, in the same proportion
-        rest = 1 - sum(shares[split] for split in given - {"train"})
-        shares = {split: share / rest for split, share in shares.items() if split not in given}
-    units, unified = _units(table, given, seed)
+    units, unified = units_of(table)
+    given = {unit.given for unit in units} - {None, "train"}
+    movable = [unit for unit in units if unit.given not in given]
     for unit in units:
-        unit.split = _by_place(unit.place, shares) if "train" in unit.allowed else next(iter(unit.allowed))
-    moves = repair(units)
+        unit.split = unit.given if unit.given in given and unit.given is not None else "train"
+    # A given test (or val) is kept; what is missing comes off train, in the same proportion.
+    test = 0.0 if "test" in given else test_fraction / (1 - val_fraction * ("val" in given))
+    val = 0.0 if "val" in given else val_fraction / (1 - test_fraction * ("test" in given))
+    if test:
+        _hold_out("test", movable, Part(0, test, test), seed)
+    development = [unit for unit in units if unit.split != "test"]
+    num_folds, lines = number_of_folds(folds, development, val_is_given="val" in given)
+    moves: list[Move] = []
+    if num_folds > 1:
+        for unit in development:
+            unit.split = "train"
+        moves = assign_folds(development, num_folds, seed)
+    elif val:
+        left = [unit for unit in movable if unit.split == "train"]
+        _hold_out("val", left, Part(0, test + val, val / (1 - test)), seed)
+    ends: dict[Split, float] = {"test": test, "val": test + val if num_folds == 1 else 0.0}
+    moves = _moves(movable, ends, seed) + moves
+    for unit in units:
+        unit.fold = 0 if unit.split == "val" else unit.fold
     missing = _missing(units)
-    splits = [""] * len(table)
+    splits, fold_of = [""] * len(table), [-1] * len(table)
     for unit in units:
         for row in unit.members:
-            splits[row] = unit.split
+            splits[row], fold_of[row] = unit.split, unit.fold
     groups = table["group"].tolist()
     num_tied = sum(len({groups[row] for row in unit.members} - {""}) > 1 for unit in units)
-    return splits, SplitNotes(moves, unified, missing, num_tied)
-
-
-def _missing(units: Iterable[Unit]) -> list[MissingClass]:
-    """Return which class is in none of the images of which split; it can only be so where the user gave the split."""
-    present = {(label, unit.split) for unit in units for label in unit.labels}
-    classes = sorted({label for label, _ in present})
-    missing = [
-        MissingClass(label=label, split=split) for label in classes for split in SPLITS if (label, split) not in present
+    unvalidated = [
+        Unvalidated(unit=unit.key, images=unit.num_images, labels=unit.labels)
+        for unit in development
+        if num_folds > 1 and unit.fold < 0
     ]
-    for gap in missing:
-        if gap.split == "train":
-            raise DataError(f"class {gap.label!r} is not in the given train split; add images of it, or remove it")
-    return missing
+    lines += _said_of_missing(units, missing)
+    return splits, fold_of, SplitNotes(num_folds, moves, unified, missing, unvalidated, num_tied, lines)
 
 
-def _by_place(place: float, shares: Mapping[Split, float]) -> Split:
-    edge = 0.0
-    for split, share in shares.items():
-        edge += share
-        if place < edge:
-            return split
-    return "train"
+def _hold_out(split: Split, units: Sequence[Unit], part: Part, seed: int) -> None:
+    """Put units into a split; what stays for training can be divided once more where that split is test."""
+    places = [place_of(unit.key, seed) for unit in units]
+    keep = 2 if split == "test" else 1
+    found = balance.divide(places, [unit.images for unit in units], [part], keep=keep)
+    for unit, number in zip(units, found, strict=True):
+        if number != balance.TRAINING:
+            unit.split = split
 
 
-def _units(table: pd.DataFrame, given: set[str], seed: int) -> tuple[list[Unit], list[GivenSplitChanged]]:
-    """Return the units in order of their keys, and the given splits that had to be unified for exact copies."""
-    from_train = frozenset(split for split in SPLITS if split == "train" or split not in given)
-    strictest: tuple[Split, ...] = ("test", "val", "train")
-    units: list[Unit] = []
-    changed: list[GivenSplitChanged] = []
-    paths, labels, splits = (table[name].tolist() for name in ("path", "label", "split"))
-    for key, rows in sorted(_tied(table["group"].tolist(), table["sha256"].tolist()).items()):
-        wanted = {splits[row] for row in rows}
-        # Copies in two given splits are a leak: all go to the one that is held out most.
-        split = next((name for name in strictest if name in wanted), None)
-        changed += [
-            GivenSplitChanged(path=paths[row], given=splits[row], now=split)
-            for row in rows
-            if split is not None and splits[row] != split
-        ]
-        allowed = frozenset(SPLITS) if split is None else from_train if split == "train" else frozenset({split})
-        units.append(Unit(key, place_of(key, seed), allowed, frozenset(labels[row] for row in rows), rows))
-    return units, changed
-
-
-def _check_groups(table: pd.DataFrame) -> None:
-    for group, splits in table[(table["group"] != "") & (table["split"] != "")].groupby("group")["split"]:
-        if splits.nunique() > 1:
-            raise DataError(
-                f"group {group!r} is given to {' and '.join(sorted(set(splits)))}; a group must stay in one split"
-            )
-
-
-def _tied(groups: list[str], hashes: list[str]) -> dict[str, list[int]]:
-    """Return the rows of each unit under its key: rows are tied by an equal group or an equal hash."""
-    first: dict[tuple[str, str], int] = {}
-    ties = [(row, first.setdefault(("sha256", sha256), row)) for row, sha256 in enumerate(hashes)]
-    ties += [(row, first.setdefault(("group", group), row)) for row, group in enumerate(groups) if group]
-    units = connected(len(groups), ties)
-    return {min({groups[row] for row in rows} - {""} or {hashes[row] for row in rows}): rows for rows in units}
-
-
-def connected(num_rows: int, ties: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """Return the rows in sets, each in order, where tied rows share a set, as do all that are tied to one.
-
-    The sets are in the order of their first rows; a row without a tie is a set of its own.
-    """
-    ends = np.array(list(ties), dtype=np.int64).reshape(-1, 2).T
-    graph = coo_array((np.ones(ends.shape[1]), ends), shape=(num_rows, num_rows))
-    members: dict[int, list[int]] = defaultdict(list)
-    for row, component in enumerate(connected_components(graph, directed=False)[1].tolist() if num_rows else []):
-        members[component].append(row)
-    return list(members.values())
-
-
-def repair(units: list[Unit]) -> list[Move]:
-    """Move whole units until every class is in every split that it can be in, and return the moves.
-
-    Each move fills a gap and opens none; it is the fewest moves where a unit holds one class, since each then fills one
-    gap. Of several candidates the one that fills most gaps goes, then the smallest, then the first by place.
-    Raises: DataError naming a class that is in too few units.
-    """
-    movable = [unit for unit in units if len(unit.allowed) > 1]
-    targets = {split for unit in movable for split in unit.allowed}
-    counts = Counter((label, unit.split) for unit in units for label in unit.labels)
-    gaps = {(label, split) for unit in movable for label in unit.labels for split in targets} - set(counts)
-
-    def rank(number: int, split: Split) -> _Rank:
-        unit = movable[number]
-        filled = sum((label, split) in gaps for label in unit.labels)
-        return -filled, len(unit.members), unit.place, split, number
-
-    # Gaps are filled and none is opened, so a rank can only fall: it is looked at anew when its turn comes.
-    queue = [move for number, unit in enumerate(movable) for split in unit.allowed if (move := rank(number, split))[0]]
-    heapify(queue)
-    stuck: dict[tuple[str, str], list[_Rank]] = defaultdict(list)
-    moves: list[Move] = []
-    while gaps:
-        if not queue:
-            raise DataError(_too_small(min(gaps), units))
-        move = heappop(queue)
-        *_, split, number = move
-        unit = movable[number]
-        if (now := rank(number, split)) != move:
-            if now[0]:
-                heappush(queue, now)
-            continue
-        if alone := [(label, unit.split) for label in unit.labels if counts[label, unit.split] == 1]:
-            stuck[alone[0]].append(move)  # it cannot leave until another unit of this class comes to its split
-            continue
-        moves.append(Move(unit=unit.key, images=len(unit.members), source=unit.split, target=split))
-        for label in unit.labels:
-            counts[label, unit.split] -= 1
-            counts[label, split] += 1
-            gaps.discard((label, split))
-            for freed in stuck.pop((label, split), []):
-                heappush(queue, freed)
-        unit.split = split
+def _moves(units: Sequence[Unit], ends: dict[Split, float], seed: int) -> list[Move]:
+    """Return which units are in another split than the one that their places are in."""
+    moves = []
+    for unit in units:
+        place = place_of(unit.key, seed)
+        source = next((split for split, end in ends.items() if place < end), "train")
+        if source != unit.split:
+            moves.append(Move(unit=unit.key, images=unit.num_images, source=source, target=unit.split))
     return moves
 
 
-_Rank = tuple[int, int, float, Split, int]
-"""What decides between moves: less the gaps that it fills, images, place, the split to go to, the unit's number."""
+def _missing(units: Sequence[Unit]) -> list[MissingClass]:
+    """Return which class is never tested or never validated.
+
+    Raises: DataError if a class is never trained on, or if none is tested or validated.
+    """
+    held: dict[Split, set[str]] = {
+        "train": {label for unit in units if unit.split == "train" for label in unit.labels},
+        "val": {label for unit in units if unit.fold >= 0 for label in unit.labels},
+        "test": {label for unit in units if unit.split == "test" for label in unit.labels},
+    }
+    classes = sorted(set().union(*held.values()))
+    if lost := sorted(set(classes) - held["train"]):
+        raise DataError(f"class {lost[0]!r} is not in the given train split; add images of it, or remove it")
+    for split in ("test", "val"):
+        if not held[split]:
+            raise DataError(
+                f"no image is left for {split}: the classes have too few independent images (copies and groups count "
+                "once); bring at least 5 of each class"
+            )
+    return [MissingClass(label=label, split=split) for label in classes for split in SPLITS if label not in held[split]]
 
 
-def _too_small(gap: tuple[str, str], units: Iterable[Unit]) -> str:
-    label, split = gap
-    num_units = sum(label in unit.labels for unit in units)
-    return (
-        f"class {label!r} cannot be in train, val and test: it has {num_units} independent "
-        f"{'image or group' if num_units == 1 else 'images or groups'} (copies and groups count once), none of which "
-        f"can go to {split}; add images of it, split its groups, or remove the class"
-    )
+def _said_of_missing(units: Sequence[Unit], missing: Sequence[MissingClass]) -> list[str]:
+    """Return a line for each of the first classes that are never tested or never validated, and how many more are."""
+    number = Counter(label for unit in units for label in unit.labels)
+    untested = {gap.label for gap in missing if gap.split == "test"}
+    lines = []
+    for label in sorted({gap.label for gap in missing}):
+        never = "tested; nothing can be said about it" if label in untested else "validated on"
+        what = "image or group" if number[label] == 1 else "images or groups"
+        lines.append(f"class {label!r} has {number[label]} independent {what}: it is trained on and never {never}")
+    if more := len(lines[_MOST_SAID:]):
+        lines[_MOST_SAID:] = [f"{more} more such classes are in audit.json, under missing"]
+    return lines

@@ -2,6 +2,10 @@
 
 All of it is read off the curves of training, the answers on validation, and heads tried on earlier blocks. Every
 threshold is relative to what guessing costs: the log loss of equal odds, ln(classes).
+
+A finding says what the images show. Where the figures look like one and the images are too few to show it, or where
+neither it nor its contrary is shown, the finding is `cannot_tell`. Training losses are over the same images in every
+epoch, so no chance of drawing images is in them.
 """
 
 import math
@@ -11,9 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import special
 
 from thaw.evaluation.calibration import fit_temperature, sample_losses
-from thaw.evaluation.comparison import mcnemar_p
+from thaw.evaluation.intervals import paired_proportion
 from thaw.pipeline.facts import EarlierLayers, Finding
 
 DIVERGED = 1.5
@@ -31,11 +36,12 @@ GAP = 0.2
 """Times the loss of guessing: a validation loss this far above the training loss is overfitting, if it is no chance."""
 EARLIER = 0.02
 """Times the loss of guessing: what the head must gain from an earlier block."""
-_ERRORS_OF_THREE = 2.4
-"""Standard errors that the best of three differences must exceed (Bonferroni: 2.5 % in all)."""
-_ERRORS = 2.0
-"""Standard errors that a difference must exceed before it counts."""
-_LEVEL = 0.05
+NEGLIGIBLE = 0.1
+"""Share of the loss of answering the classes' shares: a head that surely gains less than this knows next to nothing."""
+FEWEST = 20
+"""Images from which on a standard error of losses is taken for what it is."""
+_TAIL = 0.025
+"""One-sided: the chance at which a difference that is none is taken for one; of the best of three a third of it."""
 
 
 @dataclass(frozen=True)
@@ -117,44 +123,55 @@ def _overfits(run: TrainingRun) -> Finding | None:
     trained = _trained(run)
     if trained.empty:
         return None
-    losses = sample_losses(run.logits, run.labels)
-    margin = max(GAP * run.guessing, _ERRORS * float(losses.std()) / math.sqrt(len(losses)))
     best = run.curves.iloc[int(run.curves["val_loss"].argmin())]
     last = trained.iloc[-1]
+    kept_gap = best["val_loss"] - best["train_loss"]
+    last_gap = last["val_loss"] - max(last["train_loss"], best["val_loss"])
+    gap = kept_gap if kept_gap > GAP * run.guessing else last_gap
+    if gap <= GAP * run.guessing:
+        return None
+    evidence = (
+        f"at epoch {best['epoch']:.0f}, which was kept, the validation loss is {best['val_loss']:.3g} and the training "
+        f"loss {best['train_loss']:.3g}"
+        if gap is kept_gap
+        else f"by epoch {last['epoch']:.0f} the training loss was down to {last['train_loss']:.3g} and the validation "
+        f"loss up from {best['val_loss']:.3g} to {last['val_loss']:.3g}; epoch {best['epoch']:.0f} was kept"
+    )
+    losses = sample_losses(run.logits, run.labels)
+    if len(losses) < FEWEST or gap <= _reach(float(losses.std(ddof=1)) / math.sqrt(len(losses)), len(losses)):
+        return _cannot_tell(run, "it overfits", evidence)
     advice = "unfreeze less, train for fewer epochs, or give it more views, augmentation, weight_decay or images"
-    if best["val_loss"] - best["train_loss"] > margin:
-        evidence = (
-            f"at epoch {best['epoch']:.0f}, which was kept, the validation loss is {best['val_loss']:.3g} and the "
-            f"training loss {best['train_loss']:.3g}"
-        )
-        return Finding(kind="overfits", where=run.where, evidence=evidence, advice=advice)
-    if last["val_loss"] - max(last["train_loss"], best["val_loss"]) > margin:
-        evidence = (
-            f"by epoch {last['epoch']:.0f} the training loss was down to {last['train_loss']:.3g} and the validation "
-            f"loss up from {best['val_loss']:.3g} to {last['val_loss']:.3g}; epoch {best['epoch']:.0f} was kept"
-        )
-        return Finding(kind="overfits", where=run.where, evidence=evidence, advice=advice)
-    return None
+    return Finding(kind="overfits", where=run.where, evidence=evidence, advice=advice)
 
 
 def _majority(run: TrainingRun) -> Finding | None:
-    """Hold the head against an answer that is always the commonest class, and against the classes' frequencies."""
-    counts = np.bincount(run.labels, minlength=run.logits.shape[1])
+    """Hold the head against an answer that is always the commonest class, and against the classes' frequencies.
+
+    It is better where its accuracy or its log loss surely is, and no better where its accuracy is not higher and its
+    loss surely gains less than `NEGLIGIBLE`; the loss is at a temperature that was fitted to the same images, which
+    speaks for the head.
+    """
+    counts, images = np.bincount(run.labels, minlength=run.logits.shape[1]), len(run.labels)
     correct, always = run.logits.argmax(axis=1) == run.labels, run.labels == counts.argmax()
-    temperature = fit_temperature(run.logits, run.labels)
-    gained = -np.log(counts[run.labels] / counts.sum()) - sample_losses(run.logits, run.labels, temperature)
-    sure_of_accuracy = correct.mean() > always.mean() and mcnemar_p(correct, always) < _LEVEL
-    sure_of_loss = gained.mean() > _ERRORS * gained.std() / math.sqrt(len(gained))
-    if sure_of_accuracy or (len(gained) > 1 and sure_of_loss):
+    if paired_proportion(correct, always, np.arange(images))[0] > 0:
         return None
+    temperature = fit_temperature(run.logits, run.labels)
+    shares = -np.log(counts[run.labels] / counts.sum())
+    gained = shares - sample_losses(run.logits, run.labels, temperature)
+    reach = _reach(float(gained.std(ddof=1)) / math.sqrt(images), images) if images >= FEWEST else math.inf
+    if gained.mean() > reach:
+        return None
+    evidence = (
+        f"the validation accuracy is {correct.mean():.3f}, that of always answering the commonest class "
+        f"{always.mean():.3f} on {images} images, and the log loss is {shares.mean() - gained.mean():.3g}, that of "
+        f"answering the classes' shares {shares.mean():.3g}"
+    )
+    if correct.mean() > always.mean() or gained.mean() + reach > NEGLIGIBLE * shares.mean():
+        return _cannot_tell(run, "it is better than the majority class", evidence)
     return Finding(
         kind="no_better_than_majority",
         where=run.where,
-        evidence=(
-            f"the validation accuracy is {correct.mean():.3f}, that of always answering the commonest class "
-            f"{always.mean():.3f} on {len(correct)} images, and the log loss is no better than that of the classes' "
-            "shares"
-        ),
+        evidence=evidence,
         advice=(
             "look at some images and their labels; then unfreeze more (depth: all), or try another backbone or input_px"
         ),
@@ -165,24 +182,41 @@ def _earlier(run: TrainingRun) -> Finding | None:
     """Look for a block before the last that a head on the frozen network would surely do better on."""
     if run.layers is None:
         return None
-    last, earlier = run.layers.last, run.layers.earlier
+    last, earlier, images = run.layers.last, run.layers.earlier, len(run.labels)
     name = min(earlier, key=lambda block: earlier[block].log_loss)
     best = earlier[name]
-    if -best.difference <= max(EARLIER * run.guessing, _ERRORS_OF_THREE * best.standard_error):
+    if -best.difference <= EARLIER * run.guessing:
         return None
+    evidence = (
+        f"on {run.layers.images} training images a head on block {name} reaches a validation log loss of "
+        f"{best.log_loss:.3g} and an accuracy of {best.accuracy:.3f}, one on the last block, {last.block}, "
+        f"{last.log_loss:.3g} and {last.accuracy:.3f}"
+    )
+    if images < FEWEST or -best.difference <= _reach(best.standard_error, images, of=3):
+        return _cannot_tell(run, "an earlier block serves the head better", evidence)
     return Finding(
         kind="earlier_layers_do_better",
         where=run.where,
-        evidence=(
-            f"on {run.layers.images} training images a head on block {name} reaches a validation log loss of "
-            f"{best.log_loss:.3g} and an accuracy of {best.accuracy:.3f}, one on the last block, {last.block}, "
-            f"{last.log_loss:.3g} and {last.accuracy:.3f}: these images are far from those of the pretraining"
-        ),
+        evidence=f"{evidence}: these images are far from those of the pretraining",
         advice=(
             "let the head see the blocks before (backbone.taps: [all]) or end the network there (backbone.keep: "
             f"{name}), unfreeze that deep, or try another backbone"
         ),
     )
+
+
+def _cannot_tell(run: TrainingRun, what: str, evidence: str) -> Finding:
+    return Finding(
+        kind="cannot_tell",
+        where=run.where,
+        evidence=f"whether {what} cannot be told from {len(run.labels)} images: {evidence}",
+        advice="more validation images would tell (prepare.val_fraction, select.folds)",
+    )
+
+
+def _reach(standard_error: float, images: int, of: int = 1) -> float:
+    """Return what the largest `of` so many differences must exceed before it counts (Student's t, Bonferroni)."""
+    return standard_error * float(-special.stdtrit(images - 1, _TAIL / of))
 
 
 def _trained(run: TrainingRun) -> pd.DataFrame:

@@ -1,24 +1,34 @@
 """Read the trained phases, put the verdict into words, and write the network that was chosen."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from thaw.errors import ArtifactError
-from thaw.evaluation.comparison import Candidate, Verdict
+from thaw.config.schema import SelectParams
+from thaw.errors import ArtifactError, ParamsError
+from thaw.evaluation.comparison import Candidate, Result
 from thaw.evaluation.diagnostics import TrainingRun, findings_of
 from thaw.pipeline import artifacts, facts, tables
 from thaw.pipeline.candidates import FOLDER, average_name, display_name
-from thaw.pipeline.facts import CandidateFacts, Comparison, ModelFacts, Selection
+from thaw.pipeline.facts import CandidateFacts, ModelFacts, Selection
 
 HEAD = "head"
+COST_WORDS = {
+    "accuracy": "error rate plus Brier score",
+    "log_loss": "log loss",
+    "balanced_accuracy": "balanced error",
+    "macro_f1": "lack of macro F1",
+    "roc_auc": "lack of area under ROC",
+}
+"""What is compared for each metric (`comparison.COSTS`), in words."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,13 @@ class TrainedPhase:
     logits: NDArray[np.floating]
     labels: NDArray[np.int64]
     rows: NDArray[np.int64]
+    folds: NDArray[np.int64]
+    """The fold in which each image is validated on."""
+
+    @property
+    def num_folds(self) -> int:
+        """How often it was trained to answer for images that it had not seen."""
+        return int(self.folds.max()) + 1
 
     @property
     def candidate(self) -> Candidate:
@@ -71,13 +88,37 @@ def read_phases(root: Path, starts: Mapping[str, str]) -> list[TrainedPhase]:
     }
     head = phases[0]
     for phase in [*phases[1:], *averages.values()]:
-        if not (np.array_equal(phase.rows, head.rows) and np.array_equal(phase.labels, head.labels)):
+        pairs = ((phase.rows, head.rows), (phase.labels, head.labels), (phase.folds, head.folds))
+        if not all(np.array_equal(ours, theirs) for ours, theirs in pairs):
             raise ArtifactError(f"{phase.folder} was validated on other images than {head.folder}; run `dvc repro`")
         if phase.model.classes != head.model.classes:
             raise ArtifactError(f"{phase.folder} has other classes than {head.folder}; run `dvc repro`")
     ordered = sorted(phases, key=lambda phase: (len(_chain(phase.name, starts)), phase.model.depth_blocks, phase.name))
-    with_averages = [[_as_its_start(phase, ordered), averages.get(phase.name)] for phase in ordered]
+    with_averages = [[phase, averages.get(phase.name)] for phase in ordered]
     return [phase for group in with_averages for phase in group if phase is not None]
+
+
+def check_final(phases: Sequence[TrainedPhase], settings: SelectParams) -> None:
+    """Raises: ParamsError if an ensemble is asked for and there is one network, or no memory for all of them.
+
+    `evaluate` holds those of all candidates at once. Their files have the size of their tensors.
+    """
+    if settings.final != "ensemble":
+        return
+    folds = phases[0].num_folds
+    if folds == 1:
+        raise ParamsError(
+            "params.yaml: select.final is ensemble, but there is one fold, which trains one network; set select.final "
+            "to refit, or select.folds to 2 or more"
+        )
+    needed = sum(path.stat().st_size for phase in phases for path in phase.folder.glob("fold-*.safetensors"))
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise ParamsError(
+            f"params.yaml: select.final is ensemble, but the {folds} networks of each of {len(phases)} candidates take "
+            f"{needed / 2**30:.2f} GiB of memory, and {free / 2**30:.2f} GiB are free; set select.final to refit, or "
+            "fewer select.folds"
+        )
 
 
 def read_groups(samples: Path, rows: NDArray[np.int64]) -> NDArray[Any]:
@@ -91,121 +132,125 @@ def read_groups(samples: Path, rows: NDArray[np.int64]) -> NDArray[Any]:
         raise ArtifactError(f"{samples} does not list the validation images ({error}); run `dvc repro`") from None
 
 
-def selection_report(
-    phases: Sequence[TrainedPhase], verdicts: Sequence[Verdict], *, min_win_rate: float, draws: int
-) -> Selection:
+def selection_report(phases: Sequence[TrainedPhase], results: Sequence[Result], settings: SelectParams) -> Selection:
     """Return the content of selection.json: the choice, the sentence that explains it, evidence, findings."""
-    chosen = chosen_verdict(verdicts)
+    chosen = chosen_result(results)
     candidates = {
-        verdict.name: _evidence(verdict, phase.folder / "curves.csv", chosen=verdict is chosen)
-        for verdict, phase in zip(verdicts, phases, strict=True)
+        result.name: _evidence(result, phase.folder / "curves.csv", chosen=result is chosen)
+        for result, phase in zip(results, phases, strict=True)
     }
-    images = len(phases[0].labels)
+    images, folds = len(phases[0].labels), phases[0].num_folds
     return Selection(
         chosen=chosen.name,
-        verdict=verdict_sentence(verdicts, min_win_rate=min_win_rate, draws=draws, images=images),
+        reason=reason(results, settings, images=images, folds=folds),
         images=images,
-        min_win_rate=min_win_rate,
-        draws=draws,
+        folds=folds,
+        metric=settings.metric,
+        cost=COST_WORDS[settings.metric],
+        final=settings.final if folds > 1 else None,
+        min_win_rate=settings.min_win_rate,
+        draws=settings.draws,
         candidates=candidates,
         findings=findings_of([phase.training_run for phase in phases]),
     )
 
 
-def chosen_verdict(verdicts: Sequence[Verdict]) -> Verdict:
-    """Return the verdict of the candidate to keep: the last that became the best."""
-    return [verdict for verdict in verdicts if verdict.replaced_best][-1]
+def chosen_result(results: Sequence[Result]) -> Result:
+    """Return the result of the candidate to keep: the last that became the best."""
+    return [result for result in results if result.replaced_best][-1]
 
 
-def verdict_sentence(verdicts: Sequence[Verdict], *, min_win_rate: float, draws: int, images: int) -> str:
-    """Return one sentence: did unfreezing help on validation, by how much, and how sure is that."""
-    chosen, head = chosen_verdict(verdicts), verdicts[0]
-    if len(verdicts) == 1:
-        return (
-            f"No phase was trained; the head alone has a validation accuracy of {head.accuracy:.3f} on {images} images."
-        )
+def reason(results: Sequence[Result], settings: SelectParams, *, images: int, folds: int) -> str:
+    """Return one sentence: what is kept, and what the choice rests on."""
+    chosen, head = chosen_result(results), results[0]
+    on = f"{images} validation images" if folds == 1 else f"{images} development images, {folds} folds"
+    if len(results) == 1:
+        return f"No phase was trained; the head alone has an accuracy of {head.accuracy:.3f} on {on}."
+    asked = f"{100 * settings.min_win_rate:.0f} % are asked for"
+    cost = COST_WORDS[settings.metric]
     if chosen is head:
-        rivals = [(verdict, verdict.against_best) for verdict in verdicts if verdict.against_best is not None]
+        rivals = [(result, result.against_best) for result in results if result.against_best is not None]
         nearest, duel = max(rivals, key=lambda rival: rival[1].win_rate)
         return (
-            f"Unfreezing did not help: the best phase, {display_name(nearest.name)}, {_shift(duel)} that of the head "
-            f"and wins in {100 * duel.win_rate:.1f} % of {draws} bootstrap draws ({100 * min_win_rate:.0f} % are asked "
-            f"for), with an accuracy of {nearest.accuracy:.3f} against {head.accuracy:.3f} on {images} images; the "
-            "head is kept."
+            f"The head alone is kept: {display_name(nearest.name)} has a smaller {cost} in "
+            f"{100 * duel.win_rate:.0f} % of {settings.draws} bootstrap draws ({asked}), and an accuracy of "
+            f"{nearest.accuracy:.3f} against {head.accuracy:.3f}, on {on}."
         )
     gain = chosen.against_head
     assert gain is not None
     return (
-        f"Unfreezing helped: {display_name(chosen.name)} {_shift(gain)} that of the head and wins in "
-        f"{100 * gain.win_rate:.1f} % of {draws} bootstrap draws, with an accuracy of {chosen.accuracy:.3f} "
-        f"against {head.accuracy:.3f} on {images} images."
+        f"{display_name(chosen.name)} is kept: it has a smaller {cost} than the head in {100 * gain.win_rate:.0f} % of "
+        f"{settings.draws} bootstrap draws ({asked}), and an accuracy of {chosen.accuracy:.3f} against "
+        f"{head.accuracy:.3f}, on {on}."
     )
 
 
-def write_final(folder: Path, backbone: Path, phase: TrainedPhase, verdict: Verdict, candidates: Sequence[str]) -> None:
+def write_final(
+    folder: Path, backbone: Path, phase: TrainedPhase, result: Result, *, candidates: Sequence[str], ensemble: bool
+) -> None:
     """Write the whole network, the backbone's tensors with the chosen phase's laid over them, and its model.json.
 
+    With `ensemble` it is that of the first fold; what the others have in its place follows as `members.N.…`.
     Raises: ArtifactError if a tensor of the phase has no place in the backbone, or another shape or type.
     """
     fingerprint = artifacts.verify(backbone)
-    tensors = {f"backbone.{name}": tensor for name, tensor in _load(backbone / "weights.safetensors").items()}
-    for name, tensor in _load(phase.folder / "weights.safetensors").items():
-        if not name.startswith("head."):
-            place = tensors.get(name)
-            # A first layer trained on grey images has fewer input channels than the one that was pretrained.
-            if (
-                place is None
-                or _but_channels(place.shape) != _but_channels(tensor.shape)
-                or place.dtype != tensor.dtype
-            ):
-                found = "absent" if place is None else f"{place.dtype} {place.shape}"
-                wanted = f"{tensor.dtype} {tensor.shape}"
-                raise ArtifactError(f"{phase.folder}: {name} is {wanted}, in {backbone} it is {found}; run `dvc repro`")
-        tensors[name] = tensor
+    pretrained = {f"backbone.{name}": tensor for name, tensor in _load(backbone / "weights.safetensors").items()}
+    files = sorted(phase.folder.glob("fold-*.safetensors")) if ensemble else [phase.folder / "weights.safetensors"]
+    first, *others = [_laid_over(pretrained, _load(path), path, backbone) for path in files]
+    tensors = pretrained | first
+    for number, trained in enumerate(others, 1):
+        tensors |= {f"members.{number}.{name}": tensor for name, tensor in trained.items()}
     made_from = {"backbone_manifest": fingerprint, "phase_manifest": phase.fingerprint}
     lineage = phase.model.lineage.model_copy(update=made_from)
-    chosen = {"temperature": verdict.temperature, "selected_from": list(candidates), "lineage": lineage}
+    chosen = {"temperature": result.temperature, "selected_from": list(candidates), "lineage": lineage}
+    members = {"members": len(files)} if others else {}
     with artifacts.new_folder(folder) as new:
         save_file(tensors, new / "weights.safetensors")
-        facts.write(new / "model.json", phase.model.model_copy(update=chosen))
+        facts.write(new / "model.json", phase.model.model_copy(update=chosen | members))
+
+
+def _laid_over(
+    pretrained: Mapping[str, NDArray[Any]], trained: dict[str, NDArray[Any]], path: Path, backbone: Path
+) -> dict[str, NDArray[Any]]:
+    """Return what was trained. Raises: ArtifactError if a tensor of it has no place in the backbone."""
+    for name, tensor in trained.items():
+        if name.startswith("head."):
+            continue
+        place = pretrained.get(name)
+        # A first layer trained on grey images has fewer input channels than the one that was pretrained.
+        if place is None or _but_channels(place.shape) != _but_channels(tensor.shape) or place.dtype != tensor.dtype:
+            found = "absent" if place is None else f"{place.dtype} {place.shape}"
+            wanted = f"{tensor.dtype} {tensor.shape}"
+            raise ArtifactError(f"{path}: {name} is {wanted}, in {backbone} it is {found}; run `dvc repro`")
+    return trained
 
 
 def _but_channels(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (shape[0], *shape[2:]) if len(shape) == 4 else shape
 
 
-def _evidence(verdict: Verdict, curves: Path, *, chosen: bool) -> CandidateFacts:
-    best_epoch, gap = _curve_summary(curves)
+def _evidence(result: Result, curves: Path, *, chosen: bool) -> CandidateFacts:
     return CandidateFacts(
         chosen=chosen,
-        start=verdict.start,
-        accuracy=verdict.accuracy,
-        log_loss=verdict.log_loss,
-        temperature=verdict.temperature,
-        calibrated_log_loss=verdict.calibrated_log_loss,
-        against_head=verdict.against_head,
-        against_start=verdict.against_start,
-        against_best=verdict.against_best,
-        replaced_best=verdict.replaced_best,
-        best_epoch=best_epoch,
-        train_validation_gap=gap,
+        start=result.start,
+        accuracy=result.accuracy,
+        log_loss=result.log_loss,
+        temperature=result.temperature,
+        calibrated_log_loss=result.calibrated_log_loss,
+        cost=result.cost,
+        against_head=result.against_head,
+        against_start=result.against_start,
+        against_best=result.against_best,
+        replaced_best=result.replaced_best,
+        train_validation_gap=_gap(curves),
     )
-
-
-def _shift(duel: Comparison) -> str:
-    if duel.difference == 0:
-        return "has the same validation log loss as"
-    change, sign = ("lowers", -1) if duel.difference < 0 else ("raises", 1)
-    low, high = sorted((sign * duel.low, sign * duel.high))
-    by = f"{sign * duel.difference:.3f} (95 % interval {low:.3f} to {high:.3f})"
-    return f"{change} the calibrated validation log loss by {by} from"
 
 
 def _read_phase(folder: Path, name: str, start: str | None) -> TrainedPhase:
     fingerprint = artifacts.verify(folder)
     model, answers = facts.read(folder / "model.json", ModelFacts), _load(folder / "validation.safetensors")
     try:
-        logits, labels, rows = answers["logits"], answers["labels"], answers["rows"]
+        logits, labels, rows, folds = (answers[key] for key in ("logits", "labels", "rows", "folds"))
     except KeyError as error:
         raise ArtifactError(f"{folder} has no {error} in validation.safetensors; run `dvc repro`") from None
     if (model.phase, model.start) != (name, start):
@@ -214,16 +259,7 @@ def _read_phase(folder: Path, name: str, start: str | None) -> TrainedPhase:
         )
     if not len(rows):
         raise ArtifactError(f"{folder} was validated on no images; raise prepare.val_fraction and run `dvc repro`")
-    return TrainedPhase(name, start, folder, fingerprint, model, logits, labels, rows)
-
-
-def _as_its_start(phase: TrainedPhase, phases: Sequence[TrainedPhase]) -> TrainedPhase:
-    """Give a phase that gained nothing the answers of its start: same weights, rounded on another path."""
-    by_name = {other.name: other for other in phases}
-    source = phase
-    while source.model.best_epoch == 0 and source.start is not None:
-        source = by_name[source.start]
-    return replace(phase, logits=source.logits)
+    return TrainedPhase(name, start, folder, fingerprint, model, logits, labels, rows, folds)
 
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:
@@ -238,13 +274,9 @@ def _chain(name: str, starts: Mapping[str, str]) -> list[str]:
     return [name] if name == HEAD else [*_chain(starts[name], starts), name]
 
 
-def _curve_summary(path: Path) -> tuple[int | None, float | None]:
-    """Return the best epoch, and there the validation loss minus the training loss, in nats, where curves exist."""
+def _gap(path: Path) -> float | None:
+    """Return the validation loss minus the training loss after the last epoch, in nats, where curves exist."""
     if not path.exists():
-        return None, None
-    curves = tables.read(path).dropna(subset=["val_loss"])
-    if curves.empty:
-        return None, None
-    best = curves.iloc[int(curves["val_loss"].argmin())]
-    gap = float(best["val_loss"] - best["train_loss"])
-    return int(best["epoch"]), gap if np.isfinite(gap) else None
+        return None
+    curves = tables.read(path).dropna(subset=["val_loss", "train_loss"])
+    return None if curves.empty else float(curves["val_loss"].iloc[-1] - curves["train_loss"].iloc[-1])

@@ -1,4 +1,4 @@
-"""The tables that `select` and `thaw summary` print: was it worth it, and what looks wrong."""
+"""What `select` and `thaw summary` print: the verdict, what the choice was made on, and what looks wrong."""
 
 from collections.abc import Iterable, Mapping
 
@@ -8,7 +8,7 @@ from rich.table import Table
 
 from thaw.errors import ArtifactError
 from thaw.pipeline import artifacts, scratch
-from thaw.pipeline.facts import CandidateFacts, Metrics, Selection, interval
+from thaw.pipeline.facts import Accuracy, CandidateFacts, Metrics, Selection
 
 _NEXT = (
     "reports/index.html is the report: open it in a browser. `dvc plots show` draws reports/plots, `dvc metrics show` "
@@ -22,6 +22,7 @@ FINDINGS = {
     "overfits": "overfits",
     "no_better_than_majority": "is no better than the majority class",
     "earlier_layers_do_better": "would do better on an earlier block",
+    "cannot_tell": "is not to be judged in one respect",
 }
 """How each finding of `diagnostics.py` is put after the name of a head or a phase."""
 
@@ -31,26 +32,22 @@ def summary_rows(metrics: Metrics, selection: Selection) -> list[tuple[str, str,
 
     Raises: ArtifactError if a candidate was not tested.
     """
-    test, rows = metrics.test, [("majority class", "", _fraction(metrics.majority.accuracy), "")]
+    rows = [("majority class", "", _tested(metrics.majority), "")]
     for name, evidence in selection.candidates.items():
         tested = metrics.head if name == "head" else metrics.phases.get(name)
         if tested is None:
             raise ArtifactError(f"reports/metrics.json: phases.{name} is missing; run `dvc repro`")
-        accuracy, remark = _fraction(tested.accuracy), ""
-        if name == metrics.final.phase:
-            ends = interval(test, "accuracy")
-            between = f" ({_fraction(ends[0])} to {_fraction(ends[1])})" if ends else ""
-            accuracy, remark = f"{_fraction(test['accuracy'])}{between}", "chosen"
-        rows.append((name, _fraction(evidence.accuracy), accuracy, remark))
+        remark = "chosen" if name == metrics.final.phase else ""
+        rows.append((name, _fraction(evidence.accuracy), _tested(tested), remark))
     return rows
 
 
 def summary_table(metrics: Metrics, selection: Selection) -> Table:
-    """Return the table to print, its caption the verdict and where to look next. Raises: ArtifactError."""
+    """Return the table to print, above it the verdict, below it what the choice was made on. Raises: ArtifactError."""
     rows = summary_rows(metrics, selection)
     table = Table(
-        title=f"Accuracy on {metrics.test['n']} test images, 95 % interval",
-        caption=f"{selection.verdict}\n\n{_NEXT}",
+        title=f"{metrics.verdict.sentence}\n\nAccuracy on {metrics.test['n']} test images, 95 % interval",
+        caption=f"What the choice was made on, no proof: {selection.reason}\n\n{_NEXT}",
         caption_justify="left",
         title_justify="left",
     )
@@ -67,7 +64,10 @@ def selection_table(selection: Selection, seconds: Mapping[str, float]) -> Table
     Losses are calibrated, in nats. Each phase is compared with the one that it starts from; the gap is validation loss
     minus training loss at the epoch that was kept, `!` where there is a finding of overfitting. `*` is the chosen one.
     """
-    title = f"Validation, {selection.images} images: each phase against the one that it starts from"
+    title = (
+        f"What the choice was made on, no proof: {selection.images} validation images, each phase against the one that "
+        "it starts from"
+    )
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("  model", "accuracy", "loss", "change", "95 % interval", "McNemar", "gap", "time"):
         table.add_column(column, justify="left" if column == "  model" else "right", no_wrap=True)
@@ -87,11 +87,9 @@ def selection_table(selection: Selection, seconds: Mapping[str, float]) -> Table
 
 
 def _change(found: CandidateFacts) -> tuple[str, str, str]:
-    """Return the difference to the start, its interval, and McNemar's p; a phase that gained nothing is its start."""
+    """Return the difference to the start, its interval, and McNemar's p."""
     if (duel := found.against_start) is None:
         return "", "", ""
-    if found.best_epoch == 0:
-        return "none", "", ""
     return f"{duel.difference:.3f}", f"{duel.low:.3f} to {duel.high:.3f}", _p_value(duel.mcnemar_p)
 
 
@@ -102,7 +100,7 @@ def _p_value(value: float) -> str:
 def print_selection(selection: Selection) -> None:
     """Print the table of head and phases, the findings, and the verdict."""
     print_evidence(selection)
-    Console().print(selection.verdict, markup=False, highlight=False)
+    Console().print(selection.reason, markup=False, highlight=False)
 
 
 def print_evidence(selection: Selection) -> None:
@@ -110,7 +108,8 @@ def print_evidence(selection: Selection) -> None:
     console = Console()
     console.print(selection_table(selection, seconds_spent(selection.candidates)))
     for finding in selection.findings:
-        words = f"Warning: {finding.where} {FINDINGS[finding.kind]}: {finding.evidence}."
+        kind = "Note" if finding.kind == "cannot_tell" else "Warning"
+        words = f"{kind}: {finding.where} {FINDINGS[finding.kind]}: {finding.evidence}."
         console.print(f"{words} Advice: {finding.advice}.\n", markup=False, highlight=False)
 
 
@@ -129,6 +128,10 @@ def _seconds(stage: str) -> float | None:
         return float(artifacts.read_json(scratch.folder() / "timings" / f"{stage}.json")["seconds"])
     except (ArtifactError, KeyError, TypeError, ValueError):
         return None
+
+
+def _tested(found: Accuracy) -> str:
+    return f"{_fraction(found.accuracy)} ({_fraction(found.accuracy_low)} to {_fraction(found.accuracy_high)})"
 
 
 def _fraction(value: float) -> str:

@@ -1,15 +1,16 @@
 """The model card, filled from what was measured, in the form of the Hugging Face hub: YAML front matter, Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 import yaml
 
 from thaw.pipeline import facts, tables
-from thaw.pipeline.facts import Audit, ClassFigures, ExportedFacts, Metrics, Selection, interval
+from thaw.pipeline.facts import Accuracy, Audit, ClassFigures, ExportedFacts, Metrics, Selection, interval
 
 SAMPLE = "data/sample/images"
 SAMPLE_LICENSE = "cc-by-nc-sa-4.0"
@@ -97,10 +98,18 @@ def _front_matter(model: ExportedFacts, evidence: Evidence) -> dict[str, Any]:
 
 def _about(model: ExportedFacts, evidence: Evidence) -> str:
     backbone = model.backbone
+    several = (
+        f" An answer is the mean of {model.members} networks, one for each part of the images that was left out of "
+        f"its training. They share the blocks that were not trained, and an answer takes {model.cost:.1f} times the "
+        "multiplications of one network."
+        if model.members
+        else ""
+    )
     return (
+        f"{evidence.metrics.verdict.sentence}\n\n"
         f"Tells {len(model.classes)} classes apart: {_names(model.classes)}. A `{backbone.name}` "
-        f"({backbone.library}) fine-tuned by Thaw; chosen on validation was `{model.phase}`.\n\n"
-        f"{evidence.selection.verdict}"
+        f"({backbone.library}) fine-tuned by Thaw; chosen on validation was `{model.phase}`.{several} "
+        f"What the choice was made on, no proof: {evidence.selection.reason}"
     )
 
 
@@ -132,10 +141,13 @@ def _how(model: ExportedFacts) -> str:
 def _data(evidence: Evidence) -> str:
     audit = evidence.audit
     first = list(audit.classes.items())[:_MOST_CLASSES]
-    rows = [[name, counts.train, counts.val, counts.test] for name, counts in first]
+    columns = {"train": "train", "val": "validation", "test": "test"}
+    if audit.folds > 1:
+        columns = {"train": f"development ({audit.folds} folds)", "test": "test"}
+    rows = [[name, *(getattr(counts, split) for split in columns)] for name, counts in first]
     return (
         f"From `{evidence.source}`: {audit.images} images, {audit.rejected} files rejected.\n\n"
-        + _table(["class", "train", "validation", "test"], rows)
+        + _table(["class", *columns.values()], rows)
         + _more(len(audit.classes))
     )
 
@@ -146,19 +158,20 @@ def _results(evidence: Evidence) -> str:
     for name, words in _METRICS.items():
         if name in test:
             ends = interval(test, name)
-            rows.append([words, f"{test[name]:.3f}", f"{ends[0]:.3f} to {ends[1]:.3f}" if ends else ""])
+            between = f"{ends[0]:.3f} to {ends[1]:.3f}" if ends else f"not to be had from {test['n']} images"
+            rows.append([words, f"{test[name]:.3f}", between])
     return (
-        f"On {test['n']} test images, looked at once; 95 % intervals by bootstrap.\n\n"
+        f"On {test['n']} test images, looked at once, with 95 % intervals.\n\n"
         + _table(["metric", "value", "interval"], rows)
-        + f"\n\nThe most frequent class alone gives an accuracy of {metrics.majority.accuracy:.3f}, the new output "
-        f"layer on the frozen network {metrics.head.accuracy:.3f}."
+        + f"\n\nThe most frequent class alone gives an accuracy of {_accuracy(metrics.majority)}, the new output "
+        f"layer on the frozen network {_accuracy(metrics.head)}."
     )
 
 
 def per_class(known: ClassFigures, predictions: pd.DataFrame) -> pd.DataFrame:
     """Return for each class with test images: images, recall, precision, and what it is mistaken for most; worst first.
 
-    `known` is classes.json.
+    Recall and precision come with the ends of their intervals, NAME_low and NAME_high. `known` is classes.json.
     """
     wrong = predictions[predictions["label"] != predictions["predicted"]]
     mistaken = {str(name): rows.value_counts().index[0] for name, rows in wrong.groupby("label")["predicted"]}
@@ -166,8 +179,11 @@ def per_class(known: ClassFigures, predictions: pd.DataFrame) -> pd.DataFrame:
         {
             "class": name,
             "images": figures["support"],
-            "recall": figures["recall"],
-            "precision": figures.get("precision", float("nan")),
+            **{
+                f"{name}{end}": figures.get(f"{name}{end}", float("nan"))
+                for name in ("recall", "precision")
+                for end in ("", "_low", "_high")
+            },
             "mistaken for": mistaken.get(name, ""),
         }
         for name, figures in known.root.items()
@@ -176,19 +192,25 @@ def per_class(known: ClassFigures, predictions: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found).sort_values(["recall", "class"], ignore_index=True)
 
 
+def _accuracy(found: Accuracy) -> str:
+    return f"{found.accuracy:.3f} ({found.accuracy_low:.3f} to {found.accuracy_high:.3f})"
+
+
 def _limits(evidence: Evidence) -> str:
     metrics, audit = evidence.metrics, evidence.audit
     test, table = metrics.test, per_class(evidence.classes, evidence.predictions)
     rows = [
-        [entry["class"], entry["images"], f"{entry['recall']:.3f}", f"{entry['precision']:.3f}", entry["mistaken for"]]
+        [entry["class"], entry["images"], *(_between(entry, name) for name in ("recall", "precision")),
+         entry["mistaken for"]]
         for entry in table.head(_MOST_CLASSES).to_dict("records")
-    ]
+    ]  # fmt: skip
     worst = table.iloc[0]
+    found = f"{100 * worst['recall']:.1f} % of {worst['images']}"
+    between = f"{100 * worst['recall_low']:.1f} to {100 * worst['recall_high']:.1f} %"
+    calibrated = f"confidence and accuracy differ by {test['ece']:.3f} on average, on images like those of the test set"
     lines = [
-        f"- Weakest class: `{worst['class']}`, of which {100 * worst['recall']:.1f} % of {worst['images']} are found.",
-        f"- Calibration: confidence and accuracy differ by {test['ece']:.3f} on average"
-        + (f" (95 % interval {ends[0]:.3f} to {ends[1]:.3f})" if (ends := interval(test, "ece")) else "")
-        + ", on images like those of the test set.",
+        f"- Weakest class: `{worst['class']}`, of which {found} are found (95 % interval {between}).",
+        f"- Calibration: {calibrated}; few images make that look larger.",
     ]
     pairs, conflicts = audit.near_duplicates.count, audit.label_conflicts.count
     if pairs:
@@ -203,6 +225,11 @@ def _limits(evidence: Evidence) -> str:
         + "\n\n"
         + "\n".join(lines)
     )
+
+
+def _between(entry: Mapping[Any, Any], name: str) -> str:
+    value, low, high = (entry[f"{name}{end}"] for end in ("", "_low", "_high"))
+    return f"{value:.3f} ({low:.3f} to {high:.3f})" if np.isfinite(value) else "no guess"
 
 
 def _licence(model: ExportedFacts, evidence: Evidence) -> str:

@@ -43,6 +43,8 @@ def describe(
         input=ExportedInput(input_px=spec.input_px, mean=list(spec.input_mean), std=list(spec.input_std)),
         flips=augment.flip if augment.tta else "none",
         views=len(whole.symmetries),
+        members=model.members,
+        cost=whole.cost if model.members else None,
         temperature=whole.temperature,
         explanation=CLASS_MAPS if whole.has_maps else OCCLUSION,
         backbone=Origin(library=spec.library, name=spec.name, license=spec.license, url=spec.url),

@@ -1,10 +1,11 @@
 """The whole classifier as one network: from packed squares to calibrated probabilities and class maps.
 
 What `thaw.training.model.Model` does in steps is one graph here, to be exported: the plain view of packed squares, the
-average over the mirror images in force, the temperature.
+average over the mirror images in force and over the networks of an ensemble, the temperature.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from thaw.networks.backbone import Backbone
+from thaw.networks.together import Member, Together
 
 # Transpose first (or not), then mirror the rows (or not), then the columns (or not), as in thaw.augment.views.
 Symmetry = tuple[bool, bool, bool]
@@ -28,24 +29,27 @@ class ExportableClassifier(nn.Module):
     Where the features are the mean of a layer's output over its places and the head is linear, class maps [images,
     classes, rows, columns] come second. Their mean over rows and columns are the logits that the probabilities are the
     softmax of, so they say exactly what each place adds to an answer: class activation mapping (Zhou et al. 2016,
-    arXiv:1512.04150), with the bias, the mirror images and the temperature taken in.
+    arXiv:1512.04150), with the bias, the mirror images and the temperature taken in. Of several networks logits and
+    maps are the mean.
     """
 
     def __init__(
         self,
-        backbone: Backbone,
-        head: nn.Module,
+        members: Sequence[Member],
         *,
+        cut: int,
         size_px: int,
         symmetries: Sequence[Symmetry],
         temperature: float,
         dtype: str = "uint8",
     ) -> None:
-        """`dtype` is the type of the packed squares, uint8 or uint16."""
+        """`cut` is the number of blocks that all members share; `dtype` that of the squares, uint8 or uint16."""
         super().__init__()
+        backbone = members[0].backbone
         spec = backbone.spec
-        self.network = backbone.network
-        self.head = head
+        self.network = Together(members, cut)
+        self.cost = self.network.cost(backbone.example(1)) if len(members) > 1 else 1.0
+        """Multiplications of an answer for a view, as a multiple of those of one network."""
         self.symmetries = tuple(symmetries)
         self.temperature = temperature
         full = np.iinfo(dtype).max
@@ -54,25 +58,33 @@ class ExportableClassifier(nn.Module):
         self.register_buffer("scale", torch.tensor([1 / (full * value) for value in spec.input_std]).view(-1, 1, 1))
         shifts = [-mean / std for mean, std in zip(spec.input_mean, spec.input_std, strict=True)]
         self.register_buffer("shift", torch.tensor(shifts).view(-1, 1, 1))
-        pooled = pooled_layer(self.network, backbone.example(2)) if isinstance(head, nn.Linear) else None
-        self.has_maps = pooled is not None
-        self._last: list[Tensor] = []
-        if pooled is not None:
-            path, self._order = pooled
-            self.network.get_submodule(path).register_forward_hook(self._keep)
+        linear = all(isinstance(member.head, nn.Linear) for member in members)
+        branches = self.network.branches() if linear else []
+        pooled = [(branch, pooled_layer(branch, backbone.example(2))) for branch in branches]
+        found = [(branch, layer) for branch, layer in pooled if layer is not None]
+        self.has_maps = bool(found) and len(found) == len(branches)
+        self._last: dict[int, Tensor] = {}
+        for number, (branch, (path, order)) in enumerate(found if self.has_maps else ()):
+            branch.get_submodule(path).register_forward_hook(partial(self._keep, number, order))
         self.eval()
 
     def forward(self, squares: Tensor) -> tuple[Tensor, ...]:
         """Return the probabilities of packed squares, and their class maps if there are any."""
         plain = self.look(squares)
         views = [mirrored(plain, symmetry) for symmetry in self.symmetries]
-        logits = self.head(self.network(torch.cat(views)))
+        logits = _mean(self.network(torch.cat(views)))
         averaged = _by_view(logits, len(views)).mean(0)
         answers: tuple[Tensor, ...] = (torch.softmax(averaged / self.temperature, dim=1),)
         if not self.has_maps:
             return answers
-        linear: Any = self.head
-        maps = functional.conv2d(self._last.pop().permute(self._order), linear.weight[:, :, None, None], linear.bias)
+        heads: Any = self.network.heads
+        maps = _mean(
+            [
+                functional.conv2d(self._last[place], head.weight[:, :, None, None], head.bias)
+                for head, place in zip(heads, self.network.suffix_of, strict=True)
+            ]
+        )
+        self._last.clear()
         parts = zip(_by_view(maps, len(views)).unbind(0), self.symmetries, strict=True)
         upright = torch.stack([restored(part, symmetry) for part, symmetry in parts]).mean(0)
         return (*answers, upright / self.temperature)
@@ -88,8 +100,12 @@ class ExportableClassifier(nn.Module):
     def _levels(self, values: Tensor) -> Tensor:
         return torch.floor(values + 0.5).clamp(0, 255) if self._in_steps else values
 
-    def _keep(self, _module: nn.Module, _given: object, out: Tensor) -> None:
-        self._last[:] = [out]
+    def _keep(self, number: int, order: tuple[int, ...], _module: nn.Module, _given: object, out: Tensor) -> None:
+        self._last[number] = out.permute(order)
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    return torch.stack([*values]).mean(0) if len(values) > 1 else values[0]
 
 
 def _by_view(values: Tensor, num_views: int) -> Tensor:

@@ -22,6 +22,7 @@ from thaw.data.packed import PackedImages, Rows
 from thaw.errors import BackboneError
 from thaw.head import extract, features
 from thaw.head.examples import FeatureSet, Labels, log_losses
+from thaw.head.extract import Development
 from thaw.head.linear import fit_linear
 from thaw.networks.backbone import Backbone
 from thaw.networks.cut import probe
@@ -45,35 +46,37 @@ class Tapped:
     last: str
 
     def plain(
-        self, prefix: Prefix, images: PackedImages, seed: int, folder: Path
-    ) -> tuple[FeatureSet, FeatureSet, EarlierLayers | None]:
-        """Return the features of view 0 of the training and the validation images, and what the comparison found.
+        self, prefix: Prefix, images: PackedImages, known: Development, seed: int, folder: Path
+    ) -> tuple[FeatureSet, EarlierLayers | None]:
+        """Return the features of view 0 of the development images, and what the comparison found.
 
         `prefix` runs this module; the features go to `folder`. What was found is for model.json, and None where
         nothing was compared.
         """
-        rows = images.rows("train"), images.rows("val")
-        chosen = sample(images.labels(rows[0]), len(images.classes), seed) if self.blocks else None
-        compared = (np.zeros(0, np.int64) if chosen is None else chosen), np.arange(len(rows[1]))
-        outputs = [
-            extract.compute_all(prefix, own, others, label="plain", path=features.file_of(folder, split, 0))
-            for split, own, others in zip(("train", "val"), rows, compared, strict=True)
-        ]
-        train, val = (extract.examples(images, own, part[0]) for own, part in zip(rows, outputs, strict=True))
-        few = [train.features if chosen is None else train.features[chosen], *outputs[0][1:]]
-        memory.drop_pages([train.features])
-        if chosen is None or not all(np.isfinite(values).all() for values in [*few, *outputs[1]]):
-            return train, val, None
-        names = [self.last, *self.blocks]
+        trained = np.isin(known.rows, known.trained)
+        chosen = None
+        if self.blocks:
+            found = sample(images.labels(known.trained), len(images.classes), seed)
+            chosen = None if found is None else np.flatnonzero(trained)[found]
+            if chosen is not None and not _every_class(images.labels(known.rows[chosen]), known.fold[chosen]):
+                chosen = None
+        compared = np.zeros(0, np.int64) if chosen is None else np.union1d(chosen, np.flatnonzero(known.fold >= 0))
+        path = features.file_of(folder, "plain", 0)
+        plain, *earlier = extract.compute_all(prefix, known.rows, compared, label="plain", path=path)
+        whole = extract.examples(images, known.rows, plain)
+        outputs = [whole.features[compared], *earlier]
+        memory.drop_pages([whole.features])
+        if chosen is None or not all(np.isfinite(values).all() for values in outputs):
+            return whole, None
+        labelled = whole[compared]
         tried = {
             name: _answers(
-                extract.examples(images, rows[0][chosen], known),
-                extract.examples(images, rows[1], asked),
-                len(images.classes),
+                replace(labelled, features=values), np.isin(compared, chosen), known.fold[compared], len(images.classes)
             )
-            for name, known, asked in zip(names, few, outputs[1], strict=True)
+            for name, values in zip([self.last, *self.blocks], outputs, strict=True)
         }
-        return train, val, _describe(tried, len(chosen), images.samples.iloc[rows[1]])
+        asked = images.samples.iloc[known.rows[compared[known.fold[compared] >= 0]]]
+        return whole, _describe(tried, len(chosen), asked)
 
 
 def tapped(backbone: Backbone) -> Tapped:
@@ -98,11 +101,25 @@ def sample(labels: Labels, num_classes: int, seed: int) -> Rows | None:
     return representatives(labels, MAX_IMAGES, seed=seed, purpose="earlier layers")
 
 
-def _answers(train: FeatureSet, val: FeatureSet, num_classes: int) -> tuple[NDArray[np.float64], float]:
-    """Return the log loss of each validation image, in nats, and the accuracy, of a head solved on some features."""
-    fit = fit_linear(train, val, num_classes)
-    logits = val.features @ fit.weight.T + fit.bias
-    return log_losses(logits, val.labels), float((logits.argmax(axis=1) == val.labels).mean())
+def _every_class(labels: Labels, fold: NDArray[np.int64]) -> bool:
+    """Whether each class is left where any fold is left out."""
+    return all(set(labels[fold != number]) == set(labels) for number in range(int(fold.max()) + 1))
+
+
+def _answers(
+    known: FeatureSet, trained: NDArray[np.bool_], fold: NDArray[np.int64], num_classes: int
+) -> tuple[NDArray[np.float64], float]:
+    """Return the log loss of each validated image, in nats, and the accuracy, of heads solved on some features.
+
+    `trained` masks the examples that a head may be fitted on; it answers for those of a fold after the fit on others.
+    """
+    losses, right = np.zeros(len(fold)), np.zeros(len(fold), bool)
+    for number in range(int(fold.max()) + 1):
+        out = fold == number
+        fit = fit_linear(known[trained & ~out], num_classes)
+        logits = fit.logits(known.features[out])
+        losses[out], right[out] = log_losses(logits, known.labels[out]), logits.argmax(axis=1) == known.labels[out]
+    return losses[fold >= 0], float(right[fold >= 0].mean())
 
 
 def _describe(

@@ -1,6 +1,7 @@
 """Examples that a head learns from: features with labels, the targets that these become, and losses."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -16,6 +17,10 @@ Labels = NDArray[np.int64]
 _ENOUGH, _ENOUGH_A_CLASS = 5_000, 20
 
 
+NUM_INNER_FOLDS = 5
+"""Parts into which training images are divided where something is chosen on them."""
+
+
 @dataclass(frozen=True)
 class FeatureSet:
     """Features [examples, features] with their labels [examples] and how sure the label is, above 0 up to 1."""
@@ -23,6 +28,41 @@ class FeatureSet:
     features: Features
     labels: Labels
     confidence: NDArray[np.float64]
+    units: NDArray[np.int64] | None = None
+    """[examples], the same number for what must not be divided: views and copies of an image, images of a group. None:
+    each example stands for itself."""
+
+    def __getitem__(self, chosen: NDArray[Any]) -> Self:
+        """Return some of the examples, by their positions or by a mask."""
+        return replace(
+            self,
+            features=self.features[chosen],
+            labels=self.labels[chosen],
+            confidence=self.confidence[chosen],
+            units=None if self.units is None else self.units[chosen],
+        )
+
+
+def inner_folds(train: FeatureSet, num_classes: int) -> list[NDArray[np.bool_]]:
+    """Return masks [examples] of the parts on which something is chosen in turn, after training on the others.
+
+    Units are dealt out class by class, so every class is spread as evenly as its units allow. A unit without which a
+    class would be missing elsewhere is in no part. The list is empty where there is nothing to divide.
+    """
+    labels = train.labels
+    units = np.arange(len(labels)) if train.units is None else train.units
+    numbers, first = np.unique(units, return_index=True)
+    of_class = labels[first]
+    part = np.full(len(numbers), -1)
+    dealt = 0
+    for label in range(num_classes):
+        own = np.flatnonzero(of_class == label)
+        if len(own) > 1:
+            part[own] = (dealt + np.arange(len(own))) % NUM_INNER_FOLDS
+            dealt += len(own)
+    of_example = part[np.searchsorted(numbers, units)]
+    masks = [of_example == number for number in range(NUM_INNER_FOLDS)]
+    return [mask for mask in masks if mask.any() and set(labels[mask].tolist()) <= set(labels[~mask].tolist())]
 
 
 def check_every_class(labels: Labels, num_classes: int) -> None:

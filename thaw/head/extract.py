@@ -1,17 +1,20 @@
 """Pooled features: images through the whole frozen backbone, once per view."""
 
+import shutil
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thaw import memory
 from thaw.activations.prefix import Prefix
-from thaw.augment.views import num_distinct, still
+from thaw.augment.views import num_answers, num_distinct, still
 from thaw.config.schema import AugmentParams
-from thaw.data.packed import PackedImages
+from thaw.data.packed import PackedImages, development_of
+from thaw.data.units import unit_numbers
 from thaw.head.examples import FeatureSet
 from thaw.head.features import file_of
 from thaw.progress import progress
@@ -66,13 +69,51 @@ def compute_mirrored(
     return mirrored("horizontal"), mirrored("vertical")
 
 
-def add_views(folder: Path, split: str, prefix: Prefix, rows: NDArray[np.int64], num_views: int) -> None:
-    """Write the features of the views from 1 up to `num_views` beside those of view 0."""
-    for view in range(1, num_distinct(num_views, prefix.views.augment)):
-        compute(prefix, rows, view, label=f"view {view}", path=file_of(folder, split, view))
+def add_views(folder: Path, prefix: Prefix, augment: AugmentParams, known: "Development", num_views: int) -> None:
+    """Write the features of the views from 1 on: those of an answer, and up to `num_views` of those trained on.
+
+    Where the images that are trained on are validated on as well, and views only mirror, they are the same.
+    """
+    answers = prefix.seen_as(still(augment))
+    for view in range(1, num_distinct(num_answers(augment), answers.views.augment)):
+        path = file_of(folder, "val", view)
+        compute(answers, known.validated, view, label=f"view {view} of an answer", path=path)
+    trained = prefix.seen_as(augment)
+    same = len(known.trained) == len(known.validated) and still(augment) == augment
+    for view in range(1, num_distinct(num_views, augment)):
+        path = file_of(folder, "train", view)
+        if same and (there := file_of(folder, "val", view)).exists():
+            shutil.copyfile(there, path)
+        else:
+            compute(trained, known.trained, view, label=f"view {view} to train on", path=path)
+
+
+@dataclass(frozen=True)
+class Development:
+    """The rows of the development images, ascending, and which of them are trained and validated on."""
+
+    rows: NDArray[np.int64]
+    fold: NDArray[np.int64]
+    """The fold in which each is validated on; -1: in none."""
+
+    @classmethod
+    def of(cls, images: PackedImages) -> Self:
+        """Return the development images of a data set."""
+        rows = development_of(images).rows
+        return cls(rows, images.samples["fold"].to_numpy(np.int64)[rows])
+
+    @property
+    def trained(self) -> NDArray[np.int64]:
+        """The rows that a fold trains on, or more than one does."""
+        return self.rows if self.fold.max() > 0 else self.rows[self.fold < 0]
+
+    @property
+    def validated(self) -> NDArray[np.int64]:
+        """The rows that a fold validates on."""
+        return self.rows[self.fold >= 0]
 
 
 def examples(images: PackedImages, rows: NDArray[np.int64], features: NDArray[np.float32]) -> FeatureSet:
     """Return features of one view of these rows with their labels."""
     confidence = images.samples["confidence"].to_numpy(np.float64)[rows]
-    return FeatureSet(features, images.labels(rows), confidence)
+    return FeatureSet(features, images.labels(rows), confidence, unit_numbers(images.samples)[rows])

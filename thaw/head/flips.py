@@ -1,15 +1,17 @@
-"""Which mirror images keep their label, decided on validation before any view is drawn.
+"""Which mirror images keep their label, decided on training images before any view is drawn.
 
-A head fitted on plain images is asked about mirrored validation images. Where the mirror image means the same, it
-answers nearly as well; where it does not (a 6 is no 9), it falls back towards chance.
+Heads fitted on plain images are asked about others, mirrored. Where the mirror image means the same, they answer nearly
+as well; where it does not (a 6 is no 9), they fall back towards chance.
 """
 
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from thaw import memory
-from thaw.head.examples import Features, FeatureSet, subsample
+from thaw.augment.draws import representatives
+from thaw.head.examples import Features, FeatureSet, Labels, inner_folds, subsample
 from thaw.head.linear import fit_linear
 from thaw.pipeline.facts import AugmentFacts, Flip
 
@@ -17,11 +19,12 @@ from thaw.pipeline.facts import AugmentFacts, Flip
 # solar cells fall from 0.866 to 0.847 at most, handwritten digits upside down from 0.955 to 0.592 (docs/log.md).
 MAX_LOSS = 0.25
 _STRENGTH = (0.03,)
+_ASKED = 600
 
 
 @dataclass(frozen=True)
 class FlipChoice:
-    """The flip setting in force, with the validation accuracies that `auto` rests on (none if it was given)."""
+    """The flip setting in force, with the accuracies that `auto` rests on (none if it was given)."""
 
     flip: Flip
     accuracy: dict[str, float] = field(default_factory=dict)
@@ -31,30 +34,41 @@ class FlipChoice:
         return AugmentFacts(flip=self.flip, accuracy=self.accuracy, tta=tta)
 
     def __str__(self) -> str:
-        seen = ", ".join(f"{name} {value:.3f}" for name, value in self.accuracy.items())
-        return f"flips that keep the label: {self.flip} (validation accuracy {seen})"
+        seen = ", ".join(f"{name} {value:.3f}" for name, value in self.accuracy.items()) or "too few to tell"
+        return f"flips that keep the label: {self.flip} (accuracy on training images left out: {seen})"
+
+
+def asked_of(labels: Labels, seed: int) -> NDArray[np.int64]:
+    """Return the positions of the training images that are asked about mirrored: at most 600."""
+    return representatives(labels, _ASKED, seed=seed, purpose="flips")
 
 
 def choose_flip(
-    train: FeatureSet, val: FeatureSet, horizontal: Features, vertical: Features, num_classes: int, *, seed: int
+    train: FeatureSet, asked: NDArray[np.int64], horizontal: Features, vertical: Features, num_classes: int
 ) -> FlipChoice:
     """Return the flips that keep labels: `none`, `horizontal`, `vertical` or `both`.
 
-    `horizontal` and `vertical` are the features of the validation images, mirrored left to right and top to bottom.
+    `train` has the plain features of the training images, `horizontal` and `vertical` those of the `asked` ones (their
+    positions) mirrored left to right and top to bottom. Each is answered for by a head that has not seen it.
     """
-    chosen = subsample(train.labels, num_classes, seed=seed, purpose="flips")
-    few = FeatureSet(train.features[chosen], train.labels[chosen], train.confidence[chosen])
-    memory.drop_pages([train.features])
-    fit = fit_linear(few, val, num_classes, strengths=_STRENGTH)
-
-    def accuracy(features: Features) -> float:
-        return float(((features @ fit.weight.T + fit.bias).argmax(axis=1) == val.labels).mean())
-
-    plain, across, down = accuracy(val.features), accuracy(horizontal), accuracy(vertical)
-    memory.drop_pages([val.features, horizontal, vertical])
-    chance = float(np.bincount(val.labels).max() / len(val.labels))
-    skill = plain - chance  # none: the head can tell nothing
-    mirrored: dict[Flip, float] = {"horizontal": across, "vertical": down}
-    keeps = [name for name, value in mirrored.items() if skill > 0 and plain - value <= MAX_LOSS * skill]
-    flip: Flip = "both" if len(keeps) == 2 else keeps[0] if keeps else "none"
-    return FlipChoice(flip, {"plain": plain, "horizontal": across, "vertical": down})
+    right = {name: np.zeros(len(asked), bool) for name in ("plain", "horizontal", "vertical")}
+    answered = np.zeros(len(asked), bool)
+    for left_out in inner_folds(train, num_classes):
+        here = left_out[asked]
+        kept = np.flatnonzero(~left_out)
+        few = kept[subsample(train.labels[kept], num_classes, seed=0, purpose="flips")]
+        fit = fit_linear(train[few], num_classes, strengths=_STRENGTH)
+        labels = train.labels[asked[here]]
+        seen = {"plain": train.features[asked[here]], "horizontal": horizontal[here], "vertical": vertical[here]}
+        for name, features in seen.items():
+            right[name][here] = fit.logits(features).argmax(axis=1) == labels
+        answered |= here
+    memory.drop_pages([train.features, horizontal, vertical])
+    if not answered.any():
+        return FlipChoice("none")
+    accuracy = {name: float(values[answered].mean()) for name, values in right.items()}
+    chance = float(np.bincount(train.labels[asked[answered]]).max() / answered.sum())
+    skill = accuracy["plain"] - chance  # none: the head can tell nothing
+    mirrored: tuple[Flip, ...] = ("horizontal", "vertical")
+    keeps = [name for name in mirrored if skill > 0 and accuracy["plain"] - accuracy[name] <= MAX_LOSS * skill]
+    return FlipChoice("both" if len(keeps) == 2 else keeps[0] if keeps else "none", accuracy)

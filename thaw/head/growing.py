@@ -1,6 +1,7 @@
 """Add classes to a classifier: rows of the classes that it knows are kept by name, new ones start from class means."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,20 +10,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from thaw.errors import ParamsError
-from thaw.head.examples import check_every_class
+from thaw.head.examples import Labels, check_every_class
 from thaw.head.features import Features
-from thaw.head.layers import CosineHead, logits_of, mean_directions
+from thaw.head.layers import CosineHead, mean_directions
 from thaw.head.linear import linear_layer
 from thaw.networks.sources.model import folder_of
 from thaw.pipeline import artifacts, facts
 from thaw.pipeline.facts import Grown, ModelFacts, Recall
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating]
 Tensors = Mapping[str, Tensor]
 
 
-def grow(source: str, data: Features, *, kind: str = "linear") -> tuple[nn.Module, Grown]:
-    """Return a head of a kind for the classes of `data`, grown from the model `source`, and what became of it.
+def grow(source: str, data: Features, *, kind: str = "linear") -> "Growth":
+    """Return a head of a kind for the classes of `data`, grown from the model `source`.
 
     `source` is `model:FOLDER` or `model:REPOSITORY#PATH@REVISION`. A new class's row is imprinted (Qi et al. 2018,
     arXiv:1712.07136). In a linear head it points from the mean of all features to its own mean, as long as the old rows
@@ -49,10 +50,31 @@ def grow(source: str, data: Features, *, kind: str = "linear") -> tuple[nn.Modul
             "model was made with"
         )
     check_every_class(data.train.labels, len(classes))
-    before, head = _FORMS[kind](tensors, known, data)
-    old, recalls = _old_classes(data, before, known, head)
+    return Growth(source, fingerprint, known, theirs.members or 1, *_FORMS[kind](tensors, known, data))
+
+
+@dataclass(frozen=True)
+class Growth:
+    """A head that was grown, and the one that it was grown from."""
+
+    source: str
+    fingerprint: str
+    known: list[str]
+    """The classes of the head before."""
+    members: int
+    """The networks of that model, of which the first one's head grows."""
+    before: nn.Module
+    head: nn.Module
+
+
+def report_on(growth: Growth, classes: Sequence[str], labels: Labels, then: Floats, now: Floats) -> Grown:
+    """Return what became of a head, from its answers on validation before and after: logits [images, classes]."""
+    known = growth.known
+    old, recalls = _old_classes(
+        np.array(classes)[labels], np.array(known)[then.argmax(1)], np.array(classes)[now.argmax(1)], known
+    )
     grown = Grown(
-        model=fingerprint,
+        model=growth.fingerprint,
         kept=[name for name in classes if name in known],
         new=[name for name in classes if name not in known],
         dropped=[name for name in known if name not in classes],
@@ -61,12 +83,13 @@ def grow(source: str, data: Features, *, kind: str = "linear") -> tuple[nn.Modul
         accuracy_after=old.after,
         recalls=recalls,
     )
+    of_several = f", the first of its {growth.members} networks" if growth.members > 1 else ""
     print(
-        f"head: grown from {source}; kept {', '.join(grown.kept)}, new {', '.join(grown.new) or 'none'}; of "
-        f"{grown.images_of_kept} validation images of known classes {grown.accuracy_before:.3f} were right "
-        f"before and {grown.accuracy_after:.3f} are now"
+        f"head: grown from {growth.source}{of_several}; kept {', '.join(grown.kept)}, new "
+        f"{', '.join(grown.new) or 'none'}; of {grown.images_of_kept} validation images of known classes "
+        f"{grown.accuracy_before:.3f} were right before and {grown.accuracy_after:.3f} are now"
     )
-    return head, grown
+    return grown
 
 
 def _linear(tensors: Tensors, known: list[str], data: Features) -> tuple[nn.Module, nn.Module]:
@@ -132,24 +155,18 @@ def _check(source: str, is_parent: bool, model: ModelFacts, data: Features, kind
 
 
 def _old_classes(
-    data: Features, before: nn.Module, known: list[str], head: nn.Module
+    names: NDArray[np.str_], then: NDArray[np.str_], now: NDArray[np.str_], known: list[str]
 ) -> tuple[Recall, dict[str, Recall]]:
     """Return how many validation images are of classes known before, and the share of right answers then and now.
 
     The second value is the same for each of these classes that has images.
     """
-    classes = data.facts.classes
-    names = np.array(classes)[data.val_labels()]
     old = np.isin(names, known)
-    then = np.array(known)[logits_of(before, data.val.features)[: len(names)].argmax(axis=1)]
-    now = np.array(classes)[logits_of(head, data.val.features)[: len(names)].argmax(axis=1)]
 
     def share(answers: NDArray[np.str_], chosen: NDArray[np.bool_]) -> float:
         return float((answers == names)[chosen].mean()) if chosen.any() else 0.0
 
-    of_class = {name: names == name for name in classes if name in known and (names == name).any()}
-
     def recall(chosen: NDArray[np.bool_]) -> Recall:
         return Recall(images=int(chosen.sum()), before=share(then, chosen), after=share(now, chosen))
 
-    return recall(old), {name: recall(chosen) for name, chosen in of_class.items()}
+    return recall(old), {name: recall(names == name) for name in sorted(set(names[old].tolist()))}

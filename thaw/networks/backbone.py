@@ -142,6 +142,13 @@ def assemble(spec: Spec, tensors: Mapping[str, Tensor] | None) -> Backbone:
     return Backbone(module.to(memory_format=torch.channels_last), spec)
 
 
+def twin(backbone: Backbone, tensors: Mapping[str, Tensor]) -> Backbone:
+    """Return a second network with these tensors, which must fit, in place of its own; it shares all others."""
+    module = build(backbone.spec)
+    module.load_state_dict({**backbone.module.state_dict(), **tensors}, assign=True)
+    return replace(backbone, module=module.to(memory_format=torch.channels_last))
+
+
 def check_channels(asked: int | None, have: int) -> None:
     """Raises: BackboneError if params.yaml asks for other channels than the images have."""
     if asked is not None and asked != have:

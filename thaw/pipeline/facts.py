@@ -150,14 +150,26 @@ class NearDuplicates(Listed[Group]):
     groups_across_splits: int
 
 
+Place = Annotated[str, Field(pattern=r"^(train|val|test|fold \d+)$")]
+
+
 class Move(Facts):
-    """A unit that changed its split, so that every class is in every split."""
+    """A unit that is in another split or fold than its hash says, so that each has its share of every class."""
 
     unit: str
     """The group's name, or the SHA-256 of an image that has none."""
     images: int
-    source: Split = Field(alias="from")
-    target: Split = Field(alias="to")
+    source: Place = Field(alias="from")
+    target: Place = Field(alias="to")
+
+
+class Unvalidated(Facts):
+    """Images of which every fold trains on, since they are all there are of a class."""
+
+    unit: str
+    """As in `Move`."""
+    images: int
+    labels: list[str]
 
 
 class GivenSplitChanged(Facts):
@@ -170,7 +182,7 @@ class GivenSplitChanged(Facts):
 
 
 class MissingClass(Facts):
-    """A class without an image in a split that the user gave."""
+    """A class that is never tested (test) or never validated on (val): too few images, or the user gave it so."""
 
     label: str
     split: Split
@@ -187,11 +199,13 @@ class ValueRange(Facts):
 
 
 class SplitCounts(Facts):
-    """Images of a class in each split."""
+    """Images of a class in each split; where there are folds, train is all but test and val is 0."""
 
     train: int
     val: int
     test: int
+    folds: list[int] | None = None
+    """Images that each fold validates on; absent with one fold."""
 
 
 class Audit(Facts):
@@ -203,6 +217,8 @@ class Audit(Facts):
     """Absent for uint8."""
     value_range: ValueRange | None = None
     """Absent where no value was scaled."""
+    folds: int
+    """Parts of the development images of which each is validated on once; 1 is a split into train and val."""
     classes: dict[str, SplitCounts]
     rejected: int
     label_conflicts: Listed[Conflict]
@@ -213,6 +229,7 @@ class Audit(Facts):
     moved_by_repair: Listed[Move]
     given_split_changed: Listed[GivenSplitChanged]
     missing: Listed[MissingClass]
+    never_validated: Listed[Unvalidated]
     units_of_tied_groups: int
     """Units that hold several of the user's groups, since these share a copy."""
 
@@ -429,7 +446,9 @@ class ModelFacts(FeaturesFacts):
     lr: float | None = None
     """Peak learning rate of the head; absent from the head's own file."""
     best_epoch: int | None = None
-    """The epoch that was kept, 0 being the start; absent from the head and from a mean."""
+    """In models made before 0.2.0: the epoch that was kept."""
+    members: Annotated[int, Field(ge=2)] | None = None
+    """Networks whose mean logits are the model's; absent where it is one."""
     temperature: float | None = None
     """What logits are divided by; absent until the model is chosen."""
     selected_from: list[str] | None = None
@@ -477,6 +496,10 @@ class ExportedFacts(Facts):
     """Mirror images that an answer is averaged over."""
     views: int
     """How many those are, the plain image included."""
+    members: int | None = None
+    """Networks whose mean logits an answer is; absent where it is one."""
+    cost: float | None = None
+    """Multiplications of such an answer, as a multiple of those of one network; absent likewise."""
     temperature: float
     explanation: str
     """How a place of the image is found to speak for a class."""
@@ -492,7 +515,7 @@ class ExportedFacts(Facts):
 # --- reports ---------------------------------------------------------------------------------------------------------
 
 Figures = dict[str, int | float]
-"""Metrics by name, each followed by the ends NAME_low and NAME_high of its 95 % interval where it has one."""
+"""Metrics by name, each followed by the ends NAME_low and NAME_high of its 95 % interval where there is one."""
 
 
 class Comparison(Facts):
@@ -500,12 +523,12 @@ class Comparison(Facts):
 
     reference: str
     difference: float
-    """Mean log loss of the challenger minus that of the reference, in nats, each at its own temperature."""
+    """Cost of the challenger minus that of the reference, each at temperatures that were fitted on other images."""
     low: float
     high: float
     """95 % bootstrap interval of the difference."""
     win_rate: float
-    """Share of bootstrap draws in which the challenger's loss is smaller."""
+    """Share of bootstrap draws in which the challenger's cost is smaller."""
     mcnemar_p: float
     """Two-sided exact p of McNemar's test: are the errors of one more than those of the other?"""
 
@@ -520,8 +543,11 @@ class CandidateFacts(Facts):
     log_loss: float
     """Nats, as the model stands."""
     temperature: float
+    """Fitted on all answers."""
     calibrated_log_loss: float
-    """Nats, with the temperature applied; what is compared."""
+    """Nats, each image's at a temperature that was fitted on others."""
+    cost: float
+    """What is compared (`Selection.cost` says what it is), the smaller the better."""
     against_head: Comparison | None = None
     """Absent, as the next two, from the head."""
     against_start: Comparison | None = None
@@ -529,17 +555,21 @@ class CandidateFacts(Facts):
     """Against the best candidate so far when its turn came."""
     replaced_best: bool
     """It became the best so far."""
-    best_epoch: int | None = None
-    """The epoch that was kept, 0 being the start; absent where no epoch was trained."""
     train_validation_gap: float | None = None
-    """Validation loss minus training loss at that epoch, in nats; absent at epoch 0, which has no training loss."""
+    """Validation loss minus training loss after the last epoch, in nats; absent where no epoch was trained."""
 
 
 class Finding(Facts):
-    """Something that looks wrong."""
+    """Something that looks wrong, or of which too few images tell whether it is (`cannot_tell`)."""
 
     kind: Literal[
-        "diverges", "rate_too_low", "stuck", "overfits", "no_better_than_majority", "earlier_layers_do_better"
+        "diverges",
+        "rate_too_low",
+        "stuck",
+        "overfits",
+        "no_better_than_majority",
+        "earlier_layers_do_better",
+        "cannot_tell",
     ]
     where: str
     """The head or a phase."""
@@ -551,9 +581,18 @@ class Selection(Facts):
     """selection.json: the choice, the sentence that explains it, the evidence, the findings."""
 
     chosen: str
-    verdict: str
+    reason: str
+    """Why it was chosen, in a sentence: what was kept, and no claim that it helps."""
     images: int
-    """Validation images."""
+    """Validation images; with folds, all development images but those that are in every training part."""
+    folds: int
+    """How often head and phases were trained to answer for images that they had not seen."""
+    metric: str
+    """What should be best: `select.metric`."""
+    cost: str
+    """What was compared for it, in words."""
+    final: Literal["refit", "ensemble"] | None = None
+    """What the chosen network is, where there are several folds."""
     min_win_rate: float
     """Share of bootstrap draws that a candidate must win to replace the best."""
     draws: int
@@ -571,9 +610,11 @@ class ValidationFigures(Facts):
 
 
 class Accuracy(Facts):
-    """An accuracy on the test images."""
+    """An accuracy on the test images, and the ends of its 95 % interval."""
 
     accuracy: float
+    accuracy_low: float
+    accuracy_high: float
 
 
 class Choice(Facts):
@@ -581,6 +622,23 @@ class Choice(Facts):
 
     phase: str
     temperature: float
+
+
+Word = Literal["helped", "kept", "hurt", "better", "not_shown", "worse", "no_phase"]
+
+
+class Verdict(Facts):
+    """Whether unfreezing helped, as the test images show it."""
+
+    word: Word
+    """Of a phase that was chosen: helped, kept (whether it helps is not shown), hurt. Where the head was chosen, of the
+    rejected phase that came nearest: better, not_shown, worse. no_phase where none was trained."""
+    model: str | None = None
+    """The phase that is held against the head; absent, as the next, where no phase was trained."""
+    metric: str | None = None
+    """`select.metric`: whose change decided the word."""
+    sentence: str
+    """The word and its figures, as page, summary and card show them."""
 
 
 class Metrics(Facts):
@@ -595,6 +653,9 @@ class Metrics(Facts):
     head: Accuracy
     phases: dict[str, Accuracy]
     final: Choice
+    change: Figures | None = None
+    """From the head to the verdict's phase (`verdict.change_of`); absent where no phase was trained."""
+    verdict: Verdict
 
     @field_validator("test")
     @classmethod

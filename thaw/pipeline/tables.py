@@ -14,8 +14,9 @@ from thaw.errors import ArtifactError
 from thaw.pipeline import artifacts
 
 TEXT = frozenset(
-    {"id", "path", "label", "split", "group", "sha256", "reason", "predicted", "actual", "series", "phase", "block"}
-)
+    {"id", "path", "label", "split", "group", "sha256", "reason", "predicted", "head_predicted", "actual", "series",
+     "phase", "block"}
+)  # fmt: skip
 """Columns of text in samples.csv, rejected.csv, predictions.csv and reports/plots; curves.csv has none."""
 
 

@@ -1,9 +1,9 @@
-"""params.yaml edited as text: a value set, a key renamed; comments, order and everything else stay as they are.
+"""params.yaml edited as text: a key set, renamed or removed; comments, order and everything else stay as they are.
 
 Keys are found by PyYAML's positions in the text, so it does not matter how the file is laid out.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import yaml
 
@@ -75,6 +75,37 @@ def _first_to_rename(text: str, old: str, new_key: str) -> tuple[yaml.Node, str]
         if next(_matches(root, beside.split(".")), None) is None:
             return node, path
     return None
+
+
+def without(text: str, paths: Iterable[str]) -> tuple[str, list[str]]:
+    """Return the text without the keys at some dotted paths, `*` for any key, and the paths that were removed.
+
+    A comment beside such a key goes with it; a section that is left without a key becomes `{}`.
+    """
+    done = []
+    for path in paths:
+        while (spot := next(_with_paths(_root(text), path.split(".")), None)) is not None:
+            done.append(spot[2])
+            text = _without_key(text, spot[2])
+    return text, done
+
+
+def _without_key(text: str, path: str) -> str:
+    *above, key = path.split(".")
+    section = _root(text)
+    for part in above:
+        section = next(value for name, value in section.value if name.value == part)
+    pairs = section.value
+    index = next(number for number, (name, _) in enumerate(pairs) if name.value == key)
+    name, value = pairs[index]
+    if len(pairs) == 1:
+        return with_value(text, ".".join(above), {})
+    if not (isinstance(section, yaml.MappingNode) and section.flow_style):
+        line_end = text.find("\n", _end(value))
+        return text[: text.rfind("\n", 0, name.start_mark.index) + 1] + ("" if line_end < 0 else text[line_end + 1 :])
+    if index:
+        return text[: _end(pairs[index - 1][1])] + text[_end(value) :]
+    return text[: name.start_mark.index] + text[pairs[1][0].start_mark.index :]
 
 
 def _root(text: str) -> yaml.Node:

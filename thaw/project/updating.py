@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thaw import DISTRIBUTION
-from thaw.config.messages import RENAMED_KEYS
+from thaw.config.messages import GONE_KEYS, RENAMED_KEYS
 from thaw.config.reader import load_params
 from thaw.errors import RunError
 from thaw.pipeline.artifacts import remove, sha256_of_bytes, write_text
 from thaw.pipeline.record import ProjectRecord
 from thaw.project import files
-from thaw.project.params_text import renamed
+from thaw.project.params_text import renamed, value_at, with_value, without
 from thaw.version import VERSION
 
+_FOLDS = "select.folds"
 _PIN = re.compile(rf"^(\s*{DISTRIBUTION}\s*(?:\[[^\]]*\])?\s*==\s*)([^\s;#]+)", re.MULTILINE | re.IGNORECASE)
 
 
@@ -94,11 +95,20 @@ def plan_update(root: Path) -> Update:
 
 
 def _params(root: Path, notes: list[str]) -> dict[str, str]:
-    """Return params.yaml with its keys renamed, if some were. Raises: ParamsError if it is not valid then."""
+    """Return params.yaml with keys renamed, removed and added, if some were.
+
+    DVC refuses to run a stage that names a key which params.yaml lacks.
+    Raises: ParamsError if it is not valid then.
+    """
     text = _text(root / files.PARAMS)
     if text is None:
         raise RunError(f"{root / files.PARAMS} is missing; restore it with `git checkout -- {files.PARAMS}`")
     new, done = renamed(text, RENAMED_KEYS)
+    new, gone = without(new, GONE_KEYS)
+    done += [f"{path} is gone, and was removed" for path in gone]
+    if value_at(new, _FOLDS) is None:
+        new = with_value(new, _FOLDS, "auto")
+        done.append(f"{_FOLDS}: auto was added")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, files.PARAMS)
         path.write_text(new, encoding="utf-8")

@@ -103,7 +103,7 @@ def worst(sources: Sources, model: Model) -> tuple[list[Entry], bool]:
     answers = sources.test
     order = np.lexsort((answers.rows, answers.label_probability))[:_MOST_WORST]
     squares = sources.images.read(answers.rows[order])
-    maps = grad_cam(model.backbone, model.head, model.look(squares, 0), answers.predicted[order].tolist())
+    maps = grad_cam(model.members, model.look(squares, 0), answers.predicted[order].tolist())
     entries = []
     for place, position in enumerate(order):
         entry = _entry(sources, answers, position, LARGE_PX)

@@ -54,6 +54,7 @@ def render(sources: Sources, model: Model, *, raw: str, settings: Mapping[str, A
         "settings": text.flat(settings),
         "chosen": sources.selection.chosen,
         "num_validation": sources.selection.images,
+        "num_test": sources.metrics.test["n"],
         "viewer": gallery.viewer(sources),
     }
     return _environment().get_template("report.html").render(context | _inlined())

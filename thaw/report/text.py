@@ -26,6 +26,7 @@ _METRICS = {
     "ece": "Calibration error",
     "ece_uncalibrated": "Calibration error before calibration",
 }
+_LONGEST_HEADLINE = 120
 _PACKAGES = ("torch", "torchvision", "timm", "onnxruntime", "scikit-learn", "numpy", "pandas", "pillow", "dvc")
 _SAMPLE_LICENCE = (
     "CC BY-NC-SA 4.0: ELPV, electroluminescence images of solar cells (Buerhop-Lutz and others 2018; Deitsch and "
@@ -35,22 +36,24 @@ _SAMPLE_LICENCE = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """The two sentences at the top of the page."""
+    """The sentences at the top of the page."""
 
     headline: str
-    """The first words of selection.json's sentence; empty where these are no short beginning."""
+    """The first words of the verdict of metrics.json; empty where these are no short beginning."""
     rest: str
     colon: str
     """What stands between them."""
     tested: str
     """The result on the test images."""
+    choice: str
+    """The sentence of selection.json, what the choice was made on."""
 
 
 def verdict(sources: Sources) -> Verdict:
-    """Return the two sentences: that of selection.json, cut after its first words, and the test result."""
-    sentence, metrics = sources.selection.verdict, sources.metrics
+    """Return the verdict on the test images, cut after its first words, the test result, and the choice."""
+    sentence, metrics = sources.metrics.verdict.sentence, sources.metrics
     headline, colon, rest = sentence.partition(": ")
-    if not colon or len(headline) > 60:
+    if not colon or len(headline) > _LONGEST_HEADLINE:
         headline, rest = "", sentence
     test, chosen = metrics.test, sources.selection.chosen
     between = _interval(test, "accuracy")
@@ -61,7 +64,7 @@ def verdict(sources: Sources) -> Verdict:
         f"On {test['n']} test images that no choice has seen, {chosen} answers {test['accuracy']:.3f} correctly"
         f"{between}, {against}."
     )
-    return Verdict(headline, rest, ": " if headline else "", tested)
+    return Verdict(headline, rest, ": " if headline else "", tested, sources.selection.reason)
 
 
 @dataclass(frozen=True)
@@ -72,22 +75,24 @@ class Bar:
     value: float
     chosen: bool
     at: float
-    low: float | None
-    high: float | None
+    low: float
+    high: float
 
 
 def bars(sources: Sources) -> list[Bar]:
-    """Return the test accuracy of the most frequent class, the head and each phase, with the interval of the chosen."""
+    """Return the test accuracy of the most frequent class, the head and each phase, each with its interval."""
     metrics, chosen = sources.metrics, sources.selection.chosen
-    accuracies = {"most frequent class": metrics.majority.accuracy, "head": metrics.head.accuracy}
-    accuracies |= {name: entry.accuracy for name, entry in metrics.phases.items()}
-    between = interval(metrics.test, "accuracy")
-    shown = [*accuracies.values(), *(between or ())]
-    floor, ceiling = max(0.0, min(shown) - 0.04), min(1.0, max(shown) + 0.02)
-    places = [_share(end, floor, ceiling) for end in between] if between else [None, None]
+    shown = {"most frequent class": metrics.majority, "head": metrics.head, **metrics.phases}
+    floor = max(0.0, min(found.accuracy_low for found in shown.values()) - 0.04)
+    ceiling = min(1.0, max(found.accuracy_high for found in shown.values()) + 0.02)
     return [
-        Bar(name, value, name == chosen, _share(value, floor, ceiling), *(places if name == chosen else (None, None)))
-        for name, value in accuracies.items()
+        Bar(
+            name,
+            found.accuracy,
+            name == chosen,
+            *(_share(at, floor, ceiling) for at in (found.accuracy, found.accuracy_low, found.accuracy_high)),
+        )
+        for name, found in shown.items()
     ]
 
 
@@ -133,7 +138,6 @@ class PhaseRow:
     gap: float | None
     """Validation loss minus training loss, in nats."""
     overfits: bool
-    best_epoch: int | None
     depth: int | None
     """Blocks that were unfrozen; None where its folder is not there."""
 
@@ -159,7 +163,6 @@ def phase_rows(sources: Sources) -> list[PhaseRow]:
             places=None if entry.against_start is None else places(entry.against_start),
             gap=entry.train_validation_gap,
             overfits=name in overfitted,
-            best_epoch=entry.best_epoch,
             depth=sources.phases[name].depth_blocks if name in sources.phases else None,
         )
         for name, entry in candidates.items()
@@ -217,6 +220,7 @@ def lineage(sources: Sources, raw: str, stated: str | None) -> list[tuple[str, l
     model = [
         ("phase", final.phase),
         ("blocks trained", f"{final.depth_blocks} of {len(final.blocks)}"),
+        ("networks averaged", str(final.members or 1)),
         ("temperature", f"{temperature:.4f}"),
         ("flips averaged", final.augment.flip if final.augment.tta else "none"),
         *((name.replace("_", " "), value) for name, value in final.lineage.named().items()),

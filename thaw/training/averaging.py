@@ -20,6 +20,7 @@ from thaw.pipeline.candidates import FOLDER, average_name
 from thaw.pipeline.facts import ModelFacts
 from thaw.training import phase_folder
 from thaw.training.loop import Phase
+from thaw.training.parts import Outcome
 
 
 @dataclass(frozen=True)
@@ -29,24 +30,26 @@ class Average:
     tensors: dict[str, Tensor]
     val_logits: NDArray[np.float32]
 
-    def write(self, folder: Path, model: ModelFacts, val: LabelledRows) -> None:
-        """Add the mean to a phase's folder, in one of its own; `model` is the phase's model.json."""
-        name = average_name(model.start or "", model.phase)
-        own = {"phase": name, "start": model.phase, "best_epoch": None}
-        with artifacts.new_folder(folder / FOLDER) as inside:
-            phase_folder.write(
-                inside,
-                tensors=self.tensors,
-                model=model.model_copy(update=own),
-                logits=self.val_logits,
-                labels=val.labels,
-                rows=val.rows,
-                curves=(),
-            )
+
+def write_average(folder: Path, average: Outcome, model: ModelFacts) -> None:
+    """Add the mean to a phase's folder, in one of its own; `model` is the phase's model.json."""
+    own = {"phase": average_name(model.start or "", model.phase), "start": model.phase}
+    with artifacts.new_folder(folder / FOLDER) as inside:
+        phase_folder.write(
+            inside,
+            tensors=average.tensors,
+            folds=average.folds,
+            model=model.model_copy(update=own),
+            answers=average.answers,
+            curves=(),
+        )
 
 
 def average_of(
-    phase: Phase, start: Mapping[str, Tensor], trained: Mapping[str, Tensor], val: tuple[Source, LabelledRows]
+    phase: Phase,
+    start: Mapping[str, Tensor],
+    trained: Mapping[str, Tensor],
+    val: tuple[Source, LabelledRows] | None,
 ) -> Average:
     """Return the mean of two sets of tensors of a phase's model, and what it answers; the model then holds it.
 
@@ -55,7 +58,7 @@ def average_of(
     tensors = mean_of(start, trained)
     for module in (phase.model, phase.stepper.eval_model):
         module.load_state_dict(tensors)
-    return Average(tensors, phase.evaluate(*val, phase.task.num_answers)[2])
+    return Average(tensors, phase.answer(val))
 
 
 def mean_of(start: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -20,7 +20,6 @@ def save(
     folder: Path,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    best: dict[str, Tensor],
     state: dict[str, Any],
     average: nn.Module | None = None,
 ) -> None:
@@ -28,7 +27,6 @@ def save(
     tensors = {f"model/{name}": value for name, value in trained_tensors(model).items()}
     if average is not None:
         tensors |= {f"average/{name}": value for name, value in trained_tensors(average).items()}
-    tensors |= {f"best/{name}": value for name, value in best.items()}
     for index, entry in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{name}": torch.as_tensor(value) for name, value in entry.items()}
     with artifacts.new_folder(folder) as partial:
@@ -41,13 +39,13 @@ def save(
 
 def restore(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None = None
-) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Put a checkpoint back and return (best tensors, counters), or None if there is no whole one."""
+) -> dict[str, Any] | None:
+    """Put a checkpoint back and return its counters, or None if there is no whole one."""
     try:
         artifacts.verify(folder)
     except ArtifactError:
         return None
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "best": {}, "optimizer": {}}
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
     for name, value in load_file(folder / "tensors.safetensors").items():
         part, _, rest = name.partition("/")
         parts[part][rest] = value
@@ -60,7 +58,7 @@ def restore(
         state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     _lay_out_as_parameters(optimizer)
-    return parts["best"], artifacts.read_json(folder / "state.json")
+    return artifacts.read_json(folder / "state.json")
 
 
 def _lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:

@@ -51,12 +51,14 @@ class Classifier(nn.Module):
 
 @dataclass(frozen=True)
 class Result:
-    """What a phase leaves: its best tensors, their validation logits, and a row for each epoch (0: before training)."""
+    """What a phase leaves: its tensors after the last epoch, their validation logits, and a row for each epoch.
+
+    Epoch 0 is the start, before training. Without validation images there are no logits.
+    """
 
     tensors: dict[str, Tensor]
     val_logits: NDArray[np.float32]
     curves: list[dict[str, float]]
-    best_epoch: int
     range_test: RangeTest | None
     """How the rate was found, where `lr` is `auto`."""
 
@@ -90,54 +92,44 @@ class Phase:
     def run(
         self,
         train: tuple[Source, LabelledRows],
-        val: tuple[Source, LabelledRows],
+        val: tuple[Source, LabelledRows] | None,
         on_epoch: Callable[[dict[str, float]], None],
     ) -> Result:
-        """Train with early stopping and return the best of all epochs, the start included.
+        """Train all epochs and return what the last one leaves, which the schedule brings to rest.
 
-        Raises: TrainingError if the loss stops being finite; the last checkpoint is kept.
+        `val` is only looked at: no epoch is chosen on it, and none of the training depends on it; None looks at
+        nothing. Raises: TrainingError if the loss stops being finite; the last checkpoint is kept.
         """
         batches = Batches(self.name, self.params, self.task, train, seed=self.seed, device=self.device)
-        restored = checkpoint.restore(self.folder, self.model, self.stepper.optimizer, self.stepper.average)
-        best, state = restored or self._begin(train, val, batches)
+        state = checkpoint.restore(self.folder, self.model, self.stepper.optimizer, self.stepper.average)
+        if state is None:
+            state = self._begin(train, val, batches)
         found = RangeTest(**state["range_test"]) if "range_test" in state else None
         if found is not None:
             self.stepper.scale(found.lr)
         for row in state["curves"]:
             on_epoch(row)
-        while state["epoch"] < self.params.epochs and state["epoch"] - state["best_epoch"] < self.params.patience:
+        while state["epoch"] < self.params.epochs:
             epoch = state["epoch"] + 1
-            row = self._epoch(epoch, batches) | dict(
-                zip(("val_loss", "val_accuracy"), self.evaluate(*val)[:2], strict=True)
-            )
-            if not math.isfinite(row["val_loss"]):
-                raise TrainingError(
-                    f"{self.name}: the validation loss is not finite after epoch {epoch}; lower lr, or unfreeze less"
-                )
+            row = self._epoch(epoch, batches) | self._look(val, f"after epoch {epoch}; lower lr, or unfreeze less")
             state["curves"].append(row)
             state["epoch"] = epoch
-            if row["val_loss"] < state["best_loss"]:
-                state |= {"best_epoch": epoch, "best_loss": row["val_loss"]}
-                best = checkpoint.trained_tensors(self.stepper.eval_model)
-            checkpoint.save(self.folder, self.model, self.stepper.optimizer, best, state, self.stepper.average)
+            checkpoint.save(self.folder, self.model, self.stepper.optimizer, state, self.stepper.average)
             on_epoch(row)
-        for module in (self.model, self.stepper.eval_model):
-            module.load_state_dict(best)
-        logits = self.evaluate(*val, self.task.num_answers)[2]
-        return Result(best, logits, state["curves"], state["best_epoch"], found)
+        return Result(checkpoint.trained_tensors(self.stepper.eval_model), self.answer(val), state["curves"], found)
+
+    def answer(self, val: tuple[Source, LabelledRows] | None) -> NDArray[np.float32]:
+        """Return logits [images, classes] on validation, averaged over the views of an answer; none without images."""
+        if val is None:
+            return np.zeros((0, self.task.num_classes), np.float32)
+        return self.evaluate(*val, self.task.num_answers)[2]
 
     def _begin(
-        self, train: tuple[Source, LabelledRows], val: tuple[Source, LabelledRows], batches: Batches
-    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Evaluate the start, bring the model to where training begins, and return its tensors and the counters."""
-        loss, accuracy, _ = self.evaluate(*val)
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"{self.name}: the validation loss is {loss} before the first step; train what it starts from again"
-            )
-        best = checkpoint.trained_tensors(self.model)
-        start = {"epoch": 0, "val_loss": loss, "val_accuracy": accuracy} | self.stepper.rates(0.0, 0)
-        state: dict[str, Any] = {"epoch": 0, "best_epoch": 0, "best_loss": loss, "curves": [start]}
+        self, train: tuple[Source, LabelledRows], val: tuple[Source, LabelledRows] | None, batches: Batches
+    ) -> dict[str, Any]:
+        """Look at the start, bring the model to where training begins, and return the counters."""
+        seen = self._look(val, "before the first step; train what it starts from again")
+        state: dict[str, Any] = {"epoch": 0, "curves": [{"epoch": 0} | seen | self.stepper.rates(0.0, 0)]}
         if self.params.warm_start:
             self._warm_start(*train)
         if self.params.lr == "auto":
@@ -146,8 +138,17 @@ class Phase:
                 self.model, lambda model: Stepper(model, self._rules, self.params, self._pretrained), batches
             )
             state["range_test"] = asdict(found)
-            checkpoint.save(self.folder, self.model, self.stepper.optimizer, best, state, self.stepper.average)
-        return best, state
+            checkpoint.save(self.folder, self.model, self.stepper.optimizer, state, self.stepper.average)
+        return state
+
+    def _look(self, val: tuple[Source, LabelledRows] | None, when: str) -> dict[str, float]:
+        """Return loss and accuracy on validation, nothing without. Raises: TrainingError if the loss is not finite."""
+        if val is None:
+            return {}
+        loss, accuracy, _ = self.evaluate(*val)
+        if not math.isfinite(loss):
+            raise TrainingError(f"{self.name}: the validation loss is not finite {when}")
+        return {"val_loss": loss, "val_accuracy": accuracy}
 
     @torch.inference_mode()
     def evaluate(

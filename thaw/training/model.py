@@ -1,6 +1,6 @@
 """The deliverable: a classifier that answers for images, loaded from the folder that `select` wrote."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,15 +9,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from thaw.augment.views import num_answers, render, symmetry_of
 from thaw.config.schema import AugmentParams
 from thaw.data.pixel_values import Pixels
 from thaw.data.square import Image, read_square
 from thaw.errors import ArtifactError, DataError
-from thaw.networks.backbone import Backbone, assemble, load_backbone
+from thaw.networks.backbone import Backbone, assemble, load_backbone, twin
 from thaw.networks.spec import Spec
+from thaw.networks.together import Member, Together
 from thaw.pipeline import artifacts, facts
 from thaw.pipeline.facts import ModelFacts
 from thaw.training import phase_folder
@@ -30,10 +31,15 @@ _STILL = AugmentParams(flip="none", tta=False)
 class Model:
     """A trained classifier with everything that it needs to know about its input."""
 
-    backbone: Backbone
-    head: nn.Module
+    members: Sequence[Member]
+    """One network, or several, whose mean logits are its own; they have the blocks below the cut in common."""
     facts: ModelFacts
     fingerprint: str
+
+    @property
+    def backbone(self) -> Backbone:
+        """The backbone of its first network; all have the same spec."""
+        return self.members[0].backbone
 
     @property
     def classes(self) -> list[str]:
@@ -111,9 +117,13 @@ class Model:
     def _augment(self) -> AugmentParams:
         return _STILL.model_copy(update={"flip": self.facts.augment.flip, "tta": self.facts.augment.tta})
 
+    @cached_property
+    def _together(self) -> Together:
+        return Together(self.members, self.facts.cut)
+
     @torch.inference_mode()
     def _logits(self, squares: Pixels, view: int) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = self.head(self.backbone(self.look(squares, view))).numpy()
+        logits: NDArray[np.float32] = torch.stack(self._together(self.look(squares, view))).mean(dim=0).numpy()
         return logits
 
 
@@ -122,16 +132,78 @@ def load(folder: Path | str = "models/final") -> Model:
     folder = Path(folder)
     fingerprint = artifacts.verify(folder)
     stored = facts.read(folder / "model.json", ModelFacts)
-    tensors = load_file(folder / "weights.safetensors")
-    own = {name.removeprefix("backbone."): value for name, value in tensors.items() if name.startswith("backbone.")}
-    backbone = assemble(Spec.of(stored.backbone), own)
-    return Model(backbone, phase_folder.assemble(backbone, tensors, stored), stored, fingerprint)
+    first, *others = _by_member(load_file(folder / "weights.safetensors"), stored, folder)
+    own = {name.removeprefix("backbone."): value for name, value in first.items() if name.startswith("backbone.")}
+    return Model(_members(assemble(Spec.of(stored.backbone), own), first, others, stored, folder), stored, fingerprint)
 
 
-def load_phase(folder: Path, backbone_folder: Path) -> Model:
-    """Return the classifier that a phase's folder makes of the backbone. Raises: ArtifactError if one is not whole."""
+def load_phase(folder: Path, backbone_folder: Path, *, members: int = 1) -> Model:
+    """Return the classifier that a phase's folder makes of the backbone; of several `members`, the folds' networks.
+
+    Raises: ArtifactError if a folder is not whole, or has not that many folds.
+    """
     tensors, stored = phase_folder.read(folder)
+    first, *others = [tensors] if members == 1 else phase_folder.read_folds(folder) or [tensors]
+    if len(others) != members - 1:
+        raise ArtifactError(f"{folder} was trained in {len(others) + 1} folds, not in {members}; run `dvc repro`")
     backbone = load_backbone(backbone_folder, in_channels=stored.backbone.in_channels)
     if stored.lineage.backbone != backbone.fingerprint:
         raise ArtifactError(f"{folder} was trained on another backbone than is in {backbone_folder}; run `dvc repro`")
-    return Model(backbone, phase_folder.assemble(backbone, tensors, stored), stored, stored.lineage.parent or "")
+    return Model(_members(backbone, first, others, stored, folder), stored, stored.lineage.parent or "")
+
+
+def _by_member(tensors: Mapping[str, Tensor], stored: ModelFacts, folder: Path) -> list[dict[str, Tensor]]:
+    """Return the tensors of the first network, and what each further one has in place of those that were trained.
+
+    Raises: ArtifactError if they are not as many as model.json says.
+    """
+    found: dict[str, dict[str, Tensor]] = {"0": {}}
+    for name, value in tensors.items():
+        of_other = name.startswith("members.")
+        number, _, own = name.removeprefix("members.").partition(".") if of_other else ("0", "", name)
+        found.setdefault(number, {})[own] = value
+    wanted = [str(number) for number in range(stored.members or 1)]
+    if set(found) != set(wanted):
+        raise ArtifactError(
+            f"{folder} holds tensors of {len(found)} networks, and its model.json says {stored.members or 1}; "
+            "delete it and run `dvc repro`"
+        )
+    return [found[number] for number in wanted]
+
+
+def _members(
+    backbone: Backbone,
+    first: Mapping[str, Tensor],
+    others: Sequence[Mapping[str, Tensor]],
+    stored: ModelFacts,
+    folder: Path,
+) -> list[Member]:
+    """Return the networks of a model: what each trained, behind the blocks that none has changed, which they share.
+
+    Raises: ArtifactError if one of `others` lacks a tensor, or has one that does not fit.
+    """
+    members = [Member(backbone, phase_folder.assemble(backbone, first, stored))]
+    places = _places(members[0], stored.cut) if others else {}
+    for number, tensors in enumerate(others, 1):
+        for name in sorted({*places, *tensors}):
+            found, place = (_described(values.get(name)) for values in (tensors, places))
+            if found != place:
+                raise ArtifactError(
+                    f"{folder}: {name} of member {number} is {found}, and that of the first network {place}; "
+                    "delete it and run `dvc repro`"
+                )
+        own = {name.removeprefix("backbone."): value for name, value in tensors.items() if name.startswith("backbone.")}
+        other = twin(backbone, own) if own else backbone
+        members.append(Member(other, phase_folder.head_of(backbone.num_features, tensors, stored)))
+    return members
+
+
+def _places(member: Member, cut: int) -> dict[str, Tensor]:
+    """Return the tensors that a phase with this cut trains, as a network has them."""
+    above = len(member.backbone.units) - cut
+    suffix = member.backbone.split(above)[1].state_dict() if above else {}
+    return {f"backbone.{name}": value for name, value in suffix.items()} | phase_folder.head_tensors(member.head)
+
+
+def _described(tensor: Tensor | None) -> str:
+    return "absent" if tensor is None else f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor, nn
 
 from thaw.activations.engine import computed_on, device_of, use_threads
@@ -13,7 +12,7 @@ from thaw.activations.sources import Source, sources_of
 from thaw.augment.views import num_answers
 from thaw.config.checks import settle
 from thaw.config.schema import AugmentParams, ComputeParams, PhaseParams
-from thaw.data.packed import LabelledRows, PackedImages
+from thaw.data.packed import PackedImages
 from thaw.errors import ArtifactError, ParamsError
 from thaw.memory import keep_freed_memory
 from thaw.networks.backbone import Backbone
@@ -21,48 +20,56 @@ from thaw.networks.cut import UncutSuffix
 from thaw.pipeline import artifacts, guard, scratch
 from thaw.pipeline.facts import ModelFacts
 from thaw.training import phase_folder
-from thaw.training.averaging import Average, average_of
+from thaw.training.averaging import Average, average_of, write_average
 from thaw.training.batches import Task
 from thaw.training.checkpoint import trained_tensors
 from thaw.training.groups import Rule, frozen_tensors, lowest_block, param_groups, rules_of
 from thaw.training.loop import Classifier, Phase, Result
 from thaw.training.loss import class_weights, require_maps
 from thaw.training.norms import running_norms
-
-
-@dataclass(frozen=True)
-class Start:
-    """What a phase starts from: the trained tensors and model.json of the head or of another phase."""
-
-    tensors: dict[str, Tensor]
-    model: ModelFacts
+from thaw.training.parts import Outcome, Part, Start, gather, mean_curves, parts_of
+from thaw.training.range_test import RangeTest
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a phase leaves, and the checkpoint that is of no more use once that is written."""
+    """What a phase leaves, and the checkpoints that are of no more use once that is written."""
 
-    result: Result
+    outcome: Outcome
     model: ModelFacts
-    val: LabelledRows
+    curves: list[dict[str, float]]
+    range_test: RangeTest | None
+    """How the rate of the tensors that are kept was found, where `lr` is `auto`."""
     checkpoint: Path
-    average: Average | None = None
-    """The mean of this phase and its start, where that was asked for and the phase gained anything."""
+    average: Outcome | None = None
+    """The mean of this phase and its start, where that was asked for."""
 
     def write(self, folder: Path) -> None:
         """Fill the phase's folder."""
         phase_folder.write(
             folder,
-            tensors=self.result.tensors,
+            tensors=self.outcome.tensors,
+            folds=self.outcome.folds,
             model=self.model,
-            logits=self.result.val_logits,
-            labels=self.val.labels,
-            rows=self.val.rows,
-            curves=self.result.curves,
-            range_test=self.result.range_test.points if self.result.range_test else (),
+            answers=self.outcome.answers,
+            curves=self.curves,
+            range_test=self.range_test.points if self.range_test else (),
         )
         if self.average is not None:
-            self.average.write(folder, self.model, self.val)
+            write_average(folder, self.average, self.model)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A phase after an epoch, to be looked at from outside."""
+
+    row: dict[str, float]
+    """What the curves have of it."""
+    part: Part
+    phase: Phase
+    answers: Source
+    """Activations of the views that answers are averaged over."""
+    prefix: Prefix
 
 
 def run_phase(
@@ -75,20 +82,22 @@ def run_phase(
     augment: AugmentParams,
     seed: int,
     compute: ComputeParams,
-    on_epoch: Callable[[dict[str, float]], None] = lambda _: None,
+    on_epoch: Callable[[Seen], None] = lambda _: None,
 ) -> Trained:
     """Train one phase from its start, prove that nothing below the cut moved, and return what it leaves.
 
-    Where an activation turns out to be beyond float16, the phase starts again with all of them in float32.
+    Where the images have several folds it is trained in each, and then on all development images. Where an activation
+    turns out to be beyond float16, the phase starts again with all of them in float32.
     Raises: ParamsError if the phase is shallower than the one it starts from, or a setting would do nothing for this
     network, TrainingError if it diverges.
     """
     use_threads(compute)
     index = cut_index(name, params, backbone, trained_before=start.model.depth_blocks)
     _check_lineage(name, params, start, backbone, images)
+    parts = parts_of(images, start)
     frozen = phase_folder.frozen_digest(backbone, index)
     model = _facts(name, params, start, backbone, index, frozen, computed_on(compute))
-    pretrained = _pretrained(backbone) if params.l2_sp > 0 else {}
+    pretrained = _pretrained(backbone, index)
     head = phase_folder.assemble(backbone, start.tensors, start.model)
     augment = augment.model_copy(update={"flip": start.model.augment.flip})
     classifier, prefix = _cut(backbone, index, head, Views(images, backbone.spec, seed, augment), compute)
@@ -97,61 +106,96 @@ def run_phase(
     rules = rules_of(params, backbone, index)
     params = settle_phase(name, params, rules, classifier)
     _say_what_trains(name, params, backbone, index, classifier, prefix)
-    before = trained_tensors(classifier) if params.average or prefix.storage == np.float16 else {}
-
-    def attempt() -> tuple[Phase, LabelledRows, Result, Average | None]:
-        phase = Phase(
-            name,
-            classifier,
-            params,
-            rules,
-            task=_task(params, images, augment),
-            seed=seed,
-            device=device_of(compute),
-            folder=_checkpoint(model.model_dump(mode="json"), augment.model_dump(), seed, _numbers(prefix)),
-            pretrained=pretrained,
-        )
-        train, val = sources_of(name, params, prefix, images, compute)
-        keep_freed_memory()
-        return phase, val[1], *_train(phase, before, train, val, on_epoch)
-
-    try:
-        phase, val, result, average = attempt()
-    except HalfOverflowError as error:
-        print(f"{name}: {error}: the phase starts again with all activations in float32", flush=True)
-        prefix.store_as_float32()
-        classifier.load_state_dict(before)
-        phase, val, result, average = attempt()
+    training = _Training(name, params, rules, classifier, pretrained, images, augment, seed, compute, on_epoch)
+    results, checkpoints = training.run(parts, prefix, [model.model_dump(mode="json"), augment.model_dump(), seed])
     phase_folder.check_frozen(frozen, phase_folder.frozen_digest(backbone, index), name)
-    lr = result.range_test.lr if result.range_test else params.lr
-    decided = {"norm": params.norm, "warm_start": params.warm_start, "lr": lr, "best_epoch": result.best_epoch}
-    model = model.model_copy(update=decided)
-    return Trained(result, model, val, phase.folder, average)
+    outcome = gather(parts, [result.tensors for result, _ in results], [result.val_logits for result, _ in results])
+    means = [mean for _, mean in results if mean is not None]
+    average = gather(parts, [mean.tensors for mean in means], [mean.val_logits for mean in means]) if means else None
+    found = results[-1][0].range_test
+    decided = {"norm": params.norm, "warm_start": params.warm_start, "lr": found.lr if found else params.lr}
+    curves = mean_curves([result.curves for result, _ in results], parts)
+    return Trained(outcome, model.model_copy(update=decided), curves, found, checkpoints, average)
 
 
-def _train(
-    phase: Phase,
-    before: Mapping[str, Tensor],
-    train: tuple[Source, LabelledRows],
-    val: tuple[Source, LabelledRows],
-    on_epoch: Callable[[dict[str, float]], None],
-) -> tuple[Result, Average | None]:
-    """Train, prove that what rules freeze above the cut did not move, and say what came of it.
+@dataclass(frozen=True)
+class _Training:
+    """A phase that is set up, to be run for each part of what it is trained on."""
 
-    `before` has the tensors that the phase begins with, where an average is asked for.
-    """
-    name, params, classifier = phase.name, phase.params, phase.model
-    with artifacts.one_at_a_time(phase.folder):  # two trials of the same phase would share their checkpoint
-        above = phase_folder.digest_of(frozen_tensors(classifier))
-        result = phase.run(train, val, _printing(name, on_epoch))
-        gained = result.best_epoch > 0
-        average = average_of(phase, before, result.tensors, val) if params.average and gained else None
-    phase_folder.check_frozen(above, phase_folder.digest_of(frozen_tensors(classifier)), name)
-    if not gained:
-        print(f"{name}: no epoch was better on validation than the start; its weights are those of {params.start}")
-    elif average is not None:
-        print(f"{name}: the mean of its weights and those of {params.start} is offered to select as well")
-    return result, average
+    name: str
+    params: PhaseParams
+    rules: list[Rule]
+    classifier: Classifier
+    pretrained: Mapping[str, Tensor]
+    """Of the blocks above the cut, before the start was laid over them."""
+    images: PackedImages
+    augment: AugmentParams
+    seed: int
+    compute: ComputeParams
+    on_epoch: Callable[[Seen], None]
+
+    def run(
+        self, parts: Sequence[Part], prefix: Prefix, settings: list[object]
+    ) -> tuple[list[tuple[Result, Average | None]], Path]:
+        """Train each part and return what it leaves, and the folder of the checkpoints, named after `settings` too."""
+        try:
+            return self._attempt(parts, prefix, checkpoints := _checkpoints(*settings, _numbers(prefix))), checkpoints
+        except HalfOverflowError as error:
+            print(f"{self.name}: {error}: the phase starts again with all activations in float32", flush=True)
+            prefix.store_as_float32()
+            return self._attempt(parts, prefix, checkpoints := _checkpoints(*settings, _numbers(prefix))), checkpoints
+
+    def _attempt(self, parts: Sequence[Part], prefix: Prefix, checkpoints: Path) -> list[tuple[Result, Average | None]]:
+        """Train each part. Raises: HalfOverflowError if an activation is beyond the type that they are kept in."""
+        train, val = sources_of(self.name, self.params, prefix, self.images, self.compute)
+        keep_freed_memory()
+        with artifacts.one_at_a_time(checkpoints):  # two trials of the same phase would share their checkpoints
+            return [
+                self._run(part, train, val, checkpoints / f"part-{number:02d}", prefix)
+                for number, part in enumerate(parts)
+            ]
+
+    def _run(
+        self, part: Part, train: Source, val: Source, folder: Path, prefix: Prefix
+    ) -> tuple[Result, Average | None]:
+        """Train one part, prove that what rules freeze above the cut did not move, and say what came of it."""
+        begin = {**self.pretrained, **part.start}
+        own = self.classifier.state_dict()  # a network that is not cut has its frozen blocks in it
+        self.classifier.load_state_dict({name: begin.get(name, value) for name, value in own.items()})
+        weights = class_weights(self.params.class_weights, part.train.labels, self.images.classes)
+        phase = Phase(
+            self.name,
+            self.classifier,
+            self.params,
+            self.rules,
+            task=Task(len(self.images.classes), num_answers(self.augment), weights),
+            seed=self.seed,
+            device=device_of(self.compute),
+            folder=folder,
+            pretrained=self.pretrained if self.params.l2_sp > 0 else {},
+        )
+        before = trained_tensors(self.classifier) if self.params.average else {}
+        looked_at = None if part.val is None else (val, part.val)
+        above = phase_folder.digest_of(frozen_tensors(self.classifier))
+        printed = self._printing(part.label)
+
+        def on_epoch(row: dict[str, float]) -> None:
+            printed(row)
+            self.on_epoch(Seen(row, part, phase, val, prefix))
+
+        result = phase.run((train, part.train), looked_at, on_epoch)
+        average = average_of(phase, before, result.tensors, looked_at) if self.params.average else None
+        phase_folder.check_frozen(above, phase_folder.digest_of(frozen_tensors(self.classifier)), self.name)
+        return result, average
+
+    def _printing(self, part: str) -> Callable[[dict[str, float]], None]:
+        title = f"{self.name}, {part}" if part else self.name
+
+        def show(row: dict[str, float]) -> None:
+            shown = (f"{key.replace('_', ' ')} {value:.4g}" for key, value in row.items() if not key.startswith("lr:"))
+            print(f"{title}: {', '.join(shown)}", flush=True)
+
+        return show
 
 
 def _cut(
@@ -164,14 +208,10 @@ def _cut(
     return classifier, Prefix(views, module, identity=identity, compute=compute, suffix=classifier)
 
 
-def _task(params: PhaseParams, images: PackedImages, augment: AugmentParams) -> Task:
-    weights = class_weights(params.class_weights, images.labels(images.rows("train")), images.classes)
-    return Task(len(images.classes), num_answers(augment), weights)
-
-
-def _pretrained(backbone: Backbone) -> dict[str, Tensor]:
-    """Return a copy of the backbone's tensors before a phase lays its start over them."""
-    return {f"backbone.{name}": value.clone() for name, value in backbone.module.state_dict().items()}
+def _pretrained(backbone: Backbone, index: int) -> dict[str, Tensor]:
+    """Return a copy of the tensors of the blocks above the cut before a phase lays its start over them."""
+    state = backbone.module.state_dict()
+    return {f"backbone.{name}": value.clone() for name, value in state.items() if backbone.block_of(name) >= index}
 
 
 def _facts(
@@ -192,8 +232,8 @@ def _facts(
     )
 
 
-def _checkpoint(*settings: object) -> Path:
-    """Return the folder of the checkpoint, under a fingerprint of everything that the phase depends on."""
+def _checkpoints(*settings: object) -> Path:
+    """Return the folder of the checkpoints, under a fingerprint of everything that the phase depends on."""
     return scratch.folder() / "checkpoints" / artifacts.digest([*settings, guard.code_digest()])
 
 
@@ -216,15 +256,6 @@ def _say_what_trains(
     )
     if prefix.engine.note:
         print(f"{name}: {prefix.engine.note}")
-
-
-def _printing(name: str, on_epoch: Callable[[dict[str, float]], None]) -> Callable[[dict[str, float]], None]:
-    def both(row: dict[str, float]) -> None:
-        shown = (f"{key.replace('_', ' ')} {value:.4g}" for key, value in row.items() if not key.startswith("lr:"))
-        print(f"{name}: {', '.join(shown)}", flush=True)
-        on_epoch(row)
-
-    return both
 
 
 def cut_index(name: str, params: PhaseParams, backbone: Backbone, *, trained_before: int) -> int:

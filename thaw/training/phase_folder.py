@@ -1,6 +1,7 @@
 """The folder of a trained phase: what it trained, what it knows of itself, and its answers on validation."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,30 +22,50 @@ if TYPE_CHECKING:
     from thaw.networks.backbone import Backbone
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What a candidate answers for the images that are validated on, each from weights that have not seen it."""
+
+    logits: NDArray[np.float32]
+    """[images, classes]"""
+    labels: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    """In samples.csv, ascending."""
+    folds: NDArray[np.int64]
+    """The fold in which each is validated on."""
+
+
 @timings.counted("write")
 def write(
     folder: Path,
     *,
     tensors: Mapping[str, Tensor],
     model: ModelFacts,
-    logits: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    rows: NDArray[np.int64],
+    answers: Answers,
+    folds: Sequence[Mapping[str, Tensor]] = (),
     curves: Sequence[Mapping[str, float]],
     range_test: Sequence[Mapping[str, float]] = (),
 ) -> None:
     """Fill a folder with weights.safetensors, model.json, validation.safetensors and what of the rest there is.
 
-    The rest are curves.csv, a row per epoch, and range_test.csv, a row for each rate that was tried. `tensors` are
-    those that were trained, named `backbone.…` and `head.…`; all others are the backbone's.
+    The rest are fold-NN.safetensors, what was trained in each of several folds, curves.csv, a row per epoch, and
+    range_test.csv, a row for each rate that was tried. `tensors` are those that were trained, named `backbone.…` and
+    `head.…`; all others are the backbone's.
     """
-    save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "weights.safetensors")
-    answers = {"logits": torch.from_numpy(logits), "labels": torch.from_numpy(labels), "rows": torch.from_numpy(rows)}
-    save_file(answers, folder / "validation.safetensors")
+    named = {"weights": tensors} | {f"fold-{number:02d}": trained for number, trained in enumerate(folds)}
+    for name, trained in named.items():
+        save_file({key: value.contiguous() for key, value in trained.items()}, folder / f"{name}.safetensors")
+    stored = {"logits": answers.logits, "labels": answers.labels, "rows": answers.rows, "folds": answers.folds}
+    save_file({key: torch.from_numpy(value) for key, value in stored.items()}, folder / "validation.safetensors")
     facts.write(folder / "model.json", model)
     for name, table in (("curves.csv", curves), ("range_test.csv", range_test)):
         if table:
             tables.write(folder / name, pd.DataFrame(table))
+
+
+def head_tensors(head: nn.Module) -> dict[str, Tensor]:
+    """Return a head's tensors by the names that they have in a phase's folder."""
+    return {f"head.{name}": value for name, value in head.state_dict().items()}
 
 
 def read(folder: Path) -> tuple[dict[str, Tensor], ModelFacts]:
@@ -55,13 +76,23 @@ def read(folder: Path) -> tuple[dict[str, Tensor], ModelFacts]:
     return load_file(folder / "weights.safetensors"), model.model_copy(update={"lineage": lineage})
 
 
+def read_folds(folder: Path) -> list[dict[str, Tensor]]:
+    """Return what was trained in each of several folds, in order, from a folder that was verified; else nothing."""
+    return [load_file(path) for path in sorted(folder.glob("fold-*.safetensors"))]
+
+
 def assemble(backbone: "Backbone", tensors: Mapping[str, Tensor], model: ModelFacts) -> nn.Module:
     """Lay a phase's tensors over a backbone and return its head."""
     own = backbone.module.state_dict()
     trained = {name.removeprefix("backbone."): value for name, value in tensors.items() if name.startswith("backbone.")}
     load_tensors(backbone.module, {**own, **trained}, backbone.spec)
+    return head_of(backbone.num_features, tensors, model)
+
+
+def head_of(num_features: int, tensors: Mapping[str, Tensor], model: ModelFacts) -> nn.Module:
+    """Return the head that a phase's tensors have."""
     built = model.head
-    head = build_head(backbone.num_features, len(model.classes), built.hidden, built.dropout, kind=built.kind)
+    head = build_head(num_features, len(model.classes), built.hidden, built.dropout, kind=built.kind)
     head.load_state_dict(
         {name.removeprefix("head."): value for name, value in tensors.items() if name.startswith("head.")}
     )

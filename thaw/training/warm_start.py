@@ -53,5 +53,5 @@ def pooled(suffix: nn.Module, batches: Iterator[list[Tensor]]) -> NDArray[np.flo
 def solve_head(head: nn.Linear, train: FeatureSet) -> None:
     """Give a linear head the weights of a strongly regularised fit on these features."""
     strength = _STRONG / len(train.labels)  # scikit-learn's C weighs the loss of each image
-    fit = linear_module(fit_linear(train, train, head.out_features, strengths=(strength,)))
+    fit = linear_module(fit_linear(train, head.out_features, strengths=(strength,)))
     head.load_state_dict(fit.state_dict())

@@ -32,8 +32,11 @@ def describe(name: str) -> Spec:
 
 
 def fetch(name: str, _: Spec) -> Found:
-    """Return the whole backbone of the model in a folder, as its training left it."""
+    """Return the whole backbone of the model in a folder, as its training left it; of several networks, the first's."""
     path = folder_of(name) / _WEIGHTS
+    members = facts.read(path.parent / "model.json", ModelFacts).members
+    if members:
+        print(f"model:{name} is the mean of {members} networks; the first of them is what is built on")
     tensors = {
         key.removeprefix("backbone."): value for key, value in read_tensors(path).items() if key.startswith("backbone.")
     }
