@@ -11,7 +11,7 @@ from thaw.pipeline import artifacts, facts, guard, tables
 from thaw.pipeline.facts import Selection
 from thaw.training import model
 
-SECTIONS = ("seed", "select.metric", "evaluate")
+SECTIONS = ("seed", "evaluate")
 INPUTS = ("data/prepared", "models/backbone", "models/phases", "models/final", "reports/selection.json")
 OUTS = ("reports/metrics.json", "reports/classes.json", "reports/predictions.csv", "reports/plots")
 
@@ -36,7 +36,6 @@ def main() -> None:
             classes=images.classes,
             temperature=final.temperature,
             groups=samples["group"].to_numpy(),
-            metric=params.select.metric,
             draws=params.evaluate.draws,
             seed=params.seed,
         )

@@ -41,8 +41,9 @@ def main() -> None:
                 print(choice)
             else:
                 choice = FlipChoice(augment.flip)
-            augment = augment.model_copy(update={"flip": choice.flip})
-            extract.add_views(folder, prefix, augment, known, params.features.views)
+            extract.add_views(
+                folder, prefix, augment.model_copy(update={"flip": choice.flip}), known, params.features.views
+            )
             hardware = computed_on(params.compute)
             lineage = Lineage(data=images.fingerprint, backbone=backbone.fingerprint, computed_on=hardware)
             stored = FeaturesFacts(

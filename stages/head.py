@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from thaw.evaluation.learning_curve import learning_curve
 from thaw.head import features
 from thaw.head.fit import fit_head
 from thaw.pipeline import artifacts, guard, tables
@@ -17,6 +18,8 @@ def main() -> None:
     """Write models/phases/head: the head's tensors, those of each fold, model.json and the answers on validation."""
     with guard.stage("head", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
         data = features.read(Path("data/features"))
+        solved = params.head.form == "linear" and not params.head.grow_from
+        learned = learning_curve(data) if solved else None  # first, since what follows may overwrite the features
         fitted = fit_head(params.head, data, seed=params.seed)
         model = ModelFacts(
             **dict(data.facts), phase="head", start=None, depth_blocks=0, cut=len(data.facts.blocks), head=fitted.facts
@@ -30,8 +33,8 @@ def main() -> None:
                 answers=phase_folder.Answers(fitted.val_logits, data.val_labels(), data.val_rows, data.val_folds),
                 curves=fitted.curves,
             )
-            if not fitted.learning_curve.empty:
-                tables.write(folder / "learning_curve.csv", fitted.learning_curve)
+            if learned is not None and not learned.empty:
+                tables.write(folder / "learning_curve.csv", learned)
 
 
 if __name__ == "__main__":

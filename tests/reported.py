@@ -42,11 +42,12 @@ def build(
     single_class: bool = False,
     size_px: int = 40,
     channels: int = 1,
+    folds: int = 1,
     rejected: Sequence[tuple[str, str]] = (("a/broken <b>.png", "cut short"),),
 ) -> Path:
     """Write data/, models/ and reports/ below a folder, every second image a test image, and return the folder.
 
-    With `single_class` all test images have one label.
+    With `single_class` all test images have one label. With several `folds` every other image is validated on in one.
     """
     samples = tiny.samples(num_images)
     label = [classes[(row // 2) % len(classes)] for row in range(num_images)]
@@ -55,6 +56,10 @@ def build(
         label = [classes[0] if part == "test" else name for name, part in zip(label, split, strict=True)]
     samples = samples.assign(label=label, split=split, path=[f"{row % 7}/é<i>{row}.png" for row in range(num_images)])
     samples = tiny.folded(samples)
+    if folds > 1:
+        development = samples["split"] != "test"
+        number = np.where(development, np.cumsum(development) % folds, -1)
+        samples = samples.assign(split=np.where(development, "train", "test"), fold=number)
     _prepared(root / "data" / "prepared", samples, classes, size_px, channels, rejected)
     network = _final(root / "models" / "final", classes, channels)
     images = PackedImages.open(root / "data" / "prepared")
@@ -135,7 +140,8 @@ def _final(folder: Path, classes: Sequence[str], channels: int) -> ModelFacts:
 
 
 def _phase(folder: Path, name: str, images: PackedImages, final: ModelFacts) -> None:
-    rows = images.rows("val")
+    fold = images.samples["fold"].to_numpy()
+    rows = np.flatnonzero(fold >= 0)
     logits = np.random.default_rng(3).normal(size=(len(rows), len(images.classes))).astype(np.float32)
     start = None if name == "head" else "head"
     model_json = tiny.changed(final, phase=name, start=start, depth_blocks=int(name != "head"), temperature=None)
@@ -144,7 +150,7 @@ def _phase(folder: Path, name: str, images: PackedImages, final: ModelFacts) -> 
             partial,
             tensors={"head.weight": torch.zeros(1)},
             model=model_json,
-            answers=phase_folder.Answers(logits, images.labels(rows), rows, np.zeros(len(rows), np.int64)),
+            answers=phase_folder.Answers(logits, images.labels(rows), rows, fold[rows]),
             curves=[],
         )
 
@@ -161,7 +167,6 @@ def _reports(folder: Path, images: PackedImages) -> None:
         answers,
         selection(),
         classes=images.classes,
-        metric="accuracy",
         temperature=1.25,
         groups=np.full(len(rows), ""),
         draws=50,
@@ -170,7 +175,8 @@ def _reports(folder: Path, images: PackedImages) -> None:
     folder.mkdir()
     facts.write(folder / "metrics.json", metrics)
     facts.write(folder / "classes.json", known)
-    facts.write(folder / "selection.json", selection())
+    folds = int(images.samples["fold"].max()) + 1
+    facts.write(folder / "selection.json", selection(folds=folds, images=int((images.samples["fold"] >= 0).sum())))
     table = test_set.predictions(images.samples.iloc[rows], labels, chances, answers["head"], images.classes)
     tables.write(folder / "predictions.csv", table)
     with artifacts.new_folder(folder / "plots") as plots:

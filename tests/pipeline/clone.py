@@ -39,6 +39,7 @@ _SMALL = {
     "head.hidden": [],
     "unfreeze.phases.top": {"start": "head", "depth": 1, "epochs": 1, "views": 2, "batch_size": 16},
     "unfreeze.phases.mid": {"start": "top", "depth": 2, "epochs": 4, "views": 1, "batch_size": 4},
+    "select.folds": 2,
     "select.draws": 100,
     "evaluate.draws": 100,
     "compute.threads": 1,

@@ -45,9 +45,18 @@ def test_copies_are_found_and_strangers_are_not(change: Callable[[NDArray[np.uin
     scenes = [scene(seed) for seed in range(100)]
     images = scenes + [change(image) for image in scenes[:40]]
     table = pd.DataFrame({"perceptual_hash": [appearance(image) for image in images], "label": "a", "split": "train"})
-    found = near_duplicates(table.assign(path=[str(row % 100) for row in range(140)]))
+    found = near_duplicates(table.assign(fold=-1, path=[str(row % 100) for row in range(140)]))
     assert all(len(set(group.paths)) == 1 for group in found)
     assert len(found) >= 34
+
+
+def test_images_that_look_alike_are_said_to_lie_in_several_folds_or_splits() -> None:
+    looks = [appearance(scene(seed)) for seed in (0, 0, 0, 1, 1, 2, 2)]
+    table = pd.DataFrame({"perceptual_hash": looks, "label": "a", "path": list("abcdefg")})
+    table["split"] = ["train", "train", "test", "train", "train", "train", "train"]
+    table["fold"] = [0, 2, -1, 1, 1, -1, 4]
+    places = [group.splits for group in near_duplicates(table)]
+    assert places == [["fold 0", "fold 2", "test"], ["fold 1"], ["fold 4", "train"]]
 
 
 def test_appearance_ignores_the_number_of_channels() -> None:

@@ -270,7 +270,8 @@ def test_the_reason_says_what_is_kept_on_what_and_claims_no_more() -> None:
     )
     assert kept == (
         "top is kept: it has a smaller error rate plus Brier score than the head in 100 % of 500 bootstrap draws "
-        "(80 % are asked for), and an accuracy of 0.950 against 0.800, on 200 development images, 5 folds."
+        "(80 % are asked for), and an accuracy of 0.950 against 0.800, on 200 development images, each "
+        "answered by a network that has not seen it (5 folds)."
     )
     assert refused == (
         "The head alone is kept: top has a smaller error rate plus Brier score in 0 % of 500 bootstrap draws (80 % are "

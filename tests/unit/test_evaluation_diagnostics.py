@@ -126,9 +126,9 @@ def trained(params: PhaseParams, *, shuffled: bool = False) -> TrainingRun:
         (tiny.phase(lr=100.0, warmup=0.0, norm="frozen"), False, "diverges"),
         (tiny.phase(lr=1e-12), False, "rate_too_low"),
         (tiny.phase(lr=1e-7, norm="frozen"), False, "rate_too_low"),
-        (tiny.phase(lr=3e-2, depth=3, batch_size=16, epochs=12, patience=12, warmup=0.1), True, "overfits"),
+        (tiny.phase(lr=3e-2, depth=3, batch_size=16, epochs=12, warmup=0.1), True, "overfits"),
         (
-            tiny.phase(lr=1e-2, depth="all", batch_size=16, epochs=15, patience=15, warmup=0.1, norm="frozen"),
+            tiny.phase(lr=1e-2, depth="all", batch_size=16, epochs=15, warmup=0.1, norm="frozen"),
             True,
             "stuck",
         ),

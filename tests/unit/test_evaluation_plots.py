@@ -223,17 +223,17 @@ def test_the_summary_leads_with_the_verdict_of_the_test_images_and_ends_with_whe
     text = " ".join(console.export_text().split())
     assert text.startswith(tiny.verdict().sentence)
     assert "0.871 (0.821 to 0.911)" in text
-    assert "What the choice was made on, no proof: Unfreezing helped." in text
+    assert "What the choice was made on, no proof: top is kept." in text
     assert "dvc plots show" in text
 
 
-def test_a_phase_that_gained_nothing_is_no_change() -> None:
-    duel = {"reference": "top", "difference": 0.0, "low": 0.0, "high": 0.0, "win_rate": 0.0, "mcnemar_p": 1.0}
-    found = {"accuracy": 0.9, "calibrated_log_loss": 0.2, "against_start": duel, "best_epoch": 0}
+def test_each_phase_is_shown_against_the_one_that_it_starts_from() -> None:
+    duel = {"reference": "top", "difference": -0.02, "low": -0.05, "high": 0.01, "win_rate": 0.9, "mcnemar_p": 0.21}
+    found = {"accuracy": 0.9, "calibrated_log_loss": 0.2, "against_start": duel}
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(selection_table(tiny.selection(mid=found), {}))
     [row] = [line.split() for line in console.export_text().splitlines() if "mid" in line]
-    assert row == ["mid", "0.900", "0.200", "none"]
+    assert row == ["mid", "0.900", "0.200", "-0.020", "-0.050", "to", "0.010", "0.210"]
 
 
 def test_a_summary_without_its_numbers_says_what_to_run() -> None:

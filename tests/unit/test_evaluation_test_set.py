@@ -24,7 +24,7 @@ def found(temperature: float = 1.7) -> tuple[Metrics, ClassFigures]:
         top={"chosen": True, "start": "head", "against_head": DUEL}, head={"accuracy": 0.75, "calibrated_log_loss": 0.5}
     )
     return metrics_of(
-        LABELS, answers, selection, classes=CLASSES, temperature=temperature, groups=np.full(8, ""), metric="accuracy",
+        LABELS, answers, selection, classes=CLASSES, temperature=temperature, groups=np.full(8, ""),
         draws=100, seed=0,
     )  # fmt: skip
 

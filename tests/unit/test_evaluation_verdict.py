@@ -37,10 +37,12 @@ def selection(chosen: str) -> Selection:
     return tiny.changed(tiny.selection(head={"chosen": chosen == "head", "temperature": 0.5}, **phases), chosen=chosen)
 
 
-def metrics_of(model: NDArray[np.float64], head: NDArray[np.float64], chosen: str = "top", **how: Any) -> Metrics:
+def metrics_of(
+    model: NDArray[np.float64], head: NDArray[np.float64], chosen: str = "top", metric: str = "accuracy"
+) -> Metrics:
     given = {"head": head, "top": model, "mid": head}
-    settings = HOW | {"groups": np.full(100, ""), "metric": "accuracy", "classes": ["a", "b"], "temperature": 1.0} | how
-    return test_set.test_metrics(LABELS, given, selection(chosen), **settings)[0]
+    settings = HOW | {"groups": np.full(100, ""), "classes": ["a", "b"], "temperature": 1.0}
+    return test_set.test_metrics(LABELS, given, tiny.changed(selection(chosen), metric=metric), **settings)[0]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +72,6 @@ def test_where_no_phase_was_trained_there_is_no_change_and_one_plain_sentence() 
         tiny.selection(head={"chosen": True}),
         classes=["a", "b"],
         temperature=1.0,
-        metric="accuracy",
         **HOW,
     )
     assert metrics.change is None

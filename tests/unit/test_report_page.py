@@ -108,7 +108,7 @@ def test_reports_of_two_runs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"metrics.json tested head and models/final holds top"):
         reported.read(root)
     artifacts.write_json(root / "reports" / "selection.json", {"chosen": "top"})
-    with pytest.raises(ArtifactError, match=r"selection.json: verdict is missing; run `dvc repro`"):
+    with pytest.raises(ArtifactError, match=r"selection.json: reason is missing; run `dvc repro`"):
         reported.read(root)
 
 
@@ -219,6 +219,51 @@ def test_a_model_that_left_no_validation_answers_is_judged_by_the_test_images(tm
     assert sources.validation is None
     assert {entry.split for entry in gallery.doubtful(sources)[0]} <= {"test"}
     assert list(sources.phases) == ["head"]
+
+
+def test_with_folds_all_development_images_are_looked_at(tmp_path: Path, page: str) -> None:
+    root = reported.build(tmp_path, folds=3)
+    sources = reported.read(root)
+    assert sources.validation is not None
+    assert len(sources.validation) == 45, "all that are not test images"
+    wrong = sources.validation.predicted != sources.validation.labels
+    shown = Text(reported.render(root))
+    looked_at = "45 development images, each answered by a network that has not seen it (3 folds)"
+    assert f"{wrong.sum()} of {looked_at}, are taken for another class" in shown.text
+    assert f"On {looked_at}: the choice, and no proof" in shown.text
+    ids = {attributes.get("id") for _, attributes in shown.tags}
+    assert {"development-pairs", "development-cards"} <= ids
+    alone = Text(page)
+    assert not {"development-pairs", "development-cards"} & {attributes.get("id") for _, attributes in alone.tags}
+    assert "On 22 validation images: the choice, and no proof" in alone.text
+    surest = sources.validation.label_probability.min()
+    losses = [entry.loss for entry in gallery.largest_losses(sources, sources.validation)]
+    assert losses[0] == pytest.approx(-np.log(surest))
+    assert losses == sorted(losses, key=lambda loss: -(loss or 0))
+    places = {entry.split for entry in gallery.doubtful(sources)[0]}
+    assert places <= {"test", "fold 0", "fold 1", "fold 2"}
+    assert places - {"test"}
+
+
+@pytest.mark.parametrize(
+    ("gain", "low", "high", "words"),
+    [
+        (0.03, 0.01, 0.05, "Twice the images would bring about +0.030 or less: going from 100 to 200 training images"),
+        (0.01, -0.02, 0.04, "What twice the images would bring cannot be told from these: going from 100 to 200"),
+        (-0.03, -0.05, -0.01, "More images of this kind are not likely to make the head better: going from 100 to 200"),
+    ],
+)
+def test_the_learning_curve_says_what_more_images_would_bring(
+    tmp_path: Path, page: str, gain: float, low: float, high: float, words: str
+) -> None:
+    assert "What would more images bring?" not in Text(page).text
+    root = reported.build(tmp_path)
+    curve = pd.DataFrame({"images": [100.0, 200.0], "accuracy": [0.8, 0.8 + gain], "log_loss": [0.5, 0.4]})
+    curve = curve.assign(gain=[np.nan, gain], gain_low=[np.nan, low], gain_high=[np.nan, high])
+    tables.write(root / "models" / "phases" / "head" / "learning_curve.csv", curve)
+    text = Text(reported.render(root)).text
+    assert words in text.replace("−", "-")
+    assert f"(95 % interval {low:+.3f} to {high:+.3f})" in text.replace("−", "-")
 
 
 def test_what_the_metrics_say_of_a_class_and_the_signs_of_selection_are_shown(tmp_path: Path) -> None:

@@ -3,8 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from tests import tiny
 from tests.conftest import ROOT
@@ -42,3 +45,44 @@ def test_a_second_plan_with_other_threads_compares_the_engines_on_the_weights_th
     assert [choice["note"] for choice in found] == ["", ""]
     assert all(set(choice["rates"]) == {"torch", "onnxruntime"} for choice in found)
     assert len(list((scratch / "engines").rglob("*.onnx"))) == 1
+
+
+def test_folds_are_counted_in_what_a_phase_trains(params: Params, tmp_path: Path) -> None:
+    titles = {}
+    for folds in (1, 3):
+        fold = np.where(np.arange(24) % 4 == 3, 0, -1) if folds == 1 else np.arange(24) % folds
+        split = np.where(fold == 0, "val", "train") if folds == 1 else "train"
+        with artifacts.new_folder(tmp_path / "data" / "prepared") as partial:
+            tables.write(partial / "samples.csv", tiny.samples(24).assign(split=split, fold=fold))
+            facts.write(partial / "audit.json", tiny.audit())
+        titles[folds] = str(plan_tables(params)[0].title)
+    assert "epochs of 18 images, batches" in titles[1]
+    assert "epochs of 24 images, in 3 folds and then on all, batches" in titles[3]
+
+
+@pytest.mark.parametrize(
+    ("asked", "splits", "words"),
+    [
+        ("auto", [""] * 40, "30 images, in 5 folds and then on all"),
+        (1, [""] * 40, "26 images, batches"),
+        (3, [""] * 40, "30 images, in 3 folds and then on all"),
+        ("auto", ["train"] * 20 + ["val"] * 12 + ["test"] * 8, "20 images, batches"),
+        (4, ["train"] * 20 + ["val"] * 12 + ["test"] * 8, "32 images, in 4 folds and then on all"),
+    ],
+)
+def test_before_prepare_the_plan_counts_what_it_will_give(
+    params: Params, tmp_path: Path, asked: int | str, splits: list[str], words: str
+) -> None:
+    artifacts.remove(tmp_path / "data" / "prepared")
+    table = pd.DataFrame({"path": [f"{row}.png" for row in range(40)], "label": ["a", "b"] * 20, "split": splits})
+    table = table.loc[:, (table != "").any()]  # an empty column is refused
+    (tmp_path / "mine").mkdir()
+    table.to_csv(tmp_path / "mine" / "manifest.csv", index=False)
+    for name in table["path"]:
+        Image.new("L", (8, 8)).save(tmp_path / "mine" / name)
+    changes = {
+        "data": params.data.model_copy(update={"raw": str(tmp_path / "mine")}),
+        "prepare": params.prepare.model_copy(update={"test_fraction": 0.25, "val_fraction": 0.1}),
+        "select": params.select.model_copy(update={"folds": asked}),
+    }
+    assert words in str(plan_tables(params.model_copy(update=changes))[0].title)

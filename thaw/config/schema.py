@@ -337,6 +337,7 @@ def _check_folds(value: object) -> object:
 
 
 Folds = Annotated[int | Literal["auto"], BeforeValidator(_check_folds)]
+Metric = Literal["accuracy", "log_loss", "balanced_accuracy", "macro_f1", "roc_auc"]
 
 
 class SelectParams(Section):
@@ -348,7 +349,7 @@ class SelectParams(Section):
     final: Literal["refit", "ensemble"] = "refit"
     """With folds: the network trained once more on all development images, or the mean answer of the folds'
     networks."""
-    metric: Literal["accuracy", "log_loss", "balanced_accuracy", "macro_f1", "roc_auc"] = "accuracy"
+    metric: Metric = "accuracy"
     """What should be best: the phase is chosen for it."""
     min_win_rate: Annotated[float, Field(ge=0.5, lt=1)] = 0.6
     """Share of paired bootstrap draws of the validation images in which a deeper phase must win to replace another."""

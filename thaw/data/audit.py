@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from thaw.data import pixel_values
+from thaw.data.folds import places
 from thaw.data.pixel_values import Pixels, Ranges
 from thaw.data.split import SPLITS, SplitNotes
 from thaw.data.units import connected
@@ -152,7 +153,7 @@ def _same(keys: Sequence[Hashable]) -> list[list[int]]:
 def _shown(samples: pd.DataFrame, rows: list[int]) -> Group:
     """Return a group's size and splits, and its first images."""
     first = samples.iloc[rows[:_MOST_IN_A_GROUP]]
-    splits = sorted(set(samples["split"].iloc[rows]))
+    splits = sorted(set(places(samples.iloc[rows])))
     return Group(images=len(rows), splits=splits, paths=first["path"].tolist(), labels=first["label"].tolist())
 
 

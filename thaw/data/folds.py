@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
+import pandas as pd
+
 from thaw.data import balance
 from thaw.data.balance import Part
 from thaw.data.units import Unit, place_of
 from thaw.errors import DataError
-from thaw.pipeline.facts import Move
+from thaw.pipeline.facts import Move, Place
 
 MOST_FOR_FOLDS = 1000
 """Development images up to which `auto` takes folds: with more, one part for validation is enough to choose by."""
@@ -92,3 +94,9 @@ def assign_folds(development: Sequence[Unit], num_folds: int, seed: int) -> list
         for unit, before in zip(development, balance.by_place(places, parts), strict=True)
         if unit.fold not in (before, balance.TRAINING)
     ]
+
+
+def places(samples: pd.DataFrame) -> list[Place]:
+    """Return where each row of samples.csv is looked at: in test, val, a fold such as `fold 2`, or only in training."""
+    pairs = zip(samples["split"].tolist(), samples["fold"].tolist(), strict=True)
+    return [f"fold {fold}" if split == "train" and fold >= 0 else split for split, fold in pairs]

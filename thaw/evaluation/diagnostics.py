@@ -56,7 +56,7 @@ class TrainingRun:
     """[images, classes]"""
     labels: NDArray[np.int64]
     layers: EarlierLayers | None = None
-    """What heads on earlier blocks are worth beside one on the last (head/earlier.py), where that was found out."""
+    """What heads on earlier blocks are worth beside one on the last (head/earlier_layers.py), if tried."""
 
     @property
     def guessing(self) -> float:
@@ -119,24 +119,20 @@ def _stuck(run: TrainingRun) -> Finding | None:
 
 
 def _overfits(run: TrainingRun) -> Finding | None:
-    """Compare validation with training at the epoch that was kept, else at the last one."""
+    """Compare validation with training after the last epoch, which is what a phase offers."""
     trained = _trained(run)
     if trained.empty:
         return None
-    best = run.curves.iloc[int(run.curves["val_loss"].argmin())]
-    last = trained.iloc[-1]
-    kept_gap = best["val_loss"] - best["train_loss"]
-    last_gap = last["val_loss"] - max(last["train_loss"], best["val_loss"])
-    gap = kept_gap if kept_gap > GAP * run.guessing else last_gap
+    best, last = run.curves.iloc[int(run.curves["val_loss"].argmin())], trained.iloc[-1]
+    gap = last["val_loss"] - last["train_loss"]
     if gap <= GAP * run.guessing:
         return None
     evidence = (
-        f"at epoch {best['epoch']:.0f}, which was kept, the validation loss is {best['val_loss']:.3g} and the training "
-        f"loss {best['train_loss']:.3g}"
-        if gap is kept_gap
-        else f"by epoch {last['epoch']:.0f} the training loss was down to {last['train_loss']:.3g} and the validation "
-        f"loss up from {best['val_loss']:.3g} to {last['val_loss']:.3g}; epoch {best['epoch']:.0f} was kept"
+        f"after epoch {last['epoch']:.0f}, the last, the validation loss is {last['val_loss']:.3g} and the training "
+        f"loss {last['train_loss']:.3g}"
     )
+    if best["val_loss"] < last["val_loss"]:
+        evidence += f"; after epoch {best['epoch']:.0f} the validation loss was {best['val_loss']:.3g}"
     losses = sample_losses(run.logits, run.labels)
     if len(losses) < FEWEST or gap <= _reach(float(losses.std(ddof=1)) / math.sqrt(len(losses)), len(losses)):
         return _cannot_tell(run, "it overfits", evidence)

@@ -18,7 +18,7 @@ from thaw.evaluation.comparison import Candidate, Result
 from thaw.evaluation.diagnostics import TrainingRun, findings_of
 from thaw.pipeline import artifacts, facts, tables
 from thaw.pipeline.candidates import FOLDER, average_name, display_name
-from thaw.pipeline.facts import CandidateFacts, ModelFacts, Selection
+from thaw.pipeline.facts import CandidateFacts, ModelFacts, Selection, looked_at
 
 HEAD = "head"
 COST_WORDS = {
@@ -162,8 +162,7 @@ def chosen_result(results: Sequence[Result]) -> Result:
 
 def reason(results: Sequence[Result], settings: SelectParams, *, images: int, folds: int) -> str:
     """Return one sentence: what is kept, and what the choice rests on."""
-    chosen, head = chosen_result(results), results[0]
-    on = f"{images} validation images" if folds == 1 else f"{images} development images, {folds} folds"
+    chosen, head, on = chosen_result(results), results[0], looked_at(images, folds)
     if len(results) == 1:
         return f"No phase was trained; the head alone has an accuracy of {head.accuracy:.3f} on {on}."
     asked = f"{100 * settings.min_win_rate:.0f} % are asked for"

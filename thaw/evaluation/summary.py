@@ -62,11 +62,10 @@ def selection_table(selection: Selection, seconds: Mapping[str, float]) -> Table
     """Return the table of head and phases on validation, from reports/selection.json and the seconds each one took.
 
     Losses are calibrated, in nats. Each phase is compared with the one that it starts from; the gap is validation loss
-    minus training loss at the epoch that was kept, `!` where there is a finding of overfitting. `*` is the chosen one.
+    minus training loss after the last epoch, `!` where there is a finding of overfitting. `*` is the chosen one.
     """
     title = (
-        f"What the choice was made on, no proof: {selection.images} validation images, each phase against the one that "
-        "it starts from"
+        f"What the choice was made on, no proof: {selection.looked_at}, each phase against the one that it starts from"
     )
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("  model", "accuracy", "loss", "change", "95 % interval", "McNemar", "gap", "time"):

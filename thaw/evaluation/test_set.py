@@ -12,7 +12,7 @@ from thaw.evaluation.bootstrap import unit_of
 from thaw.evaluation.calibration import uncalibrated
 from thaw.evaluation.intervals import class_intervals, metric_intervals, proportion
 from thaw.evaluation.metrics import Table, calibration_metrics, class_metrics, classification_metrics
-from thaw.evaluation.verdict import Metric, change_of, verdict_of, without_a_phase
+from thaw.evaluation.verdict import change_of, verdict_of, without_a_phase
 from thaw.pipeline import facts, tables
 from thaw.pipeline.candidates import folder_of
 from thaw.pipeline.facts import (
@@ -49,7 +49,6 @@ def test_metrics(
     classes: Sequence[str],
     temperature: float,
     groups: NDArray[Any],
-    metric: Metric,
     draws: int,
     seed: int,
 ) -> tuple[Metrics, ClassFigures]:
@@ -59,8 +58,8 @@ def test_metrics(
     metrics` compares, however many classes there are.
 
     `answers` holds the probabilities [images, classes] of the head and of each phase, by name; those of the chosen one
-    are calibrated by `temperature`, and what that was worth is told by ece and log_loss without it. `metric` is what
-    the verdict goes by, `draws` the most evaluations behind an interval.
+    are calibrated by `temperature`, and what that was worth is told by ece and log_loss without it. `draws` is the
+    most evaluations behind an interval. The verdict goes by the metric that the choice went by.
     """
     chosen, units = selection.chosen, unit_of(groups, len(labels))
     how: dict[str, Any] = {"groups": groups, "draws": draws, "seed": seed}
@@ -71,7 +70,7 @@ def test_metrics(
         return Accuracy(accuracy=float(right.mean()), accuracy_low=low, accuracy_high=high)
 
     accuracies = {name: accuracy(given.argmax(axis=1)) for name, given in answers.items()}
-    change, verdict = _verdict(labels, answers, selection, accuracies, metric=metric, **how)
+    change, verdict = _verdict(labels, answers, selection, accuracies, **how)
     metrics = Metrics(
         validation=validation_metrics(selection),
         test={"n": len(labels)} | _figures(labels, answers[chosen], temperature, how),
@@ -102,12 +101,10 @@ def _verdict(
     answers: Mapping[str, Probabilities],
     selection: Selection,
     accuracies: Mapping[str, Accuracy],
-    *,
-    metric: Metric,
     **how: Any,
 ) -> tuple[Figures | None, Verdict]:
     """Return the change from the head to the phase that was chosen, or came nearest to it, and the verdict on it."""
-    head, kept = accuracies["head"], selection.chosen != "head"
+    head, kept, metric = accuracies["head"], selection.chosen != "head", selection.metric
     model = selection.chosen if kept else nearest_rejected(selection)
     if model is None:
         return None, without_a_phase(len(labels), head.accuracy, (head.accuracy_low, head.accuracy_high))

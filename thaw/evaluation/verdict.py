@@ -6,12 +6,13 @@ Wholly better: it helped. Wholly worse: it hurt. Else the images do not show it,
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from thaw.config.schema import Metric
 from thaw.evaluation.bootstrap import LEVEL, unit_of
 from thaw.evaluation.comparison import mcnemar_p
 from thaw.evaluation.intervals import (
@@ -28,7 +29,6 @@ from thaw.evaluation.metrics import Table, calibration_metrics, classification_m
 from thaw.pipeline.candidates import display_name
 from thaw.pipeline.facts import Figures, Verdict, Word, interval
 
-Metric = Literal["accuracy", "log_loss", "balanced_accuracy", "macro_f1", "roc_auc"]
 Probabilities = NDArray[np.float64]
 
 POWER = 0.8

@@ -3,14 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from torch import nn
 
 from thaw.config.schema import HeadParams
 from thaw.head.features import Features
 from thaw.head.growing import Growth, grow, report_on
-from thaw.head.learning_curve import learning_curve
 from thaw.head.linear import fit_linear, linear_module
 from thaw.head.trained import train_head
 from thaw.pipeline.facts import HeadFacts
@@ -29,8 +27,6 @@ class Fitted:
     """Empty where there is one fold."""
     val_logits: NDArray[np.float32]
     """[images, classes] of the images that are validated on, each from a head that has not seen it."""
-    learning_curve: pd.DataFrame
-    """A row for each share of the training images; empty for a head that is not solved, or too few images."""
 
 
 def fit_head(params: HeadParams, data: Features, *, seed: int) -> Fitted:
@@ -44,8 +40,6 @@ def fit_head(params: HeadParams, data: Features, *, seed: int) -> Fitted:
         part = data.of_fold(number)
         folds.append(_fit(params, part, seed)[0])
         logits[data.val_folds == number] = part.val_answers(folds[-1])
-    solved = params.form == "linear" and not params.grow_from
-    learned = learning_curve(data) if solved else pd.DataFrame()  # before the features may be overwritten
     head, facts, curves, growth = _fit(params, data, seed)
     if not folds:
         logits = data.val_answers(head)
@@ -54,7 +48,7 @@ def fit_head(params: HeadParams, data: Features, *, seed: int) -> Fitted:
         facts = facts.model_copy(update={"grown_from": grown})
     elif facts.strength is not None:
         print(f"head: regularisation C {facts.strength}, largest weight {facts.largest_weight:.3g}")
-    return Fitted(head, facts, curves, folds, logits, learned)
+    return Fitted(head, facts, curves, folds, logits)
 
 
 def _fit(

@@ -22,6 +22,7 @@ from pydantic import (
     model_serializer,
 )
 
+from thaw.config.schema import Metric
 from thaw.errors import ArtifactError
 from thaw.pipeline import artifacts
 
@@ -132,12 +133,16 @@ class Conflict(Facts):
     """Of each path."""
 
 
+Place = Annotated[str, Field(pattern=r"^(train|val|test|fold \d+)$")]
+"""A split, or a fold of the development images."""
+
+
 class Group(Facts):
     """Images that are the same, or look alike."""
 
     images: int
-    splits: list[Split]
-    """Each split that has one of them."""
+    splits: list[Place]
+    """Each split or fold that has one of them."""
     paths: list[str]
     """Of the first of them."""
     labels: list[str]
@@ -148,9 +153,7 @@ class NearDuplicates(Listed[Group]):
     """Groups of files that look alike."""
 
     groups_across_splits: int
-
-
-Place = Annotated[str, Field(pattern=r"^(train|val|test|fold \d+)$")]
+    """How many lie in more than one split or fold."""
 
 
 class Move(Facts):
@@ -323,7 +326,7 @@ class Lineage(Facts):
 
 
 class LastBlock(Facts):
-    """How well a head on the last block does on validation."""
+    """How well a head on the last block does on validation, out of fold where there are folds."""
 
     block: str
     log_loss: float
@@ -357,7 +360,7 @@ class AugmentFacts(Facts):
 
     flip: Flip
     accuracy: dict[str, float] = Field(default_factory=dict)
-    """On validation, plain and mirrored; empty where params.yaml names the flips."""
+    """Of heads on training images left out in turn, plain and mirrored; empty where params.yaml names the flips."""
     tta: bool = Field(validation_alias=AliasChoices("tta", "average"))  # models made before 0.1.0 have `average`
     """Whether an answer is the average over the flips."""
 
@@ -587,7 +590,7 @@ class Selection(Facts):
     """Validation images; with folds, all development images but those that are in every training part."""
     folds: int
     """How often head and phases were trained to answer for images that they had not seen."""
-    metric: str
+    metric: Metric
     """What should be best: `select.metric`."""
     cost: str
     """What was compared for it, in words."""
@@ -599,6 +602,18 @@ class Selection(Facts):
     candidates: dict[str, CandidateFacts]
     """Each after the one that it starts from."""
     findings: list[Finding]
+
+    @property
+    def looked_at(self) -> str:
+        """What the choice was made on, in words."""
+        return looked_at(self.images, self.folds)
+
+
+def looked_at(images: int, folds: int) -> str:
+    """Return in words which images a choice was made on."""
+    if folds == 1:
+        return f"{images:,} validation images"
+    return f"{images:,} development images, each answered by a network that has not seen it ({folds} folds)"
 
 
 class ValidationFigures(Facts):
@@ -635,7 +650,7 @@ class Verdict(Facts):
     rejected phase that came nearest: better, not_shown, worse. no_phase where none was trained."""
     model: str | None = None
     """The phase that is held against the head; absent, as the next, where no phase was trained."""
-    metric: str | None = None
+    metric: Metric | None = None
     """`select.metric`: whose change decided the word."""
     sentence: str
     """The word and its figures, as page, summary and card show them."""

@@ -1,5 +1,6 @@
 """The charts of the report: how training went, how sure the answers are, and what was trained at which rate."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,44 @@ def answer_charts(sources: Sources) -> list[Chart]:
     drawn += [_ranked("ROC", sources.plot("roc"), *roc)]
     drawn += [_ranked("Precision and recall", sources.plot("precision_recall"), *precision)]
     return [chart for chart in drawn if chart is not None]
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """How good the head is on a part of the images, and what more of them would bring."""
+
+    chart: Chart
+    outlook: str
+    """A sentence."""
+
+
+def learning_curve(sources: Sources) -> LearningCurve | None:
+    """Return the head's accuracy by the images that it is fitted on; None where too few images leave no curve.
+
+    Such curves flatten, so the last doubling is the most that the next one is likely to bring.
+    """
+    table = sources.learning_curve
+    if table.empty:
+        return None
+    images, accuracy = table["images"].astype(float).tolist(), table["accuracy"].astype(float).tolist()
+    gain, low, high = (float(table[name].iloc[-1]) for name in ("gain", "gain_low", "gain_high"))
+    step = f"going from {images[-2]:,.0f} to {images[-1]:,.0f} training images"
+    change = f"{step} changed the head's accuracy by {gain:+.3f} (95 % interval {low:+.3f} to {high:+.3f})"
+    outlook = f"What twice the images would bring cannot be told from these: {change}."
+    if low > 0:
+        outlook = f"Twice the images would bring about {gain:+.3f} or less: {change}."
+    elif high < 0:
+        outlook = f"More images of this kind are not likely to make the head better: {change}."
+    series = Series("accuracy", [math.log2(value) for value in images], accuracy)
+    chart = line_chart(
+        "The head on a part of the images",
+        f"Accuracy by training images, each step doubling them.{_ends([series])}",
+        [series],
+        x_label="Training images",
+        y_label="Accuracy",
+        x_marks=[(math.log2(value), f"{value:,.0f}") for value in images],
+    )
+    return LearningCurve(chart, outlook.replace("-", "−"))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The images that the page shows: those behind the confusion matrix, the worst answers, doubtful labels, duplicates."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +9,7 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from thaw.data.folds import places
 from thaw.pipeline.facts import Group
 from thaw.report.confusion import in_turn
 from thaw.report.gradcam import grad_cam
@@ -101,19 +103,31 @@ def worst(sources: Sources, model: Model) -> tuple[list[Entry], bool]:
     A heat map says what in the plain view speaks for the class that the model names.
     """
     answers = sources.test
-    order = np.lexsort((answers.rows, answers.label_probability))[:_MOST_WORST]
+    order = _by_loss(answers)
     squares = sources.images.read(answers.rows[order])
     maps = grad_cam(model.members, model.look(squares, 0), answers.predicted[order].tolist())
-    entries = []
-    for place, position in enumerate(order):
-        entry = _entry(sources, answers, position, LARGE_PX)
-        loss = -np.log(max(float(answers.label_probability[position]), np.finfo(np.float64).eps))
-        entries.append(replace(entry, loss=float(loss), heat=None if maps is None else heat(maps[place])))
-    return entries, maps is not None
+    entries = largest_losses(sources, answers)
+    if maps is None:
+        return entries, False
+    return [replace(entry, heat=heat(one)) for entry, one in zip(entries, maps, strict=True)], True
+
+
+def largest_losses(sources: Sources, answers: Answers) -> list[Entry]:
+    """Return the images with the largest loss, largest first."""
+    eps = float(np.finfo(np.float64).eps)
+    entries = [_entry(sources, answers, position, LARGE_PX) for position in _by_loss(answers)]
+    return [replace(entry, loss=-math.log(max(entry.label_probability, eps))) for entry in entries]
+
+
+def _by_loss(answers: Answers) -> NDArray[np.int64]:
+    return np.lexsort((answers.rows, answers.label_probability))[:_MOST_WORST]
 
 
 def doubtful(sources: Sources) -> tuple[list[Entry], int]:
-    """Return the first test and validation images whose label is likely wrong, and how many there are in all."""
+    """Return the first test and validation images whose label is likely wrong, and how many there are in all.
+
+    With folds these are all images but those that every fold trains on.
+    """
     answers = sources.test if sources.validation is None else _joined(sources.test, sources.validation)
     found = label_errors(answers.labels, answers.predicted, answers.label_probability, answers.probability)
     return [_entry(sources, answers, position, THUMB_PX) for position in found[:_MOST_DOUBTFUL]], len(found)
@@ -167,7 +181,7 @@ def _first_pairs(group: Group) -> list[tuple[str, str]]:
 def _copy(sources: Sources, rows: Mapping[str, int], path: str, label: str) -> Copy:
     row = rows.get(path)
     picture = None if row is None else thumbnail(sources.images.read(np.array([row]))[0], 96)
-    split = "" if row is None else str(sources.images.samples["split"].iloc[row])
+    split = "" if row is None else places(sources.images.samples.iloc[row : row + 1])[0]
     return Copy(path, label, split, picture)
 
 
@@ -175,7 +189,7 @@ def _entry(sources: Sources, answers: Answers, position: int, side_px: int) -> E
     classes = sources.images.classes
     return Entry(
         path=_path(sources, answers, position),
-        split=str(sources.images.samples["split"].iloc[answers.rows[position]]),
+        split=places(sources.images.samples.iloc[answers.rows[position] : answers.rows[position] + 1])[0],
         label=classes[answers.labels[position]],
         predicted=classes[answers.predicted[position]],
         probability=float(answers.probability[position]),

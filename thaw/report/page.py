@@ -3,6 +3,7 @@
 import base64
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ def render(sources: Sources, model: Model, *, raw: str, settings: Mapping[str, A
         "class_rows": confusion.class_rows(counts, classes, sources.classes.root),
         "known_classes": text.known_classes(sources),
         "answers": figures.answer_charts(sources),
+        "development": development(sources),
+        "learning_curve": figures.learning_curve(sources),
         "worst": worst,
         "has_heat": has_heat,
         "doubtful": doubtful,
@@ -53,11 +56,32 @@ def render(sources: Sources, model: Model, *, raw: str, settings: Mapping[str, A
         "lineage": text.lineage(sources, raw, licence),
         "settings": text.flat(settings),
         "chosen": sources.selection.chosen,
-        "num_validation": sources.selection.images,
+        "looked_at": sources.selection.looked_at,
         "num_test": sources.metrics.test["n"],
         "viewer": gallery.viewer(sources),
     }
     return _environment().get_template("report.html").render(context | _inlined())
+
+
+@dataclass(frozen=True)
+class Development:
+    """What the same tables show on the development images, each answered out of its fold."""
+
+    matrix: confusion.Matrix
+    worst: list[gallery.Entry]
+
+
+def development(sources: Sources) -> Development | None:
+    """Return the confusions and the largest losses among the development images; None where there is one fold.
+
+    A few validation images of one split say nothing that the test images do not say better.
+    """
+    if sources.selection.folds == 1 or sources.validation is None:
+        return None
+    return Development(
+        confusion.matrix(sources.validation, sources.images.classes),
+        gallery.largest_losses(sources, sources.validation),
+    )
 
 
 def _environment() -> Environment:

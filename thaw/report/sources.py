@@ -51,7 +51,9 @@ class Sources:
     """The tables of reports/plots by name; one that is missing is empty."""
     test: Answers
     validation: Answers | None
-    """None where the model that was chosen left no answers of its own."""
+    """Out of fold where there are folds; None where the model that was chosen left no answers of its own."""
+    learning_curve: pd.DataFrame
+    """That of the head; empty where there is none."""
 
     def plot(self, name: str) -> pd.DataFrame:
         """Return a table of reports/plots, empty if there is none."""
@@ -86,6 +88,9 @@ def read(prepared: Path, final: Path, phases: Path, reports: Path) -> Sources:
         },
         test=_test_answers(reports / "predictions.csv", images),
         validation=_validation_answers(folder_of(phases, selection.chosen), kept),
+        learning_curve=tables.read(curve)
+        if (curve := phases / "head" / "learning_curve.csv").exists()
+        else pd.DataFrame(),
     )
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from thaw.activations.engine import Engine, use_threads
 from thaw.activations.prefix import enlargement, narrow, widen
 from thaw.augment.views import num_distinct
 from thaw.config.schema import Params, PhaseParams
-from thaw.data import listing
+from thaw.data import folds, listing
 from thaw.errors import ThawError
 from thaw.head.layers import build_head
 from thaw.networks.backbone import Backbone, check_channels
@@ -56,36 +57,53 @@ def plan_tables(params: Params) -> list[Table]:
     its first export takes a while and is kept.
     """
     use_threads(params.compute)
-    num_train, channels, num_classes = _data_set(params)
+    data = _data_set(params)
     wanted, asked = params.backbone, params.head
     with torch.random.fork_rng():
         torch.manual_seed(0)  # the same weights in every plan: an engine that was exported is used again
         backbone = open_backbone(
             wanted.source,
             pretrained=False,
-            in_channels=channels,
+            in_channels=data.channels,
             input_px=wanted.input_px,
             keep=wanted.keep,
             taps=wanted.taps,
             pool=asked.pool,
         )
-        head = build_head(backbone.num_features, num_classes, asked.hidden, asked.dropout, kind=asked.kind)
-    return [
-        _phase_table(name, phase, backbone, num_train, head, params) for name, phase in params.unfreeze.phases.items()
-    ]
+        head = build_head(backbone.num_features, data.num_classes, asked.hidden, asked.dropout, kind=asked.kind)
+    return [_phase_table(name, phase, backbone, data, head, params) for name, phase in params.unfreeze.phases.items()]
+
+
+@dataclass(frozen=True)
+class _DataSet:
+    num_images: int
+    """That are trained on."""
+    num_folds: int
+    channels: int
+    num_classes: int
+
+    @property
+    def passes(self) -> int:
+        """How often an epoch goes through all images: each is in all folds but one, and in the training on all."""
+        return self.num_folds
+
+    @property
+    def in_words(self) -> str:
+        images = f"{self.num_images} images"
+        return images if self.num_folds == 1 else f"{images}, in {self.num_folds} folds and then on all"
 
 
 def _phase_table(
-    name: str, phase: PhaseParams, backbone: Backbone, num_train: int, head: nn.Module, params: Params
+    name: str, phase: PhaseParams, backbone: Backbone, data: _DataSet, head: nn.Module, params: Params
 ) -> Table:
     depth = _num_trained(name, params, backbone)
     index = len(backbone.units) - depth
     rules = rules_of(phase, backbone, index)
     phase = settle_phase(name, phase, rules, Classifier(backbone.split(depth)[1], head))
-    decision, train_s = _costs(name, phase, backbone, depth, num_train, head, params)
+    decision, train_s = _costs(name, phase, backbone, depth, data, head, params)
     table = Table(
         title=f"{name}: from {phase.start}, {depth} of {len(backbone.units)} blocks, {phase.epochs} epochs of "
-        f"{num_train} images, batches of {phase.batch_size}",
+        f"{data.in_words}, batches of {phase.batch_size}",
         caption=f"views {phase.views}; norm {phase.norm}; warm start {'on' if phase.warm_start else 'off'}; "
         f"{_in_words(rules, phase)}\n"
         f"activations: {decision.reason}\ntraining on them: about {train_s:.0f} s",
@@ -134,7 +152,7 @@ def _in_words(rules: Sequence[Rule], phase: PhaseParams) -> str:
 
 
 def _costs(
-    name: str, phase: PhaseParams, backbone: Backbone, depth: int, num_train: int, head: nn.Module, params: Params
+    name: str, phase: PhaseParams, backbone: Backbone, depth: int, data: _DataSet, head: nn.Module, params: Params
 ) -> tuple[Decision, float]:
     """Return how a phase comes by its activations, and the seconds of training on them."""
     prefix, suffix = backbone.split(depth)
@@ -151,14 +169,15 @@ def _costs(
     augment = params.augment.model_copy(update={"flip": "both"} if params.augment.flip == "auto" else {})
     num_views = num_distinct(phase.views, augment)
     work = Work(
-        num_images=num_train,
+        num_images=data.num_images,
         num_views=num_views,
         missing_views=num_views,
-        passes=train_passes(phase),
+        passes=data.passes * train_passes(phase),
         bytes_an_image=2 * sum(value[0].numel() for value in boundary),
         seconds_an_image=prefix_s,
     )
-    return decide(work, int(params.compute.cache_gib * 2**30)), num_train * phase.epochs * step_s
+    trained_s = data.num_images * data.passes * phase.epochs * step_s
+    return decide(work, int(params.compute.cache_gib * 2**30)), trained_s
 
 
 def _seconds_an_image(engine: Engine, images: Tensor, boundary: list[Tensor], model: Classifier) -> tuple[float, float]:
@@ -176,10 +195,11 @@ def _seconds_an_image(engine: Engine, images: Tensor, boundary: list[Tensor], mo
     return prefix_s / len(images), step_s / len(images)
 
 
-def _data_set(params: Params) -> tuple[int, int, int]:
-    """Return the number of training images, channels and classes: exact once `prepare` has run.
+def _data_set(params: Params) -> _DataSet:
+    """Return what is known of the data set: exact once `prepare` has run.
 
-    Before that the share of training images is the one asked for, and so are the channels, or else colour is assumed.
+    Before that the shares of test and validation are those asked for, all images count as independent, and colour is
+    assumed where channels are not given.
     """
     prepared = Path("data/prepared")
     if (prepared / "samples.csv").exists():
@@ -187,10 +207,17 @@ def _data_set(params: Params) -> tuple[int, int, int]:
         artifacts.verify(prepared, only=("samples.csv", "audit.json"))
         channels = facts.read(prepared / "audit.json", Audit).channels
         check_channels(params.backbone.asked_channels, channels)
-        return int((samples["split"] == "train").sum()), channels, int(samples["label"].nunique())
+        num_train, num_folds = int((samples["split"] == "train").sum()), int(samples["fold"].max()) + 1
+        return _DataSet(num_train, num_folds, channels, int(samples["label"].nunique()))
     listed = listing.read(listing.locate(params.data.raw))
-    share = 1 - params.prepare.test_fraction - params.prepare.val_fraction
-    return round(len(listed.table) * share), params.backbone.asked_channels or 3, len(listed.classes)
+    given = listed.table["split"]
+    held_out = params.prepare.test_fraction if not (given == "test").any() else float((given == "test").mean())
+    development, asked = round(len(listed.table) * (1 - held_out)), params.select.folds
+    if asked == "auto":
+        asked = folds.AUTO if development <= folds.MOST_FOR_FOLDS and not (given == "val").any() else 1
+    validated = params.prepare.val_fraction if not (given == "val").any() else float((given == "val").mean())
+    num_train = development if asked > 1 else round(len(listed.table) * (1 - held_out - validated))
+    return _DataSet(num_train, asked, params.backbone.asked_channels or 3, len(listed.classes))
 
 
 def _num_covered(backbone: Backbone, rules: Sequence[Rule]) -> dict[str, int]:
