@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from bench import _tools
+from thaw.config.schema import Metric
 from thaw.evaluation.calibration import probabilities, sample_losses
 from thaw.evaluation.comparison import Candidate, choose
 from thaw.evaluation.intervals import class_intervals, metric_intervals, proportion_interval
 from thaw.evaluation.metrics import class_metrics, classification_metrics
-from thaw.evaluation.verdict import Metric, change_of, side_of
+from thaw.evaluation.verdict import change_of, side_of
 
 _IMAGES = (20, 60, 200, 1000)
 _EPOCHS = 4

@@ -224,7 +224,7 @@ def _head(
         asked = asked_of(plain.labels, params.seed)
         mirrored = extract.compute_mirrored(prefix, augment, known.rows[asked], partial)
         choice = choose_flip(plain, asked, *mirrored, num_classes=len(images.classes))
-        augment = augment.model_copy(update={"flip": choice.flip})
+        augment = choice.put_into(augment)
         extract.add_views(partial, prefix, augment, known, params.features.views)
         stored = FeaturesFacts(
             classes=images.classes,

@@ -41,9 +41,7 @@ def main() -> None:
                 print(choice)
             else:
                 choice = FlipChoice(augment.flip)
-            extract.add_views(
-                folder, prefix, augment.model_copy(update={"flip": choice.flip}), known, params.features.views
-            )
+            extract.add_views(folder, prefix, choice.put_into(augment), known, params.features.views)
             hardware = computed_on(params.compute)
             lineage = Lineage(data=images.fingerprint, backbone=backbone.fingerprint, computed_on=hardware)
             stored = FeaturesFacts(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from thaw import memory
 from thaw.augment.draws import representatives
+from thaw.config.schema import AugmentParams
 from thaw.head.examples import Features, FeatureSet, Labels, inner_folds, subsample
 from thaw.head.linear import fit_linear
 from thaw.pipeline.facts import AugmentFacts, Flip
@@ -32,6 +33,10 @@ class FlipChoice:
     def facts(self, *, tta: bool) -> AugmentFacts:
         """Return the choice and its evidence for model.json; `tta` says whether answers are averaged over the flips."""
         return AugmentFacts(flip=self.flip, accuracy=self.accuracy, tta=tta)
+
+    def put_into(self, augment: AugmentParams) -> AugmentParams:
+        """Return the augmentation with these flips."""
+        return augment.model_copy(update={"flip": self.flip})
 
     def __str__(self) -> str:
         seen = ", ".join(f"{name} {value:.3f}" for name, value in self.accuracy.items()) or "too few to tell"
