@@ -9,7 +9,7 @@ from tests.pipeline.clone import OUTS, STAGES, Clone, stages_run
 from tests.pipeline.fixtures import Run
 from thaw.pipeline import artifacts
 
-_WITH_INTERVAL = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "ece")
+_WITH_INTERVAL = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
 
 
 def test_a_fresh_repro_runs_every_stage_once_and_select_after_all_phases(finished: Run) -> None:

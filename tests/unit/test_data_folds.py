@@ -103,6 +103,23 @@ def test_more_folds_than_independent_images_are_refused() -> None:
     assert set(assigned(plain(5, "a") + plain(5, "b"), folds=8)[1]) == {-1, 0, 1, 2, 3, 4, 5, 6, 7}
 
 
+def test_a_class_that_is_not_in_every_fold_is_named_with_what_to_set() -> None:
+    _, fold, notes = assigned(plain(40, "a") + plain(6, "b"), folds=10)
+    of_b = {number for number in fold[40:] if number >= 0}
+    line, alone = notes.lines[1:]
+    assert line.startswith("class 'b' is not in each of the 10 folds: 5 independent images or groups of it are ")
+    assert line.endswith("Every training part has it; for it to be in every fold, set select.folds to 5")
+    assert alone == f"{10 - len(of_b)} of 10 folds validate on one class only"
+    assert len(assigned(plain(40, "a") + plain(40, "b"), folds=5)[2].lines) == 1
+
+
+def test_a_class_in_one_group_is_trained_on_in_every_fold_and_counts_for_none() -> None:
+    found, fold, notes = assigned(plain(40, "a") + [(name, "g", "b", "") for name, *_ in plain(60, "b")], folds=5)
+    assert {(found[row], fold[row]) for row in range(40, 100)} == {("train", -1)}
+    assert notes.num_folds == 5
+    assert not any("belong together" in line for line in notes.lines)
+
+
 def test_too_few_images_for_folds_are_split_by_auto() -> None:
     found, _, notes = assigned(plain(3, "a") + plain(3, "b"), folds="auto")
     assert sorted(found) == ["test", "test", "train", "train", "val", "val"]

@@ -31,12 +31,12 @@ def number_of_folds(
 
     Raises: DataError if there are fewer units than folds, or one that leaves too little to train on.
     """
-    num_free, num_images = _num_free(development), sum(unit.num_images for unit in development)
-    images = f"{num_images:,} development images"
+    free, num_images = _free(development), sum(unit.num_images for unit in development)
+    num_free, images = len(free), f"{num_images:,} development images"
     if asked == 1 or not num_free:  # without a free unit there is nothing to validate on, which the split says
         return 1, [f"one part for validation, of {images} (select.folds)"]
     num_folds = AUTO if asked == "auto" else asked
-    largest = max(development, key=lambda unit: (unit.num_images, unit.key))
+    largest = max(free, key=lambda unit: (unit.num_images, unit.key))
     trained = num_images - largest.num_images
     too_large = trained < LEAST_TRAINED * num_images * (num_folds - 1) / num_folds
     if asked == "auto":
@@ -69,10 +69,34 @@ def number_of_folds(
     return num_folds, lines
 
 
-def _num_free(units: Sequence[Unit]) -> int:
-    """Return how many units can be validated on: each of their classes has another unit to train on."""
+def _free(units: Sequence[Unit]) -> list[Unit]:
+    """Return the units that can be validated on: each of their classes has another unit to train on."""
     count = Counter(label for unit in units for label in unit.labels)
-    return sum(all(count[label] > 1 for label in unit.labels) for unit in units)
+    return [unit for unit in units if all(count[label] > 1 for label in unit.labels)]
+
+
+def said_of_gaps(development: Sequence[Unit], num_folds: int) -> list[str]:
+    """Return a line for the user where a class is not in every fold, and one where a fold holds one class only."""
+    held: list[set[str]] = [set() for _ in range(num_folds)]
+    number: Counter[str] = Counter()
+    for unit in development:
+        if unit.fold >= 0:
+            held[unit.fold].update(unit.labels)
+            number.update(unit.labels)
+    lines = []
+    gaps = {label: sum(label not in labels for labels in held) for label in number}
+    if partial := [label for label in sorted(number) if gaps[label]]:
+        rarest = min(partial, key=lambda label: (number[label], label))
+        others = f" (and {len(partial) - 1} more)" if len(partial) > 1 else ""
+        fewer = min(number[label] for label in partial)
+        advice = f"set select.folds to {fewer}" if 1 < fewer < num_folds else "bring more independent images"
+        lines.append(
+            f"class {rarest!r}{others} is not in each of the {num_folds} folds: {number[rarest]} independent images or "
+            f"groups of it are validated on. Every training part has it; for it to be in every fold, {advice}"
+        )
+    if len(number) > 1 and (alone := sum(len(labels) == 1 for labels in held)):
+        lines.append(f"{alone} of {num_folds} folds validate{'s' * (alone == 1)} on one class only")
+    return lines
 
 
 def assign_folds(development: Sequence[Unit], num_folds: int, seed: int) -> list[Move]:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from thaw.data import balance
 from thaw.data.balance import Part
-from thaw.data.folds import assign_folds, number_of_folds
+from thaw.data.folds import assign_folds, number_of_folds, said_of_gaps
 from thaw.data.units import Unit, place_of, units_of
 from thaw.errors import DataError
 from thaw.pipeline.facts import GivenSplitChanged, MissingClass, Move, Split, Unvalidated
@@ -65,6 +65,7 @@ def assign(
         for unit in development:
             unit.split = "train"
         moves = assign_folds(development, num_folds, seed)
+        lines += said_of_gaps(development, num_folds)
     elif val:
         left = [unit for unit in movable if unit.split == "train"]
         _hold_out("val", left, Part(0, test + val, val / (1 - test)), seed)
