@@ -58,7 +58,9 @@ def lay_out(table: pd.DataFrame, folder: Path) -> None:
     for file in table["file"]:
         shutil.copyfile(source / file, folder / Path(file).name)
     listed = table.assign(path=table["file"].map(lambda file: Path(file).name))
-    listed[["path", "label", "split"]].to_csv(folder / MANIFEST, index=False, lineterminator="\n")
+    listed[[name for name in ("path", "label", "split") if name in listed]].to_csv(
+        folder / MANIFEST, index=False, lineterminator="\n"
+    )
 
 
 def with_phase(tree: dict[str, Any], **changes: object) -> dict[str, Any]:

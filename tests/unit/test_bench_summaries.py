@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench import head, noop, phase, scale, views
+from bench import folds, head, noop, phase, scale, views
 from thaw.config.reader import load_params, read_tree
 from thaw.config.schema import Params
 
@@ -30,6 +30,20 @@ def test_the_parts_of_a_phase_are_medians_also_where_a_round_lacks_one() -> None
     assert facts["seconds"] == {"thaw": 20.0, "default": 48.0, "packed": 24.0}
     assert facts["ratio"] == {"default": 2.4, "packed": 1.2}
     assert facts["parts"] == {"other": 3.0, "train": 9.0, "write": 1.0}
+
+
+def test_folds_are_held_against_one_seed_by_seed() -> None:
+    def side(seconds: float, features: float) -> dict[str, Any]:
+        return {
+            "seconds": seconds, "stages": {"features": features, "top": seconds / 2}, "commit": "abc",
+            "metrics": {"test": {"n": 80}},
+        }  # fmt: skip
+
+    found = [{"one": side(100.0, 20.0), "five": side(five, 30.0)} for five in (200.0, 240.0, 230.0)]
+    facts = folds.summary(found)
+    assert (facts["ratio"], facts["each"]) == (2.3, [2.0, 2.4, 2.3])
+    assert facts["stages"] == {"features": {"one": 20.0, "five": 30.0}, "top": {"one": 50.0, "five": 115.0}}
+    assert facts["commits"] == ["abc"]
 
 
 def test_the_bank_is_held_against_fresh_views_seed_by_seed() -> None:
