@@ -120,4 +120,11 @@ def test_few_units_push_the_percentiles_outwards() -> None:
         assert (high + 1) / 2 == pytest.approx(norm.cdf(quantile), abs=1e-4)
         assert low == pytest.approx(-high)
     assert interval_of(np.array([np.nan]), 5) is None
-    assert interval_of(np.full(3, 0.5), 1) == (0.5, 0.5)
+    assert interval_of(np.full(3, 0.5), 3) is None, "draws that all agree tell nothing"
+
+
+def test_the_interval_of_a_mean_is_that_of_the_normal_theory_on_many_images() -> None:
+    values = np.random.default_rng(1).normal(0.1, 1.0, size=2000)
+    means = np.concatenate([values @ block / 2000 for block in bootstrap_weights(np.arange(2000), 2000, 0)])
+    half = 1.96 * values.std() / np.sqrt(2000)
+    assert interval_of(means, 2000) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.15 * half)

@@ -16,14 +16,16 @@ _CELLS = 1_000_000
 
 
 def interval_of(values: NDArray[np.float64], num_units: int) -> tuple[float, float] | None:
-    """Return the ends of the 95 % interval of a metric from its bootstrap draws [draws]; None if none defines it.
+    """Return the ends of the 95 % interval of a metric from its bootstrap draws [draws].
+
+    None if no draw defines it, or if all agree: that says how few images there are, and nothing of the truth.
 
     Percentiles further out than 2.5 and 97.5 make up for what the plain ones lack (Hesterberg 2015, What Teachers
     Should Know About the Bootstrap, on narrowness bias): draws from n units vary by (n - 1) / n too little, and few
     units call for the quantiles of Student's t. With 150 units they are 2.4 and 97.6, with 10 units 0.9 and 99.1.
     """
     defined = values[np.isfinite(values)]
-    if not len(defined):
+    if not len(defined) or not np.ptp(defined):
         return None
     tail = (1 - LEVEL) / 2
     if num_units > 1:

@@ -6,7 +6,6 @@ that was fitted on the same images flatters. What is compared is a cost, the sma
 the user wants to be best (docs/decisions/0031-what-the-choice-is-made-on.md).
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -79,20 +78,6 @@ class Result:
     """It became the best so far."""
 
 
-def paired_bootstrap(
-    losses: NDArray[np.float64], reference: NDArray[np.float64], *, units: NDArray[np.int64], draws: int, seed: int
-) -> tuple[float, float, float, float]:
-    """Return the mean difference losses - reference, its 95 % interval (low, high), and the share of draws below 0.
-
-    losses and reference [images] are paired; units [images] are those of `unit_of`, and are drawn whole.
-    """
-    paired = losses - reference
-    blocks = bootstrap_weights(units, draws, seed)
-    means = np.concatenate([weighted_sum(paired, block) / block.sum(axis=0) for block in blocks])
-    low, high = interval_of(means, int(units.max()) + 1) or (math.nan, math.nan)
-    return float(paired.mean()), low, high, float((means < 0).mean())
-
-
 def mcnemar_p(correct: NDArray[np.bool_], reference: NDArray[np.bool_]) -> float:
     """Return the two-sided exact p of McNemar's test on paired answers [images]; 1 where they never differ.
 
@@ -147,7 +132,7 @@ class _Scored:
         blocks = bootstrap_weights(units, draws, seed)
         differences = np.concatenate([cost(self.table, block) - cost(reference.table, block) for block in blocks])
         defined = differences[np.isfinite(differences)]
-        low, high = interval_of(defined, int(units.max()) + 1) or (math.nan, math.nan)
+        low, high = interval_of(defined, int(units.max()) + 1) or (None, None)
         return Comparison(
             reference=reference.candidate.name,
             difference=float(cost(self.table, ones)[0] - cost(reference.table, ones)[0]),

@@ -65,7 +65,8 @@ def selection_table(selection: Selection, seconds: Mapping[str, float]) -> Table
     minus training loss after the last epoch, `!` where there is a finding of overfitting. `*` is the chosen one.
     """
     title = (
-        f"What the choice was made on, no proof: {selection.looked_at}, each phase against the one that it starts from"
+        f"What the choice was made on, no proof: {selection.looked_at}, each phase against the one that it starts from "
+        f"(change: {selection.cost}, smaller is better)"
     )
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("  model", "accuracy", "loss", "change", "95 % interval", "McNemar", "gap", "time"):
@@ -89,7 +90,8 @@ def _change(found: CandidateFacts) -> tuple[str, str, str]:
     """Return the difference to the start, its interval, and McNemar's p."""
     if (duel := found.against_start) is None:
         return "", "", ""
-    return f"{duel.difference:.3f}", f"{duel.low:.3f} to {duel.high:.3f}", _p_value(duel.mcnemar_p)
+    between = "not to be had" if duel.low is None or duel.high is None else f"{duel.low:.3f} to {duel.high:.3f}"
+    return f"{duel.difference:.3f}", between, _p_value(duel.mcnemar_p)
 
 
 def _p_value(value: float) -> str:

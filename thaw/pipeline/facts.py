@@ -527,9 +527,9 @@ class Comparison(Facts):
     reference: str
     difference: float
     """Cost of the challenger minus that of the reference, each at temperatures that were fitted on other images."""
-    low: float
-    high: float
-    """95 % bootstrap interval of the difference."""
+    low: float | None
+    high: float | None
+    """95 % bootstrap interval of the difference; absent where all draws agree, which tells nothing of it."""
     win_rate: float
     """Share of bootstrap draws in which the challenger's cost is smaller."""
     mcnemar_p: float

@@ -57,6 +57,7 @@ def render(sources: Sources, model: Model, *, raw: str, settings: Mapping[str, A
         "settings": text.flat(settings),
         "chosen": sources.selection.chosen,
         "looked_at": sources.selection.looked_at,
+        "cost": sources.selection.cost,
         "num_test": sources.metrics.test["n"],
         "viewer": gallery.viewer(sources),
     }

@@ -146,12 +146,13 @@ def phase_rows(sources: Sources) -> list[PhaseRow]:
     """Return the table of phases, a row for each entry of selection.json, its difference on a scale common to all."""
     candidates = sources.selection.candidates
     duels = [entry.against_start for entry in candidates.values() if entry.against_start is not None]
-    ends = [abs(end) for duel in duels for end in (duel.low, duel.high)]
+    ends = [abs(end) for duel in duels for end in (duel.low, duel.high, duel.difference) if end is not None]
     reach = max(ends, default=0.0) * 1.1 or 1.0
     overfitted = {finding.where for finding in sources.selection.findings if finding.kind == "overfits"}
 
     def places(duel: Comparison) -> Places:
-        return Places(*(_centred(value, reach) for value in (duel.low, duel.high, duel.difference)))
+        low, high = (duel.difference if end is None else end for end in (duel.low, duel.high))
+        return Places(*(_centred(value, reach) for value in (low, high, duel.difference)))
 
     return [
         PhaseRow(
