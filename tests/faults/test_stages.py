@@ -114,14 +114,18 @@ def test_a_phase_that_is_killed_goes_on_from_its_checkpoint_to_the_same_lock(
     artifacts.remove(copy.root / ".thaw" / "checkpoints")
     repro = start(copy, "dvc", "repro", "--force", "--single-item", "unfreeze@mid")
     stage = _stage_of(repro)
-    wait_for(lambda: any(copy.root.glob(".thaw/checkpoints/*/state.json")), "the first checkpoint")
+    wait_for(lambda: any(copy.root.glob(".thaw/checkpoints/*/part-01/state.json")), "a checkpoint in the second fold")
     stage.kill()
     repro.communicate()
     assert repro.returncode != 0
     assert not (copy.root / "models" / "phases" / "mid").exists()
-    (state,) = copy.root.glob(".thaw/checkpoints/*/state.json")
-    assert artifacts.read_json(state)["epoch"] < 4, "it was killed in mid-run"
-    assert stages_run(copy.succeed("dvc", "repro")) == ["unfreeze@mid"]
+    first, second = (artifacts.read_json(path) for path in sorted(copy.root.glob(".thaw/checkpoints/*/*/state.json")))
+    assert first["epoch"] == 4
+    assert second["epoch"] < 4, "it was killed in the second fold"
+    output = copy.succeed("dvc", "repro")
+    assert stages_run(output) == ["unfreeze@mid"]
+    assert "mid, fold 1 of 2: epoch" not in output, "what was done is not done again"
+    assert "mid, fold 2 of 2: epoch 4" in output
     assert copy.hashes() == finished.clone.hashes()
     assert copy.lock() == finished.clone.lock()
 
