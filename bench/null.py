@@ -3,10 +3,10 @@
     python -m bench.null                                             about 10 minutes on one core
     python -m bench.null --runs 20
 
-Three parts, all through the shipped code. `verdicts`: head and one or two phases of four epochs answer simulated images
-equally well, their population losses being equal by construction; each phase keeps the epoch with the least validation
-loss, epoch 0 being the head, `comparison.choose` picks a candidate, and the verdict on it is read off test images of a
-third of the development images. With five folds all development images are validation images, with one a fifth of them.
+Three parts, all through the shipped code. `verdicts`: head and one or two phases, each after its last epoch, answer
+simulated images equally well, their population losses being equal by construction; `comparison.choose` picks one, and
+the verdict on it is read off test images of a third of the development images. With five folds all development images
+are validation images, with one a fifth of them.
 `coverage`: every interval of metrics.json and classes.json against the value on 200,000 images, of a weak and a strong
 model, of rare classes, and of groups of three images that are hard together; `given` is the share of runs with one.
 `rates`: the interval of a proportion at rates near 1 on few images, by summing the binomial distribution.
@@ -24,14 +24,13 @@ from scipy import stats
 
 from bench import _tools
 from thaw.config.schema import Metric
-from thaw.evaluation.calibration import probabilities, sample_losses
+from thaw.evaluation.calibration import probabilities
 from thaw.evaluation.comparison import Candidate, choose
 from thaw.evaluation.intervals import class_intervals, metric_intervals, proportion_interval
 from thaw.evaluation.metrics import class_metrics, classification_metrics
 from thaw.evaluation.verdict import change_of, side_of
 
 _IMAGES = (20, 60, 200, 1000)
-_EPOCHS = 4
 _METRICS: tuple[Metric, ...] = ("accuracy", "log_loss", "balanced_accuracy", "macro_f1", "roc_auc")
 _RATES, _FEW = (0.9, 0.95, 0.99, 1.0), (1, 2, 5, 36)
 _DRAWS = 400
@@ -122,16 +121,13 @@ def verdicts(*, phases: int, folds: int, images: int, task: str, runs: int) -> _
     for run in range(runs):
         validation = max(images if folds > 1 else images // 5, 2)
         labels, seen = source.labels(validation, random), _sight(source, validation, phases, random)
-        epochs = [_best_epoch(source, labels, seen, phase) for phase in range(phases)]
-        answers = [source.logits(labels, seen(phase, epoch)) for phase, epoch in [(-1, 0), *enumerate(epochs)]]
-        chosen = _chosen(answers, labels, run)
-        if not chosen or not epochs[chosen - 1]:
+        answers = [source.logits(labels, seen(model)) for model in range(phases + 1)]
+        chosen = _chosen(answers, labels, folds, run)
+        if not chosen:
             continue
         kept += 1
         labels, seen = source.labels(max(images // 3, 7), random), _sight(source, max(images // 3, 7), phases, random)
-        model, head = (
-            probabilities(source.logits(labels, noise)) for noise in (seen(chosen - 1, epochs[chosen - 1]), seen(-1, 0))
-        )
+        model, head = (probabilities(source.logits(labels, seen(number))) for number in (chosen, 0))
         change = change_of(labels, model, head, groups=None, metric="accuracy", draws=_DRAWS, seed=run)
         for metric, counted in sides.items():
             counted[side_of(change, metric)] += 1
@@ -144,34 +140,23 @@ def verdicts(*, phases: int, folds: int, images: int, task: str, runs: int) -> _
     }
 
 
-def _sight(source: Task, images: int, phases: int, random: np.random.Generator) -> Callable[[int, int], Answers]:
-    """Return the noise that an epoch of a phase sees; the head is phase -1, and epoch 0 of any phase is the head.
+def _sight(source: Task, images: int, phases: int, random: np.random.Generator) -> Callable[[int], Answers]:
+    """Return the noise that a model sees, 0 being the head and the others what phases leave after their last epochs.
 
-    Seven tenths of its variance are common to all, two tenths to a phase, so that models differ as related ones do.
+    Seven tenths of its variance are common to all, so that models differ as related ones do.
     """
-    common = source.noise(images, random)
-    own = {phase: source.noise(images, random) for phase in range(-1, phases)}
-    last = {(phase, epoch): source.noise(images, random) for phase in range(-1, phases) for epoch in range(_EPOCHS + 1)}
-
-    def seen(phase: int, epoch: int) -> Answers:
-        key = (phase, epoch) if epoch else (-1, 0)
-        return np.asarray(0.7**0.5 * common + 0.2**0.5 * own[key[0]] + 0.1**0.5 * last[key])
-
-    return seen
+    common, *own = (source.noise(images, random) for _ in range(phases + 2))
+    return lambda model: np.asarray(0.7**0.5 * common + 0.3**0.5 * own[model])
 
 
-def _best_epoch(source: Task, labels: Labels, seen: Callable[[int, int], Answers], phase: int) -> int:
-    losses = [sample_losses(source.logits(labels, seen(phase, epoch)), labels).mean() for epoch in range(_EPOCHS + 1)]
-    return int(np.argmin(losses))
-
-
-def _chosen(answers: list[Answers], labels: Labels, seed: int) -> int:
+def _chosen(answers: list[Answers], labels: Labels, folds: int, seed: int) -> int:
     """Return which candidate the shipped rule chooses, the head being the first."""
     candidates = [
         Candidate(f"phase{number}" if number else "head", "head" if number else None, logits)
         for number, logits in enumerate(answers)
     ]
-    found = choose(candidates, labels, min_win_rate=0.6, draws=_DRAWS, seed=seed)
+    fold = np.arange(len(labels)) % folds
+    found = choose(candidates, labels, min_win_rate=0.6, draws=_DRAWS, seed=seed, folds=fold)
     return max(number for number, verdict in enumerate(found) if verdict.replaced_best)
 
 
