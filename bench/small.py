@@ -127,9 +127,7 @@ def drawn(name: str, size: int, draw: int) -> PackedImages:
     order = generator(0, "small", name).permutation(np.unique(units))  # the test images: the first units of it
     sizes = np.bincount(units)
     num_test = int(np.searchsorted(np.cumsum(sizes[order]), NUM_TEST)) + 1
-    others = generator(draw, "small", name, size).permutation(order[num_test:])
-    num_dev = int(np.searchsorted(np.cumsum(sizes[others]), size)) + 1
-    test, dev = np.isin(units, order[:num_test]), np.isin(units, others[:num_dev])
+    test, dev = np.isin(units, order[:num_test]), _development(images, units, order[num_test:], name, size, draw)
     rows = np.flatnonzero(test | dev)
     samples = images.samples.iloc[rows].assign(split=np.where(test[rows], "test", "train"), row=np.arange(len(rows)))
     samples = samples.reset_index(drop=True)
@@ -142,6 +140,21 @@ def drawn(name: str, size: int, draw: int) -> PackedImages:
         artifacts.digest([name, size, draw]),
         (images.read(rows),),
     )
+
+
+def _development(
+    images: PackedImages, units: NDArray[np.int64], left: NDArray[np.int64], name: str, size: int, draw: int
+) -> NDArray[np.bool_]:
+    """Return a mask of as many images, whole units of those left, each class in the share that it has of them."""
+    sizes, random = np.bincount(units), generator(draw, "small", name, size)
+    label_of = np.zeros(len(sizes), dtype=object)
+    label_of[units] = images.samples["label"].to_numpy()
+    place = np.zeros(len(left))
+    for label in images.classes:
+        own = np.flatnonzero(label_of[left] == label)
+        place[random.permutation(own)] = (np.arange(len(own)) + 0.5) / len(own)
+    drawn = left[np.argsort(place, kind="stable")]
+    return np.isin(units, drawn[: int(np.searchsorted(np.cumsum(sizes[drawn]), size)) + 1])
 
 
 # --- one draw --------------------------------------------------------------------------------------------------------

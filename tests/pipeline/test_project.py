@@ -156,7 +156,8 @@ def test_a_changed_setting_reruns_what_depends_on_it(
     tuned: Tuned, copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fine_tune(None, copy, params={"evaluate.draws": 200})
-    assert stages_run(capsys.readouterr().out) == ["evaluate", "report", "export"]
+    # So few test images need no more evaluations: metrics.json stays as it was, and export with it.
+    assert stages_run(capsys.readouterr().out) == ["evaluate", "report"]
     assert "draws: 200" in (copy / "params.yaml").read_text(encoding="utf-8")
 
 
