@@ -56,13 +56,9 @@ def verdict(sources: Sources) -> Verdict:
     if not colon or len(headline) > _LONGEST_HEADLINE:
         headline, rest = "", sentence
     test, chosen = metrics.test, sources.selection.chosen
-    between = _interval(test, "accuracy")
-    against = f"against {metrics.majority.accuracy:.3f} for always naming the most frequent class"
-    if chosen != "head":
-        against = f"against {metrics.head.accuracy:.3f} for the head alone and{against.removeprefix('against')}"
     tested = (
-        f"On {test['n']} test images that no choice has seen, {chosen} answers {test['accuracy']:.3f} correctly"
-        f"{between}, {against}."
+        f"No choice has seen these {test['n']:,} test images. The accuracy of {chosen} there is {test['accuracy']:.3f}"
+        f"{_interval(test, 'accuracy')}; always naming the most frequent class gives {metrics.majority.accuracy:.3f}."
     )
     return Verdict(headline, rest, ": " if headline else "", tested, sources.selection.reason)
 
