@@ -56,7 +56,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "prepare": {"size_px": 32, "val_fraction": 0.2, "test_fraction": 0.2},
         "backbone": {"source": "timm:test_resnet", "sha256": None, "input_px": 32, "pretrained": False},
         "unfreeze": {"phases": {"top": top}},
-        "select": {"draws": 100},
+        "select": {"draws": 100, "folds": 2},
         "evaluate": {"draws": 100},
         "compute": {"threads": 1, "workers": 0, "frozen_engine": "torch"},
     }.items():

@@ -29,6 +29,7 @@ _SMALL = {
         "top": {"start": "head", "depth": 1, "epochs": 1, "views": 1},
         "mid": {"start": "top", "depth": 2, "epochs": 1, "views": 1},
     },
+    "select.folds": 2,
     "select.draws": 100,
     "evaluate.draws": 100,
     "compute.threads": 1,

@@ -124,7 +124,7 @@ def test_plan_shows_each_phase_with_the_rate_of_each_block(command: Command, dat
     assert [row[0] for row in rows] == ["head", "layer4", "layer3", "layer2", "layer1", "bn1", "conv1"]
     assert [row[2] for row in rows] == ["0.0004", "0.0002", "0.0001", "frozen", "frozen", "frozen", "frozen"]
     assert "lowest rate 0.25 of the head's" in " ".join(out.split())
-    assert "of 8 images" in out
+    assert "of 9 images" in " ".join(out.split())
 
 
 def test_plan_says_that_a_rate_is_found_in_the_run_and_its_share_in_each_block(

@@ -14,7 +14,7 @@ from thaw.head.examples import FeatureSet
 from thaw.head.features import Features
 from thaw.head.linear import fit_linear
 
-NUM_IMAGES = 240
+NUM_IMAGES = 120
 
 
 def features(num_images: int = NUM_IMAGES, *, num_folds: int = 5, num_views: int = 1) -> Features:
@@ -31,7 +31,7 @@ def features(num_images: int = NUM_IMAGES, *, num_folds: int = 5, num_views: int
 @pytest.mark.parametrize("num_views", [1, 2])
 def test_the_head_is_fitted_on_an_eighth_a_quarter_half_and_all(num_views: int) -> None:
     curve = learning_curve(features(num_views=num_views))
-    assert curve["images"].tolist() == [24, 48, 96, 192], "of the 192 images that each fold trains on"
+    assert curve["images"].tolist() == [12, 24, 48, 96], "of the 96 images that each fold trains on"
     assert curve["gain"].isna().tolist() == [True, False, False, False]
     np.testing.assert_allclose(curve["gain"][1:], np.diff(curve["accuracy"]), atol=1e-12)
     assert curve["accuracy"].iloc[-1] > curve["accuracy"].iloc[0]
@@ -45,9 +45,7 @@ def test_the_last_point_is_the_head_of_each_fold_and_the_interval_is_of_paired_a
     for number in range(5):
         part, out = data.of_fold(number), data.val_folds == number
         right[out] = fit_linear(part.train, 3).logits(part.val.features).argmax(axis=1) == part.val.labels
-        first = np.isin(
-            np.arange(192), [place for label in range(3) for place in _first_half(part.train.labels, label)]
-        )
+        first = np.isin(np.arange(96), [place for label in range(3) for place in _first_half(part.train.labels, label)])
         half[out] = fit_linear(part.train[first], 3).logits(part.val.features).argmax(axis=1) == part.val.labels
     last = curve.iloc[-1]
     assert last["accuracy"] == right.mean()

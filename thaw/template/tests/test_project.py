@@ -64,6 +64,7 @@ def _tiny(tree: dict[str, Any]) -> dict[str, Any]:
     tree["head"] = (tree.get("head") or {}) | {"grow_from": None}
     for section in ("select", "evaluate"):
         tree[section] = (tree.get(section) or {}) | {"draws": 100}
+    tree["select"] |= {"folds": 2}
     tree["compute"] = (tree.get("compute") or {}) | {"threads": 1, "workers": 0, "frozen_engine": "torch"}
     return tree
 
