@@ -206,7 +206,7 @@ def _cannot_tell(run: TrainingRun, what: str, evidence: str) -> Finding:
         kind="cannot_tell",
         where=run.where,
         evidence=f"whether {what} cannot be told from {len(run.labels)} images: {evidence}",
-        advice="more validation images would tell (prepare.val_fraction, select.folds)",
+        advice="more images would tell, or folds (select.folds) where only a part of them is validated on",
     )
 
 
