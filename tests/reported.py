@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tests import tiny
 from thaw.data.packed import PackedImages
 from thaw.evaluation import test_set
-from thaw.evaluation.plots import write_plots
+from thaw.evaluation.plots import write_test_plots, write_training_plots
 from thaw.head.layers import build_head
 from thaw.pipeline import artifacts, facts, tables
 from thaw.pipeline.facts import ClassNames, ModelFacts, Selection
@@ -180,4 +180,6 @@ def _reports(folder: Path, images: PackedImages) -> None:
     table = test_set.predictions(images.samples.iloc[rows], labels, chances, answers["head"], images.classes)
     tables.write(folder / "predictions.csv", table)
     with artifacts.new_folder(folder / "plots") as plots:
-        write_plots(plots, labels, chances, images.classes, {"top": CURVES})
+        write_test_plots(plots, labels, chances, images.classes)
+    with artifacts.new_folder(folder / "training") as plots:
+        write_training_plots(plots, {"top": CURVES}, {})

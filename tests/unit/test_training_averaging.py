@@ -197,7 +197,7 @@ def test_a_mean_goes_through_every_stage_and_is_tested_and_shown(
         assert list(found.phases) == ["head", "top", "head+top"]
         assert found.validation is not None
         assert [row.depth for row in text.phase_rows(found)] == [0, 2, 2]
-        assert set(pd.read_csv("reports/plots/learning_rates.csv")["phase"]) == {"top"}
+        assert set(pd.read_csv("reports/training/learning_rates.csv")["phase"]) == {"top"}
         rows = summary.summary_rows(metrics, found.selection)
         assert [row[0] for row in rows[1:]] == ["head", "top", "head+top"]
         assert [row[0] for row in rows if row[3]] == [chosen]

@@ -624,6 +624,14 @@ class ValidationFigures(Facts):
     """Nats, calibrated."""
 
 
+class ValidationMetrics(Facts):
+    """validation.json: what `dvc metrics` and `dvc exp show` compare, and no test image has a part in."""
+
+    chosen: str
+    validation: dict[str, ValidationFigures]
+    """Of the head and each phase."""
+
+
 class Accuracy(Facts):
     """An accuracy on the test images, and the ends of its 95 % interval."""
 
@@ -657,10 +665,8 @@ class Verdict(Facts):
 
 
 class Metrics(Facts):
-    """metrics.json: what `dvc metrics` compares, however many classes there are."""
+    """metrics.json: the figures of the test set, however many classes there are."""
 
-    validation: dict[str, ValidationFigures] | None = None
-    """Of the head and each phase."""
     test: Figures
     """Of the model that was chosen: n (images), accuracy and further metrics."""
     majority: Accuracy
