@@ -5,7 +5,7 @@ from pathlib import Path
 from thaw.evaluation import selection, summary
 from thaw.evaluation.comparison import choose
 from thaw.evaluation.plots import write_training_plots
-from thaw.pipeline import artifacts, facts, guard
+from thaw.pipeline import artifacts, facts, guard, presence
 
 # `unfreeze` whole, although only names and starts are read: DVC cannot name one key of every phase. It costs nothing,
 # since whatever else changes there reruns its phase, and so this stage.
@@ -20,6 +20,7 @@ def main() -> None:
         artifacts.verify(Path("data/prepared"), only=("samples.csv",))
         settings = params.select
         starts = {name: phase.start for name, phase in params.unfreeze.phases.items()}
+        presence.bring([Path("models/phases", name) for name in ("head", *starts)])
         phases = selection.read_phases(Path("models/phases"), starts)
         selection.check_final(phases, settings)
         head, names = phases[0], [phase.name for phase in phases]
