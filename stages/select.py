@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from thaw.config.reader import load_params
 from thaw.evaluation import selection, summary
 from thaw.evaluation.comparison import choose
 from thaw.evaluation.plots import write_training_plots
@@ -16,11 +17,12 @@ OUTS = ("models/final", "reports/selection.json", "reports/validation.json", "re
 
 def main() -> None:
     """Write models/final, and selection.json, validation.json and training/ of reports/."""
+    # First: what a stage depends on must not change while it runs.
+    presence.bring([Path("models/phases", name) for name in ("head", *load_params().unfreeze.phases)])
     with guard.stage("select", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
         artifacts.verify(Path("data/prepared"), only=("samples.csv",))
         settings = params.select
         starts = {name: phase.start for name, phase in params.unfreeze.phases.items()}
-        presence.bring([Path("models/phases", name) for name in ("head", *starts)])
         phases = selection.read_phases(Path("models/phases"), starts)
         selection.check_final(phases, settings)
         head, names = phases[0], [phase.name for phase in phases]
