@@ -4,33 +4,29 @@
 of one out for each phase, which is there as soon as one phase is; the others would stay missing.
 """
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from thaw.errors import ArtifactError
+from thaw.pipeline.artifacts import remove
 
 
 def bring(folders: Sequence[Path]) -> None:
-    """Check out those of these outs that are missing, fetching them where the cache lacks them.
+    """Bring those of these outs that are missing: by `dvc get`, since a stage runs under the locks of its repro.
 
-    Raises: ArtifactError if one cannot be had.
+    Raises: ArtifactError with DVC's reason if one cannot be had.
     """
-    missing = [folder for folder in folders if not folder.exists()]
-    if not missing:
-        return
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
-    names = [folder.as_posix() for folder in missing]
-    try:
-        with Repo() as repo:
-            repo.fetch(names)  # not pull: the repro that runs this stage holds the locks of the workspace
-            for name in names:
-                (out,) = repo.find_outs_by_path(name)
-                out.checkout(force=True)
-                print(f"{name} was missing, and is brought from DVC's cache")
-    except DvcException as error:
-        raise ArtifactError(
-            f"{', '.join(names)} cannot be brought from DVC's cache or remote ({error}); run `dvc repro` without "
-            "--allow-missing"
-        ) from None
+    for folder in folders:
+        if folder.exists():
+            continue
+        partial = folder.with_name(f".{folder.name}.partial")
+        remove(partial)
+        command = [sys.executable, "-m", "dvc", "get", ".", folder.as_posix(), "--out", str(partial)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            reason = done.stderr.strip().splitlines() or [f"`dvc get` ended with {done.returncode}"]
+            raise ArtifactError(f"{folder} is missing, and DVC cannot bring it ({reason[0]}); run `dvc repro`")
+        partial.rename(folder)
+        print(f"{folder} was missing, and is brought from DVC's cache or remote", flush=True)
