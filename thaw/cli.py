@@ -149,6 +149,9 @@ def data_diff(
     as_markdown: Annotated[bool, typer.Option("--md", help="Print Markdown, for a comment on a change.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     page: Annotated[Path | None, typer.Option("--html", help="Write a page that shows the images, one file.")] = None,
+    gate: Annotated[
+        bool, typer.Option("--gate", help="Exit with 1 if a good image is rejected now and nobody has accepted that.")
+    ] = False,
 ) -> None:
     """Say which images were added, removed, replaced, relabelled, moved or newly rejected, from A to B."""
     from thaw.report import data_diff as command
@@ -156,7 +159,18 @@ def data_diff(
     if as_markdown and as_json:
         raise ThawError("--md and --json exclude each other; drop one of them")
     form = command.Form.MARKDOWN if as_markdown else command.Form.JSON if as_json else command.Form.TEXT
-    command.command(before, after, form=form, page=page)
+    command.command(before, after, form=form, page=page, gate=gate)
+
+
+@data.command("accept")
+def data_accept(
+    paths: Annotated[list[str] | None, typer.Argument(help="Paths as rejected.csv has them; without, all.")] = None,
+    since: Annotated[str, typer.Option("--since", help="The revision in which they were good.")] = "HEAD",
+) -> None:
+    """Accept that images which were good are rejected now: write them into data/accepted.csv, for `diff --gate`."""
+    from thaw.report import data_diff as command
+
+    command.accept(paths or [], since)
 
 
 @app.command()

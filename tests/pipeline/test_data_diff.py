@@ -113,6 +113,29 @@ def test_a_workspace_is_refused_until_prepare_has_run_and_then_every_change_is_f
     after.succeed(*_GIT, "commit", "-q", "-m", "changes")
     committed = _json(after, "HEAD~1", "HEAD")
     assert committed | {"before": "HEAD", "after": "workspace"} == found
+    _check_the_gate(after)
+
+
+def _check_the_gate(clone: Clone) -> None:
+    """A good image that is rejected stops a change until data/accepted.csv has it, of the revision that is compared."""
+    code, output = clone.run(*_DIFF, "HEAD~1", "HEAD", "--gate")
+    assert code == 1
+    assert output.splitlines()[-1].startswith("1 image that was good in HEAD~1 is rejected in HEAD (ok/05.png: damaged")
+    accept = (*_DIFF[:-1], "accept", "--since", "HEAD~1")
+    code, output = clone.run(*accept, "ok/07.png")
+    assert (code, output) == (
+        1,
+        "ok/07.png is no image that was good in HEAD~1 and is rejected now; these are: ok/05.png\n",
+    )
+    assert clone.succeed(*accept).startswith("accepted: ok/05.png: damaged or cut short")
+    clone.succeed(*_DIFF, "HEAD~1", "--gate")
+    code, _ = clone.run(*_DIFF, "HEAD~1", "HEAD", "--gate")
+    assert code == 1, "it is not committed yet"
+    clone.succeed("git", "add", "data/accepted.csv")
+    clone.succeed(*_GIT, "commit", "-q", "-m", "accepted")
+    assert "; accepted" in clone.succeed(*_DIFF, "HEAD~2", "HEAD", "--gate")
+    assert clone.succeed(*_DIFF[:-1], "accept") == "nothing to accept: no image that was good in HEAD is rejected now\n"
+    assert clone.succeed("dvc", "status", "prepare").endswith("Data and pipelines are up to date.\n")
 
 
 def test_nothing_changed_between_a_commit_and_its_own_workspace(before: Clone) -> None:
@@ -151,6 +174,10 @@ def test_objects_are_read_from_the_remote_and_where_that_lacks_them_a_line_says_
     page = clone.root / "diff.html"
     output = clone.succeed(*_DIFF, "HEAD", "HEAD", "--html", str(page))
     assert output.startswith("HEAD -> HEAD: 20 images")
+    shutil.rmtree(clone.root / "data" / "prepared")
+    code, output = clone.run(*_DIFF)
+    assert code == 1
+    assert output.startswith("data/prepared is missing in the workspace; run `dvc repro prepare`, or `dvc pull ")
     shutil.rmtree(tmp_path / "store")
     code, output = clone.run(*_DIFF, "HEAD", "HEAD")
     assert code == 1
@@ -158,10 +185,6 @@ def test_objects_are_read_from_the_remote_and_where_that_lacks_them_a_line_says_
         "data/prepared/manifest.json of HEAD is neither in DVC's cache nor in a remote that answers"
     )
     assert "dvc fetch --all-commits -r REMOTE data/prepared" in output
-    shutil.rmtree(clone.root / "data" / "prepared")
-    code, output = clone.run(*_DIFF)
-    assert code == 1
-    assert output.startswith("data/prepared is missing in the workspace; run `dvc repro prepare`, or `dvc pull ")
 
 
 def test_the_command_loads_no_torch(before: Clone) -> None:

@@ -13,8 +13,13 @@ def image(path: str, label: str = "ok", split: str = "train", sha256: str | None
     return Image(path, label, split, fold, sha256 or path.rpartition("/")[2], 0)
 
 
-def snapshot(*images: Image, rejected: dict[str, str] | None = None, alike: tuple[list[str], ...] = ()) -> Snapshot:
-    return Snapshot("some", list(images), rejected or {}, list(alike), len(alike))
+def snapshot(
+    *images: Image,
+    rejected: dict[str, str] | None = None,
+    accepted: tuple[tuple[str, str], ...] = (),
+    alike: tuple[list[str], ...] = (),
+) -> Snapshot:
+    return Snapshot("some", list(images), rejected or {}, frozenset(accepted), list(alike), len(alike))
 
 
 A, B, C = image("a"), image("b", split="test"), image("c", "crack", "val")
@@ -107,6 +112,12 @@ def test_a_file_that_was_good_and_is_rejected_is_told_from_a_new_one_that_is_rej
     ]
     assert [one.path for one in got.spoilt] == ["a"]
     assert got.removed == []
+
+
+def test_an_accepted_rejection_is_one_of_the_same_file_for_the_same_reason() -> None:
+    after = snapshot(rejected={"a": "cut short", "b": "empty"}, accepted=(("a", "cut short"), ("b", "cut short")))
+    got = compare(snapshot(A, B), after)
+    assert [(one.path, one.accepted) for one in got.rejected] == [("a", True), ("b", False)]
 
 
 def test_what_was_rejected_before_is_not_newly_rejected() -> None:

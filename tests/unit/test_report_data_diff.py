@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from tests.unit.test_data_difference import image, snapshot
-from thaw.data import snapshots
+from thaw.data import accepted, snapshots
 from thaw.data.difference import Difference, compare
 from thaw.data.snapshots import Image
-from thaw.errors import ArtifactError
-from thaw.pipeline import artifacts
+from thaw.errors import ArtifactError, DataError
+from thaw.pipeline import artifacts, revisions
 from thaw.pipeline.revisions import Tree
 from thaw.report.data_diff import html, markdown, sections_of, shown, text
 
@@ -122,34 +122,62 @@ def test_a_printable_name_is_shown_as_it_is() -> None:
     assert shown("a\tb\x1b[31m") == "a\\tb\\x1b[31m"
 
 
-def _prepared(folder: Path) -> Tree:
-    """A folder as `prepare` writes it, with one image, in the form before there were folds."""
-    with artifacts.new_folder(folder / "data" / "prepared") as partial:
+@pytest.fixture
+def prepared(tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project whose data/prepared has one image, in the form before there were folds."""
+    monkeypatch.chdir(tmp_path)
+    with artifacts.new_folder(tmp_path / "data" / "prepared") as partial:
         (partial / "samples.csv").write_text("path,label,split,sha256,row\nNA,007,val,f00,0\n")
         (partial / "rejected.csv").write_text("path,reason\nb,broken\n")
         (partial / "audit.json").write_text('{"near_duplicates": {"count": 0, "first": [], "groups_across_splits": 0}}')
-    return Tree("v1", lambda path: (folder / path).open("rb"))
+    return tmp_path / "data"
 
 
-def test_what_looks_like_a_number_or_nothing_is_read_as_text_and_folds_may_be_away(
-    tmp_path: Path, scratch: Path
-) -> None:
-    found = snapshots.read(_prepared(tmp_path))
+V1 = Tree("v1", revisions._open_here)
+
+
+def test_what_looks_like_a_number_or_nothing_is_read_as_text_and_folds_may_be_away(prepared: Path) -> None:
+    found = snapshots.read(V1)
     assert found.images == [Image("NA", "007", "val", -1, "f00", 0)]
-    assert (found.rejected, found.num_folds) == ({"b": "broken"}, 1)
+    assert (found.rejected, found.num_folds, found.accepted) == ({"b": "broken"}, 1, frozenset())
 
 
-def test_an_altered_table_and_one_of_another_version_are_told_apart(tmp_path: Path, scratch: Path) -> None:
-    tree = _prepared(tmp_path)
-    path = tmp_path / "data" / "prepared" / "samples.csv"
+def test_an_altered_table_and_one_of_another_version_are_told_apart(prepared: Path) -> None:
+    path = prepared / "prepared" / "samples.csv"
     text_before = path.read_text()
     path.write_text(text_before.replace("007", "008"))
     with pytest.raises(ArtifactError, match="data/prepared of v1 is not what its manifest says"):
-        snapshots.read(tree)
+        snapshots.read(V1)
     path.write_text(text_before)
-    with artifacts.new_folder(tmp_path / "data" / "prepared") as partial:
+    with artifacts.new_folder(prepared / "prepared") as partial:
         (partial / "samples.csv").write_text("path,label\na,b\n")
         (partial / "rejected.csv").write_text("path,reason\n")
         (partial / "audit.json").write_text("{}")
     with pytest.raises(ArtifactError, match="was written by another version of Thaw"):
-        snapshots.read(tree)
+        snapshots.read(V1)
+
+
+def test_accepted_rejections_are_kept_as_long_as_the_file_is_rejected_for_that_reason(prepared: Path) -> None:
+    accepted.write(frozenset({("a", "empty"), ("b", "other")}), [("b", "broken"), ("c, d", "cut\nshort")], {
+        "b": "broken", "c, d": "cut\nshort",
+    })  # fmt: skip
+    assert snapshots.read(V1).accepted == {("b", "broken"), ("c, d", "cut\nshort")}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b"<<<<<<< HEAD\npath,reason\n",
+            "data/accepted.csv of v1 has the columns <<<<<<< HEAD; it must have path, reason",
+        ),
+        (b"", "data/accepted.csv of v1 is no CSV in UTF-8"),
+        (b"path,reason\na,\xff\n", "data/accepted.csv of v1 is no CSV in UTF-8"),
+    ],
+)
+def test_a_spoilt_list_of_accepted_rejections_is_one_line(prepared: Path, content: bytes, message: str) -> None:
+    (prepared / "accepted.csv").write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        snapshots.read(V1)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)

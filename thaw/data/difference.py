@@ -30,6 +30,8 @@ class Rejection:
     reason: str
     before: Image | None
     """The image that was good before; None for a file that was not there."""
+    accepted: bool = False
+    """Whether data/accepted.csv has it."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def compare(before: Snapshot, after: Snapshot) -> Difference:
     same = [pair for pair in pairs if pair.before.sha256 == pair.after.sha256]
     gone_by_path = {image.path: image for image in gone}
     rejected = [
-        Rejection(path, reason, gone_by_path.get(path))
+        Rejection(path, reason, gone_by_path.get(path), (path, reason) in after.accepted)
         for path, reason in sorted(after.rejected.items())
         if path not in before.rejected
     ]

@@ -3,12 +3,14 @@
 import os
 import tempfile
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from thaw.data import accepted
+from thaw.data.accepted import Accepted
 from thaw.data.pixel_values import Pixels
 from thaw.errors import ArtifactError, first_line
 from thaw.pipeline import artifacts, facts, revisions, tables
@@ -44,6 +46,8 @@ class Snapshot:
     images: list[Image]
     rejected: dict[str, str]
     """The reason by path."""
+    accepted: Accepted
+    """Which rejections the team has accepted."""
     alike: list[list[str]]
     """For each listed group of images that look alike across splits or folds, the paths of its first images."""
     num_alike: int
@@ -72,13 +76,14 @@ def read(tree: Tree) -> Snapshot:
                 f"check its copies, then `dvc fetch --all-commits {FOLDER}`"
             ) from None
         try:
-            return _parsed(tree.name, folder)
+            found = _parsed(tree.name, folder)
         except (ArtifactError, ValueError, KeyError) as error:
             said = first_line(error).replace(f"{folder}{os.sep}", "").partition(";")[0]
             raise ArtifactError(
                 f"{FOLDER} of {tree.name} was written by another version of Thaw ({said}); compare with a later "
                 "revision"
             ) from None
+    return replace(found, accepted=accepted.read(tree))
 
 
 def _parsed(name: str, folder: Path) -> Snapshot:
@@ -95,6 +100,7 @@ def _parsed(name: str, folder: Path) -> Snapshot:
             for path, label, split, sha256, row, fold in zip(*columns, folds, strict=True)
         ],
         dict(zip(rejected["path"], rejected["reason"], strict=True)),
+        frozenset(),
         [group.paths for group in near.first if len(group.splits) > 1],
         near.groups_across_splits,
     )

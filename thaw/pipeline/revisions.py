@@ -14,6 +14,10 @@ from thaw.errors import ArtifactError, RunError, first_line
 WORKSPACE = "workspace"
 
 
+class AbsentError(ArtifactError):
+    """A revision, or the workspace, has no such file."""
+
+
 @dataclass(frozen=True)
 class Tree:
     """The files of a revision, or of the workspace."""
@@ -31,6 +35,13 @@ class Tree:
         """Return the bytes of a file. Raises: ThawError with what to do if it cannot be had."""
         with self.open(path) as file:
             return file.read()
+
+    def read_if_there(self, path: str) -> bytes | None:
+        """Return the bytes of a file, or None if there is no such file. Raises: ThawError if it cannot be had."""
+        try:
+            return self.read(path)
+        except AbsentError:
+            return None
 
 
 def workspace(stage: str, out: str) -> Tree:
@@ -74,15 +85,18 @@ def revision(name: str) -> Tree:
 def _storage(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return where DVC's settings of today keep objects: the revision may have had another remote, or none."""
     name = config["core"].get("remote")
-    remote = {"core": {"remote": name}, "remote": {name: config["remote"][name]}} if name else {}
+    known = name in config["remote"]
+    remote = {"core": {"remote": name}, "remote": {name: config["remote"][name]}} if known else {}
     return {"cache": dict(config["cache"]), **remote}
 
 
 def _open_here(path: str) -> BinaryIO:
     try:
         return Path(path).open("rb")
+    except FileNotFoundError:
+        raise AbsentError(f"{path} is missing in the {WORKSPACE}; run `dvc repro`, which writes it") from None
     except OSError as error:
-        raise ArtifactError(f"{path} cannot be read: {error.strerror}; run `dvc repro`, which writes it") from None
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}; see to its permissions") from None
 
 
 def _open_of(files: Any, name: str, path: str) -> BinaryIO:
@@ -92,8 +106,9 @@ def _open_of(files: Any, name: str, path: str) -> BinaryIO:
         file: BinaryIO = files.open(path, "rb")
     except Exception as error:  # noqa: BLE001, the library of each kind of remote has errors of its own
         if not isinstance(error, FileNotFoundError):
+            cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
             raise ArtifactError(
-                f"{path} of {name} cannot be had from DVC's cache or its remote: {first_line(error.__cause__ or error)}"
+                f"{path} of {name} cannot be had from DVC's cache or its remote: {first_line(cause)}"
             ) from None
         if _is_recorded(files, folder):
             raise ArtifactError(
@@ -101,7 +116,7 @@ def _open_of(files: Any, name: str, path: str) -> BinaryIO:
                 f"`dvc fetch --all-commits -r REMOTE {folder}` if another remote has it, or "
                 f"`dvc push --all-commits {folder}` in a clone that has it"
             ) from None
-        raise ArtifactError(
+        raise AbsentError(
             f"{name} has no {path}: the pipeline had not written it when that was committed; name another revision"
         ) from None
     return file

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from itertools import chain
@@ -11,10 +11,10 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from thaw.data import snapshots
+from thaw.data import accepted, snapshots
 from thaw.data.difference import Count, Difference, Pair, Rejection, compare, place, split_by
 from thaw.data.snapshots import Image
-from thaw.errors import RunError
+from thaw.errors import DataError, RunError
 from thaw.pipeline.artifacts import write_text
 from thaw.pipeline.revisions import Tree
 from thaw.report.pictures import Budget, thumbnail
@@ -54,10 +54,12 @@ class Section:
     count: int
 
 
-def command(before: str | None, after: str | None, *, form: Form, page: Path | None) -> None:
-    """Print what changed from one revision to another, and write the page if one is named; None is the workspace.
+def command(before: str | None, after: str | None, *, form: Form, page: Path | None, gate: bool = False) -> None:
+    """Print what changed from one revision to another, and write the page if one is named.
 
-    Raises: ThawError if a data set cannot be had, or the page not written.
+    Without `before` it is HEAD, without `after` the workspace.
+    Raises: ThawError if a data set cannot be had, or the page not written; with `gate` also if a good image is rejected
+    now and nobody has accepted that.
     """
     (old_files, old), (new_files, new) = snapshots.of(before or "HEAD"), snapshots.of(after)
     found = compare(old, new)
@@ -73,6 +75,40 @@ def command(before: str | None, after: str | None, *, form: Form, page: Path | N
         except OSError as error:
             raise RunError(f"{page} cannot be written: {error.strerror}; name another file with --html") from None
         print(f"{page} shows the images", file=sys.stderr)
+    if gate and (open_cases := [one for one in found.spoilt if not one.accepted]):
+        raise DataError(_to_accept(open_cases, found))
+
+
+def accept(paths: Collection[str], since: str) -> None:
+    """Accept that images which were good in a revision are rejected in the workspace: all, or those at some paths.
+
+    Raises: DataError for a path at which no such image is; ThawError if a data set cannot be had.
+    """
+    (_, old), (_, new) = snapshots.of(since), snapshots.of(None)
+    spoilt = {one.path: one.reason for one in compare(old, new).spoilt}
+    if unknown := sorted(set(paths) - spoilt.keys()):
+        raise DataError(
+            f"{shown(unknown[0])} is no image that was good in {since} and is rejected now; these are: "
+            f"{', '.join(map(shown, sorted(spoilt)[:_MOST_LINES])) or 'none'}"
+        )
+    taken = {path: reason for path, reason in spoilt.items() if not paths or path in paths}
+    if not taken:
+        print(f"nothing to accept: no image that was good in {since} is rejected now")
+        return
+    accepted.write(new.accepted, taken.items(), new.rejected)
+    for path, reason in sorted(taken.items()):
+        print(f"accepted: {shown(path)}: {shown(reason)}")
+    print(f"commit {accepted.FILE} with the data")
+
+
+def _to_accept(open_cases: list[Rejection], found: Difference) -> str:
+    first = open_cases[0]
+    more = f", and {len(open_cases) - 1} more" if len(open_cases) > 1 else ""
+    are = "images that were good in {} are" if more else "image that was good in {} is"
+    return (
+        f"{len(open_cases)} {are.format(found.before)} rejected in {found.after} ({shown(first.path)}: "
+        f"{shown(first.reason)}{more}); mend the file, or run `thaw data accept` and commit {accepted.FILE}"
+    )
 
 
 def sections_of(found: Difference) -> list[Section]:
@@ -237,7 +273,7 @@ def _pair(pair: Pair, folds: Count, *, both: bool = False) -> Line:
 
 def _rejection(found: Rejection, num_folds: int) -> Line:
     known = f"; was good: {_at(found.before, num_folds)}" if found.before else ""
-    return Line(found.path, f"{found.reason}{known}", found.before)
+    return Line(found.path, f"{found.reason}{known}{'; accepted' if found.accepted else ''}", found.before)
 
 
 def _alike(group: list[Image], num_folds: int) -> list[Line]:
