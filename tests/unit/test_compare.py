@@ -13,12 +13,13 @@ from tests.compared import Told, tree, write_export, write_run
 from thaw.compare import text
 from thaw.compare.answers import Answers
 from thaw.compare.command import compare_trees
-from thaw.compare.outcome import Outcome
+from thaw.compare.outcome import Outcome, gate_of
 from thaw.config.reader import load_params
 from thaw.config.schema import CompareParams, Params
 from thaw.errors import ArtifactError, DataError
 from thaw.evaluation import test_set
 from thaw.evaluation.calibration import probabilities
+from thaw.evaluation.intervals import paired_proportion
 from thaw.evaluation.verdict import change_of
 from thaw.pipeline import artifacts, tables
 
@@ -83,6 +84,23 @@ def test_the_gate_fails_where_the_whole_interval_is_worse_than_the_margin(
 
 
 @pytest.mark.parametrize(
+    ("loss", "margin", "least", "most"), [(0.0, 0.0, 0.0, 0.03), (0.02, 0.02, 0.0, 0.03), (0.1, 0.0, 0.98, 1.0)]
+)
+def test_the_gate_stops_few_models_that_are_as_good_and_nearly_all_that_are_much_worse(
+    loss: float, margin: float, least: float, most: float
+) -> None:
+    random, units = np.random.default_rng(0), np.arange(200)
+    stopped = 0
+    for _ in range(1000):  # a tenth of the answers differ
+        drawn = random.random(200)
+        gained, lost = drawn < (0.1 - loss) / 2, (drawn >= (0.1 - loss) / 2) & (drawn < 0.1)
+        low, high = paired_proportion(~lost, ~gained, units)
+        change = {"accuracy": 0.0, "accuracy_low": low, "accuracy_high": high}
+        stopped += not gate_of(change, "accuracy", margin).passed
+    assert least <= stopped / 1000 <= most
+
+
+@pytest.mark.parametrize(
     ("metric", "margin", "passed"),
     [("log_loss", 0.0, False), ("log_loss", 0.1, False), ("log_loss", 0.5, True), ("balanced_accuracy", 0.0, False)],
 )
@@ -108,8 +126,8 @@ def test_images_are_known_by_their_content_and_those_without_an_answer_of_the_ch
     assert found.champion.metrics["accuracy"] == pytest.approx(33 / 38)
     assert found.champion.metrics["log_loss"] == pytest.approx(-(33 * np.log(0.8) + 5 * np.log(0.2)) / 38)
     assert "; ".join(found.notes) == (
-        "4 new or relabelled images are left out, since models/export of the champion cannot answer "
-        "(models/export/manifest.json of main is nowhere)"
+        "new or relabelled images are left out (4), since the champion's models/export cannot answer: "
+        "models/export/manifest.json of main is nowhere"
     )
 
 
@@ -156,8 +174,8 @@ def test_new_images_are_left_out_if_nothing_says_what_the_champion_has_learned_f
     found = compare_trees(tree(old, "main"), tree(new, "workspace"), settings(shipped))
     assert (found.images.new, found.images.seen, found.images.compared) == (2, 2, 20)
     assert "; ".join(found.notes) == (
-        "new images are left out, since the champion may have learned from them (data/prepared/samples.csv of main is "
-        "nowhere)"
+        "new images are left out, since the champion may have learned from them: data/prepared/samples.csv of main is "
+        "nowhere"
     )
 
 
@@ -186,7 +204,7 @@ def test_an_answer_for_a_class_that_the_champion_does_not_know_is_wrong_and_loss
     assert found.champion.metrics == {"accuracy": pytest.approx(20 / 30)}
     assert not [name for name in found.change if name.startswith("log_loss")]
     assert found.notes == [
-        "10 images of classes that the champion does not know (grey) count as wrong, and log losses cannot be compared"
+        "images of classes that the champion does not know (10 of grey) count as wrong; log losses cannot be compared"
     ]
 
 
@@ -213,7 +231,7 @@ def test_an_image_that_the_champion_cannot_use_is_left_out(tmp_path: Path, shipp
     tables.write(path, samples)
     found = compare_trees(tree(old, "main"), tree(new, "workspace"), settings(shipped))
     assert (found.images.asked, found.images.compared, found.images.left_out) == (1, 21, 1)
-    assert found.notes[0].startswith("1 images that the champion cannot use are left out (")
+    assert found.notes[0].startswith("images that the champion cannot use are left out (1): ")
 
 
 def test_answers_and_samples_of_two_runs_are_refused(tmp_path: Path, shipped: Params) -> None:
@@ -261,7 +279,7 @@ def test_the_roc_auc_of_three_classes_is_that_of_the_exported_models(
         assert found.images.asked == 60
         assert found.champion.metrics["roc_auc"] == pytest.approx(5 / 6)  # grey is never told from the others
     else:
-        assert found.notes[0].startswith("accuracy decides, since ROC AUC needs the probabilities of all classes (")
+        assert found.notes[0].startswith("accuracy decides, since ROC AUC needs the probabilities of all classes: ")
 
 
 def test_images_of_a_group_are_drawn_whole_and_have_no_p_of_mcnemar(tmp_path: Path, shipped: Params) -> None:
@@ -299,7 +317,7 @@ def test_markdown_is_a_table_and_a_list_of_at_most_twelve_lines(tmp_path: Path, 
     assert lines[-3] == (
         "- Test images: 40 common (0 relabelled), 2 new, 2 gone; the champion's exported model answered 2 of them"
     )
-    assert lines[-2].startswith("- Note: 1 images of classes that the champion does not know (grey)")
+    assert lines[-2].startswith("- Note: images of classes that the champion does not know (1 of grey)")
     assert lines[-1] == (
         "- Gate: passed; it fails if the whole interval of the change in balanced accuracy lies below -0.020 "
         "(compare.margin)"

@@ -98,7 +98,7 @@ def _matched(old: _Run, new: _Run, tested: pd.DataFrame, notes: list[str]) -> Im
     try:
         seen = learned_from(old.samples(), tested) if fresh else set()
     except ThawError as error:
-        notes.append(f"new images are left out, since the champion may have learned from them ({error})")
+        notes.append(f"new images are left out, since the champion may have learned from them: {error}")
         seen = fresh
     return matched(old.answers, new.answers, seen)
 
@@ -115,10 +115,11 @@ def _asked(
     if metric == "roc_auc" and max(num_classes, len(new.answers.classes)) > 2:
         rows = tested.loc[images.asked(num_classes, every=True)]
         try:
-            both = [ask(run.revision, new.revision, rows, run.folder) for run in (old, new)]
-            return metric, both[0], both[1]
+            asked, of_challenger = (ask(run.revision, new.revision, rows, run.folder) for run in (old, new))
+            _name_unusable(asked, notes)
+            return metric, asked, of_challenger
         except ThawError as error:
-            notes.append(f"accuracy decides, since ROC AUC needs the probabilities of all classes ({error})")
+            notes.append(f"accuracy decides, since ROC AUC needs the probabilities of all classes: {error}")
             metric = "accuracy"
     rows = tested.loc[images.asked(num_classes, every=False)]
     if rows.empty:
@@ -127,21 +128,24 @@ def _asked(
         asked = ask(old.revision, new.revision, rows, old.folder)
     except ThawError as error:
         notes.append(
-            f"{len(rows)} new or relabelled images are left out, since {EXPORT} of the champion cannot answer ({error})"
+            f"new or relabelled images are left out ({len(rows)}), since the champion's {EXPORT} cannot answer: {error}"
         )
         return metric, None, None
-    if asked.unusable:
-        notes.append(f"{len(asked.unusable)} images that the champion cannot use are left out ({asked.unusable[0]})")
+    _name_unusable(asked, notes)
     return metric, asked, None
+
+
+def _name_unusable(asked: Asked, notes: list[str]) -> None:
+    if asked.unusable:
+        notes.append(f"images that the champion cannot use are left out ({len(asked.unusable)}): {asked.unusable[0]}")
 
 
 def _with_unnamed(pairs: Pairs, metric: Metric, notes: list[str]) -> Metric:
     """Return the metric to compare by, accuracy instead of log loss if the champion does not know every label."""
     if not pairs.unnamed:
         return metric
-    names = ", ".join(sorted(pairs.unnamed))
+    counts = ", ".join(f"{count} of {name}" for name, count in sorted(pairs.unnamed.items()))
     notes.append(
-        f"{pairs.unnamed.total()} images of classes that the champion does not know ({names}) count as wrong, and log "
-        "losses cannot be compared"
+        f"images of classes that the champion does not know ({counts}) count as wrong; log losses cannot be compared"
     )
     return "accuracy" if metric == "log_loss" else metric

@@ -3,8 +3,8 @@
 from thaw.compare.outcome import Counts, Outcome
 from thaw.evaluation.verdict import LOWER_IS_BETTER, NAMES, signed
 from thaw.pipeline.facts import interval
+from thaw.pipeline.revisions import shown
 
-_SHORT = 7  # digits of a commit
 _WORDS = {"better": "is better than", "not_shown": "is not shown to differ from", "worse": "is worse than"}
 
 
@@ -28,10 +28,7 @@ def _row(cells: tuple[str, ...]) -> str:
 
 
 def _headline(outcome: Outcome) -> str:
-    challenger, champion = (
-        model.revision + (f" ({model.commit[:_SHORT]})" if model.commit else "")
-        for model in (outcome.challenger, outcome.champion)
-    )
+    challenger, champion = (shown(side.revision, side.commit) for side in (outcome.challenger, outcome.champion))
     return f"The challenger, {challenger}, {_WORDS[outcome.word]} the champion, {champion}, in {NAMES[outcome.metric]}"
 
 
@@ -43,14 +40,14 @@ def _table(outcome: Outcome) -> list[tuple[str, ...]]:
     ]
     for name, value in before.items():
         ends = interval(outcome.change, name)
-        between = f"{signed(ends[0])} to {signed(ends[1])}" if ends else "too few images"
+        between = f"{signed(ends[0])} to {signed(ends[1])}" if ends else "no interval"
         rows.append((NAMES[name], f"{value:.3f}", f"{after[name]:.3f}", signed(outcome.change[name]), between))
     return rows
 
 
 def _remarks(outcome: Outcome) -> list[str]:
     """Return what is behind the figures, in at most four lines."""
-    notes = [f"Note: {'; '.join(outcome.notes)}"] if outcome.notes else []
+    notes = [" ".join(f"Note: {'; '.join(outcome.notes)}".split())] if outcome.notes else []
     return [_differing(outcome), _counted(outcome.images), *notes, _gate(outcome)]
 
 

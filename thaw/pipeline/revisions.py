@@ -30,10 +30,8 @@ class Tree:
 
     @property
     def shown(self) -> str:
-        """The name, with the first digits of the commit where the name does not start with them."""
-        if self.commit is None or self.commit.startswith(self.name):
-            return self.name
-        return f"{self.name} ({self.commit[:_SHORT]})"
+        """The name, with the first digits of the commit where the name is another one."""
+        return shown(self.name, self.commit)
 
     def open(self, path: str) -> BinaryIO:
         """Return a file to read and to seek in. Raises: ThawError with what to do if it cannot be had."""
@@ -58,6 +56,11 @@ class Tree:
         for name in artifacts.read_json(manifest).get("files", {}):
             self.fetch(f"{path}/{name}", folder)
         return manifest.parent
+
+
+def shown(name: str, commit: str | None) -> str:
+    """Return the name of a revision, with the first digits of its commit where the name is another one."""
+    return name if commit is None or commit.startswith(name) else f"{name} ({commit[:_SHORT]})"
 
 
 def workspace(stage: str, out: str) -> Tree:
