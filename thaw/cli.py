@@ -1,4 +1,4 @@
-"""The commands: `thaw new | update | check | plan | blocks | predict | serve | summary | compare`."""
+"""The commands `thaw new | update | check | plan | blocks | predict | serve | data | summary | compare`."""
 
 import sys
 from collections.abc import Callable
@@ -21,6 +21,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
+data = typer.Typer(help="What a data set is made of, and what changed in it.", no_args_is_help=True)
+app.add_typer(data, name="data")
 
 
 def _print_version(wanted: bool) -> None:
@@ -136,6 +138,39 @@ def serve(
     from thaw.serving.serve import Limits, serve
 
     serve(Exported.open(folder), Limits(int(max_mb * 1e6), seconds), host, port)
+
+
+@data.command("diff")
+def data_diff(
+    before: Annotated[
+        str | None, typer.Argument(metavar="[A]", help="A commit, branch, tag or experiment; without it, HEAD.")
+    ] = None,
+    after: Annotated[str | None, typer.Argument(metavar="[B]", help="Another one; without it, the workspace.")] = None,
+    as_markdown: Annotated[bool, typer.Option("--md", help="Print Markdown, for a comment on a change.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    page: Annotated[Path | None, typer.Option("--html", help="Write a page that shows the images, one file.")] = None,
+    gate: Annotated[
+        bool, typer.Option("--gate", help="Exit with 1 if a good image is rejected now and nobody has accepted that.")
+    ] = False,
+) -> None:
+    """Say which images were added, removed, replaced, relabelled, moved or newly rejected, from A to B."""
+    from thaw.report import data_diff as command
+
+    if as_markdown and as_json:
+        raise ThawError("--md and --json exclude each other; drop one of them")
+    form = command.Form.MARKDOWN if as_markdown else command.Form.JSON if as_json else command.Form.TEXT
+    command.command(before, after, form=form, page=page, gate=gate)
+
+
+@data.command("accept")
+def data_accept(
+    paths: Annotated[list[str] | None, typer.Argument(help="Paths as rejected.csv has them; without, all.")] = None,
+    since: Annotated[str, typer.Option("--since", help="The revision in which they were good.")] = "HEAD",
+) -> None:
+    """Accept that images which were good are rejected now: write them into data/accepted.csv, for `diff --gate`."""
+    from thaw.report import data_diff as command
+
+    command.accept(paths or [], since)
 
 
 @app.command()

@@ -27,6 +27,18 @@ class Catalog:
     conflicts: list[Conflict]
     """Images that were listed under several labels; all their copies are rejected, since none can be trusted."""
 
+    @property
+    def lines(self) -> list[str]:
+        """A line for the user if files were rejected: how many, the first of them, and where the others are."""
+        if self.rejected.empty:
+            return []
+        number, (path, reason) = len(self.rejected), next(self.rejected.itertuples(index=False, name=None))
+        more = f", and {number - 1} more" if number > 1 else ""
+        line = (
+            f"{number} of {number + len(self.usable)} files rejected ({path}: {reason}{more}); rejected.csv lists them"
+        )
+        return [f"{line}, and `thaw data diff` tells those that were good before"]
+
 
 def collect(
     listed: Listing, items: Iterable[Ingested], spool: Spool, *, max_rejected: float, one_depth: bool = False

@@ -4,7 +4,7 @@ The only module that imports DVC, through its public interface; no stage can imp
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,10 @@ from thaw.pipeline import artifacts
 
 WORKSPACE = "workspace"
 _SHORT = 7  # digits of a commit that are shown
+
+
+class AbsentError(ArtifactError):
+    """A revision, or the workspace, has no such file."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,13 @@ class Tree:
         """Return the bytes of a file. Raises: ThawError with what to do if it cannot be had."""
         with self.open(path) as file:
             return file.read()
+
+    def read_if_there(self, path: str) -> bytes | None:
+        """Return the bytes of a file, or None if there is no such file. Raises: ThawError if it cannot be had."""
+        try:
+            return self.read(path)
+        except AbsentError:
+            return None
 
     def fetch(self, path: str, folder: Path) -> Path:
         """Return a copy of a file below `folder`, at the same path. Raises: ThawError as `open`."""
@@ -116,16 +127,27 @@ def revision(name: str) -> Tree:
                 f"{name!r} is no commit, branch, tag or experiment here; `git log` and `dvc exp show` list them, "
                 "`git fetch` brings those of others"
             ) from None
+        config = _storage(repository.config)
     with _dvc_errors():
-        files = DVCFileSystem(url=".", rev=commit)
+        files = DVCFileSystem(url=".", rev=commit, config=config)
     return Tree(name, lambda path: _open_of(files, name, path), commit)
+
+
+def _storage(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return where DVC's settings of today keep objects: the revision may have had another remote, or none."""
+    name = config["core"].get("remote")
+    known = name in config["remote"]
+    remote = {"core": {"remote": name}, "remote": {name: config["remote"][name]}} if known else {}
+    return {"cache": dict(config["cache"]), **remote}
 
 
 def _open_here(path: str) -> BinaryIO:
     try:
         return Path(path).open("rb")
+    except FileNotFoundError:
+        raise AbsentError(f"{path} is missing in the {WORKSPACE}; run `dvc repro`, which writes it") from None
     except OSError as error:
-        raise ArtifactError(f"{path} cannot be read: {error.strerror}; run `dvc repro`, which writes it") from None
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}; see to its permissions") from None
 
 
 def _open_of(files: Any, name: str, path: str) -> BinaryIO:
@@ -134,15 +156,17 @@ def _open_of(files: Any, name: str, path: str) -> BinaryIO:
         file: BinaryIO = files.open(path, "rb")
     except Exception as error:  # noqa: BLE001, the library of each kind of remote has errors of its own
         if not isinstance(error, FileNotFoundError):
+            cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
             raise ArtifactError(
-                f"{path} of {name} cannot be had from DVC's cache or its remote: {first_line(error)}"
+                f"{path} of {name} cannot be had from DVC's cache or its remote: {first_line(cause)}"
             ) from None
         if out := _recorded(files, path):
             raise ArtifactError(
-                f"{path} of {name} is neither in DVC's cache nor in a remote that answers; run `dvc push --all-commits "
-                f"{out}` in a clone that has it, or `dvc fetch --all-commits -r REMOTE {out}` if another remote has it"
+                f"{path} of {name} is neither in DVC's cache nor in a remote that answers; run "
+                f"`dvc fetch --all-commits -r REMOTE {out}` if another remote has it, or "
+                f"`dvc push --all-commits {out}` in a clone that has it"
             ) from None
-        raise ArtifactError(
+        raise AbsentError(
             f"{name} has no {path}: the pipeline had not written it when that was committed; name another revision"
         ) from None
     return file
