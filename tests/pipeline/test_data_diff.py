@@ -164,6 +164,11 @@ def test_what_cannot_be_compared_is_one_line(before: Clone, words: list[str], me
     assert "Traceback" not in output
 
 
+def test_outside_of_a_project_a_line_says_where_to_run(before: Clone, tmp_path: Path) -> None:
+    code, output = Clone(tmp_path, before.environment).run(*_DIFF)
+    assert (code, output) == (1, f"{tmp_path} is no DVC project; run this in the folder where dvc.yaml is\n")
+
+
 def test_objects_are_read_from_the_remote_and_where_that_lacks_them_a_line_says_what_to_do(
     before: Clone, tmp_path: Path
 ) -> None:

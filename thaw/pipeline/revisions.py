@@ -204,12 +204,18 @@ def _repository() -> Iterator[Any]:
 @contextmanager
 def _dvc_errors() -> Iterator[None]:
     """Within, an error of DVC's becomes one line. Raises: RunError."""
-    from dvc.exceptions import DvcException
+    from dvc.exceptions import DvcException, NotDvcRepoError
+    from dvc.lock import LockError
     from dvc.scm import SCMError
 
     try:
         yield
-    except (DvcException, SCMError) as error:
+    except NotDvcRepoError:
+        raise RunError(f"{Path.cwd()} is no DVC project; run this in the folder where dvc.yaml is") from None
+    except LockError:
         raise RunError(
-            f"DVC says: {first_line(error)}; run this in the folder of a project, where dvc.yaml is"
+            "another DVC command is at work in this folder; wait for it, and run this again (if none is, see "
+            "https://dvc.org/doc/user-guide/troubleshooting#lock-issue)"
         ) from None
+    except (DvcException, SCMError) as error:
+        raise RunError(f"DVC says: {first_line(error)}") from None
