@@ -220,6 +220,29 @@ def test_an_image_that_is_no_longer_what_was_prepared_is_not_shown_to_the_champi
     assert "raw/21.png of workspace has changed since it was prepared" in found.notes[0]
 
 
+@pytest.mark.parametrize("outside", ["absolute", "beside"])
+def test_images_outside_of_the_project_are_read_and_left_as_they_are(
+    tmp_path: Path, shipped: Params, outside: str
+) -> None:
+    write_export(tmp_path / "old")
+    old, new = write_run(tmp_path / "old", told(range(20))), write_run(tmp_path / "new", told(range(22)))
+    photos = (new / "raw").rename(tmp_path / "photos")
+    before = {path.name: path.read_bytes() for path in photos.iterdir()}
+    raw = str(photos) if outside == "absolute" else "../photos"
+    (new / "params.yaml").write_text(f"data: {{raw: {raw}}}\n", encoding="utf-8")
+    found = compare_trees(tree(old, "main"), tree(new, "workspace"), settings(shipped))
+    assert (found.images.asked, found.images.compared) == (2, 22)
+    assert {path.name: path.read_bytes() for path in photos.iterdir()} == before
+
+
+def test_images_that_a_csv_lists_lie_beside_it(tmp_path: Path, shipped: Params) -> None:
+    write_export(tmp_path / "old")
+    old, new = write_run(tmp_path / "old", told(range(20))), write_run(tmp_path / "new", told(range(22)))
+    (new / "raw" / "list.csv").write_text("path,label\n", encoding="utf-8")
+    (new / "params.yaml").write_text("data: {raw: raw/list.csv}\n", encoding="utf-8")
+    assert compare_trees(tree(old, "main"), tree(new, "workspace"), settings(shipped)).images.asked == 2
+
+
 def test_an_image_that_the_champion_cannot_use_is_left_out(tmp_path: Path, shipped: Params) -> None:
     write_export(tmp_path / "old")
     old = write_run(tmp_path / "old", told(range(20)))

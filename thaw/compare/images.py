@@ -43,8 +43,8 @@ class Images:
 
         Not those that it has learned from.
         """
-        told = set() if every else {*self.answered(num_classes)}
-        return [name for name in self.ids if name not in told | {*self.seen}]
+        rest = {*self.seen} if every else {*self.seen, *self.answered(num_classes)}
+        return [name for name in self.ids if name not in rest]
 
 
 def matched(champion: Answers, challenger: Answers, seen: AbstractSet[str]) -> Images:

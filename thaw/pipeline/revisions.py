@@ -54,8 +54,11 @@ class Tree:
             return None
 
     def fetch(self, path: str, folder: Path) -> Path:
-        """Return a copy of a file below `folder`, at the same path. Raises: ThawError as `open`."""
-        target = folder / path
+        """Return a copy of a file below `folder`; a path that leads out of the project leads nowhere else there.
+
+        Raises: ThawError as `open`.
+        """
+        target = folder.joinpath(*(part for part in Path(path).parts if part not in (Path(path).anchor, "..")))
         target.parent.mkdir(parents=True, exist_ok=True)
         with self.open(path) as file, target.open("wb") as copy:
             shutil.copyfileobj(file, copy)
