@@ -1,4 +1,4 @@
-"""The command line, `thaw` or `python -m thaw`: new, update, check, plan, blocks, predict, serve, summary, data."""
+"""The commands `thaw new | update | check | plan | blocks | predict | serve | data | summary | compare`."""
 
 import sys
 from collections.abc import Callable
@@ -182,6 +182,34 @@ def summary() -> None:
     table = shown.summary_table(facts.read(Path("reports/metrics.json"), Metrics), selection)
     shown.print_evidence(selection)
     Console().print(table)
+
+
+@app.command()
+def compare(
+    champion: Annotated[str, typer.Argument(help="The revision to compare with: a commit, branch, tag or experiment.")],
+    challenger: Annotated[
+        str | None, typer.Option("--with", help="A revision as challenger; without it, the workspace.")
+    ] = None,
+    gate: Annotated[
+        bool, typer.Option("--gate", help="Leave with 1 if the challenger is surely worse beyond compare.margin.")
+    ] = False,
+    md: Annotated[bool, typer.Option("--md", help="Print Markdown, for a comment or a summary.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, for a program.")] = False,
+) -> None:
+    """Compare two models on the same test images, champion and challenger; after an error the exit code is 2."""
+    from thaw.compare import command, text
+
+    if md and json:
+        raise typer.BadParameter("--md and --json contradict each other; give one of them")
+    try:
+        with extras.named():
+            outcome = command.compare(champion, challenger, load_params())
+    except ThawError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(2) from None
+    print(outcome.model_dump_json(indent=2) if json else text.in_markdown(outcome) if md else text.in_plain(outcome))
+    if gate and not outcome.gate.passed:
+        raise typer.Exit(1)
 
 
 def main() -> None:

@@ -122,7 +122,19 @@ def test_the_installed_command_states_its_version_and_all_commands(base: dict[st
     assert helps[0].replace("Usage: thaw", "Usage: python -m thaw").split() == helps[1].split()
     assert all(
         name in helps[0]
-        for name in ("new", "update", "check", "plan", "blocks", "predict", "serve", "summary", "data", "--version")
+        for name in (
+            "new",
+            "update",
+            "check",
+            "plan",
+            "blocks",
+            "predict",
+            "serve",
+            "summary",
+            "data",
+            "compare",
+            "--version",
+        )
     )
 
 

@@ -364,6 +364,13 @@ class EvaluateParams(Section):
     """Most evaluations behind each 95 % interval: images (or groups) are left out one by one, or in so many parcels."""
 
 
+class CompareParams(Section):
+    """What `thaw compare` lets pass; no stage depends on it."""
+
+    margin: Annotated[float, Field(ge=0)] = 0.0
+    """Loss in select.metric, in its own units, beyond which a challenger must surely be worse for `--gate` to fail."""
+
+
 class ComputeParams(Section):
     """Where and how fast things run; no stage depends on it. Other threads or another processor round differently."""
 
@@ -393,4 +400,5 @@ class Params(Section):
     unfreeze: UnfreezeParams
     select: SelectParams
     evaluate: EvaluateParams
+    compare: CompareParams = CompareParams()
     compute: ComputeParams = ComputeParams()

@@ -3,6 +3,7 @@
 The only module that imports DVC, through its public interface; no stage can import this one.
 """
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from thaw.errors import ArtifactError, RunError, first_line
+from thaw.pipeline import artifacts
 
 WORKSPACE = "workspace"
+_SHORT = 7  # digits of a commit that are shown
 
 
 class AbsentError(ArtifactError):
@@ -26,6 +29,13 @@ class Tree:
     """What the user calls it."""
     opener: Callable[[str], BinaryIO]
     """Returns a file by its path from the project's folder, to read and to seek in."""
+    commit: str | None = None
+    """The hash of the commit; None for the workspace."""
+
+    @property
+    def shown(self) -> str:
+        """The name, with the first digits of the commit where the name is another one."""
+        return shown(self.name, self.commit)
 
     def open(self, path: str) -> BinaryIO:
         """Return a file to read and to seek in. Raises: ThawError with what to do if it cannot be had."""
@@ -43,6 +53,29 @@ class Tree:
         except AbsentError:
             return None
 
+    def fetch(self, path: str, folder: Path) -> Path:
+        """Return a copy of a file below `folder`; a path that leads out of the project leads nowhere else there.
+
+        Raises: ThawError as `open`.
+        """
+        target = folder.joinpath(*(part for part in Path(path).parts if part not in (Path(path).anchor, "..")))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with self.open(path) as file, target.open("wb") as copy:
+            shutil.copyfileobj(file, copy)
+        return target
+
+    def fetch_artifact(self, path: str, folder: Path) -> Path:
+        """Return a copy of a folder that a stage wrote: what its manifest lists. Raises: ThawError as `open`."""
+        manifest = self.fetch(f"{path}/{artifacts.MANIFEST}", folder)
+        for name in artifacts.read_json(manifest).get("files", {}):
+            self.fetch(f"{path}/{name}", folder)
+        return manifest.parent
+
+
+def shown(name: str, commit: str | None) -> str:
+    """Return the name of a revision, with the first digits of its commit where the name is another one."""
+    return name if commit is None or commit.startswith(name) else f"{name} ({commit[:_SHORT]})"
+
 
 def workspace(stage: str, out: str) -> Tree:
     """Return the workspace, to read what a stage wrote into the folder `out`.
@@ -58,6 +91,27 @@ def workspace(stage: str, out: str) -> Tree:
     if stale := list(_changes(status.get(stage, []))):
         raise RunError(f"{out} in the {WORKSPACE} is out of date ({', '.join(stale)}); run `dvc repro {stage}`")
     return Tree(WORKSPACE, _open_here)
+
+
+def here() -> Tree:
+    """Return the workspace; a file that is not on disk is read as dvc.lock names it, from DVC's cache or its remote.
+
+    Raises: RunError if this is no folder of a DVC repository.
+    """
+    from dvc.api import DVCFileSystem
+
+    with _dvc_errors():
+        files = DVCFileSystem(url=".")
+
+    def opened(path: str) -> BinaryIO:
+        if Path(path).is_file():
+            return Path(path).open("rb")
+        try:
+            return _open_of(files, WORKSPACE, path)
+        except ArtifactError:
+            raise ArtifactError(f"{path} is not in the {WORKSPACE}; run `dvc pull {path}`, or `dvc repro`") from None
+
+    return Tree(WORKSPACE, opened)
 
 
 def revision(name: str) -> Tree:
@@ -79,7 +133,7 @@ def revision(name: str) -> Tree:
         config = _storage(repository.config)
     with _dvc_errors():
         files = DVCFileSystem(url=".", rev=commit, config=config)
-    return Tree(name, lambda path: _open_of(files, name, path))
+    return Tree(name, lambda path: _open_of(files, name, path), commit)
 
 
 def _storage(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,7 +155,6 @@ def _open_here(path: str) -> BinaryIO:
 
 def _open_of(files: Any, name: str, path: str) -> BinaryIO:
     """Open a file of a revision. Raises: ArtifactError that tells a file that it never had from one that is away."""
-    folder = path.rpartition("/")[0] or path
     try:
         file: BinaryIO = files.open(path, "rb")
     except Exception as error:  # noqa: BLE001, the library of each kind of remote has errors of its own
@@ -110,11 +163,11 @@ def _open_of(files: Any, name: str, path: str) -> BinaryIO:
             raise ArtifactError(
                 f"{path} of {name} cannot be had from DVC's cache or its remote: {first_line(cause)}"
             ) from None
-        if _is_recorded(files, folder):
+        if out := _recorded(files, path):
             raise ArtifactError(
                 f"{path} of {name} is neither in DVC's cache nor in a remote that answers; run "
-                f"`dvc fetch --all-commits -r REMOTE {folder}` if another remote has it, or "
-                f"`dvc push --all-commits {folder}` in a clone that has it"
+                f"`dvc fetch --all-commits -r REMOTE {out}` if another remote has it, or "
+                f"`dvc push --all-commits {out}` in a clone that has it"
             ) from None
         raise AbsentError(
             f"{name} has no {path}: the pipeline had not written it when that was committed; name another revision"
@@ -122,9 +175,14 @@ def _open_of(files: Any, name: str, path: str) -> BinaryIO:
     return file
 
 
-def _is_recorded(files: Any, out: str) -> bool:
-    """Return whether the dvc.lock of a revision has the hash of an out."""
-    return any(str(found.fs_path).endswith(out) and bool(found.hash_info) for found in files.repo.index.outs)
+def _recorded(files: Any, path: str) -> str:
+    """Return the out of a revision, with a hash in its dvc.lock, that is or holds a path; '' if there is none."""
+    parts = Path(path).parts
+    for found in files.repo.index.outs:
+        out = Path(str(found.fs_path)).relative_to(files.repo.root_dir)
+        if found.hash_info and parts[: len(out.parts)] == out.parts:
+            return out.as_posix()
+    return ""
 
 
 def _changes(entries: list[Any]) -> Iterator[str]:
