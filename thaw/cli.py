@@ -1,4 +1,4 @@
-"""The command line: `thaw new | update | check | plan | blocks | predict | serve | summary`, as `python -m thaw`."""
+"""The command line of `thaw` and `python -m thaw`: new, update, setup, check, plan, blocks, predict, serve, summary."""
 
 import sys
 from collections.abc import Callable
@@ -67,6 +67,14 @@ def update() -> None:
     from thaw.project import commands
 
     commands.update(Path.cwd())
+
+
+@app.command()
+def setup() -> None:
+    """Make git merge dvc.lock stage by stage, and metrics, in this clone of the project; once per clone."""
+    from thaw.project import commands
+
+    commands.setup(Path.cwd())
 
 
 @app.command()
