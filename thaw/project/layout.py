@@ -136,8 +136,8 @@ def _new_place(target: Path) -> Iterator[Path]:
     """Yield a folder to fill beside the target; it becomes the target only if the block succeeds."""
     _remove_leavings(target)
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    partial.mkdir()
     try:
+        partial.mkdir()
         yield partial
         partial.rename(target)  # onto an empty folder, or onto nothing: one step, in which nothing is half done
     finally:
