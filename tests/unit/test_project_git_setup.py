@@ -144,7 +144,7 @@ def test_a_module_in_the_working_tree_is_not_taken_for_the_drivers(project: Path
     assert "imported" not in _git(project, "merge", "--no-edit", "other")
 
 
-def test_run_again_it_changes_nothing_and_says_so(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_again_it_changes_nothing_and_says_so(project: Path) -> None:
     first = set_up(project)
     before = _config(project)
     assert [line.partition(" (")[0] for line in first] == [

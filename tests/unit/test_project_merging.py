@@ -150,7 +150,7 @@ def test_what_cannot_be_merged_leaves_ours_as_it_was_with_one_line(
     assert len(lines) == 2
     for line in lines:
         assert line.startswith("a/dvc.lock: ")
-        assert line.endswith("take a side with `git checkout --ours a/dvc.lock`, then run `dvc repro`")
+        assert line.endswith("(`git checkout --ours a/dvc.lock`, or --theirs), then run `dvc repro`")
 
 
 def test_the_driver_loads_no_slow_library() -> None:

@@ -145,8 +145,8 @@ def main(arguments: Sequence[str]) -> int:
         _replace(Path(names[1]), merged.text)
     except ThawError as error:
         print(
-            f"{path}: {error}; it is merged as text. Resolve the conflict, or take a side with "
-            f"`git checkout --ours {path}`, then run `dvc repro`",
+            f"{path}: {error}; it is merged as text. Resolve the conflict, or take a side whole "
+            f"(`git checkout --ours {path}`, or --theirs), then run `dvc repro`",
             file=sys.stderr,
         )
         return 1
