@@ -1,4 +1,4 @@
-"""The commands `thaw new | update | check | plan | blocks | predict | serve | data | summary | compare`."""
+"""The commands `thaw new | update | setup | check | plan | blocks | predict | serve | data | summary | compare`."""
 
 import sys
 from collections.abc import Callable
@@ -69,6 +69,14 @@ def update() -> None:
     from thaw.project import commands
 
     commands.update(Path.cwd())
+
+
+@app.command()
+def setup() -> None:
+    """Make git merge dvc.lock stage by stage, and metrics, in this clone of the project; once per clone."""
+    from thaw.project import commands
+
+    commands.setup(Path.cwd())
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """What a project is made of: the files that every project shares with this repository, and the template's own.
 
-The shared files (stages/, dvc.yaml, params.yaml, .dvc/) exist once, in the repository's root; a wheel carries them in
-thaw/template/shared/.
+The shared files (stages/, dvc.yaml, params.yaml, .gitattributes, .dvc/) exist once, in the repository's root; a wheel
+carries them in thaw/template/shared/.
 """
 
 import re
@@ -19,7 +19,7 @@ from thaw.version import VERSION
 
 TEMPLATE = Path(thaw.__file__).parent / "template"
 PARAMS, REQUIREMENTS = "params.yaml", "requirements.txt"
-_AS_IT_IS = (".dvcignore", ".dvc/config", ".dvc/plots/*.json")
+_AS_IT_IS = (".dvcignore", ".gitattributes", ".dvc/config", ".dvc/plots/*.json")
 _DOT = "dot-"  # a file of the template that begins so gets a dot instead: git would obey a .gitignore in there
 
 
