@@ -8,7 +8,7 @@ from thaw.evaluation import test_answers, test_set
 from thaw.evaluation.plots import write_test_plots
 from thaw.evaluation.worst_images import write_worst
 from thaw.pipeline import artifacts, facts, guard, tables
-from thaw.pipeline.facts import Selection
+from thaw.pipeline.report_facts import Selection
 from thaw.training import model
 
 SECTIONS = ("seed", "evaluate")

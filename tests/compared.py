@@ -17,7 +17,7 @@ from PIL import Image
 from tests import tiny
 from thaw.errors import ArtifactError
 from thaw.pipeline import artifacts, facts, tables
-from thaw.pipeline.facts import ClassFigures
+from thaw.pipeline.report_facts import ClassFigures
 from thaw.pipeline.revisions import Tree
 from thaw.serving.exported import metadata
 

@@ -15,7 +15,9 @@ from thaw.evaluation import test_set
 from thaw.evaluation.plots import write_test_plots, write_training_plots
 from thaw.head.layers import build_head
 from thaw.pipeline import artifacts, facts, tables
-from thaw.pipeline.facts import ClassNames, ModelFacts, Selection
+from thaw.pipeline.data_facts import ClassNames
+from thaw.pipeline.model_facts import ModelFacts
+from thaw.pipeline.report_facts import Selection
 from thaw.report import page, sources
 from thaw.training import model, phase_folder
 

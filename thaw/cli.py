@@ -12,7 +12,7 @@ from thaw import extras
 from thaw.config.reader import PARAMS_FILE, load_params
 from thaw.errors import ThawError
 from thaw.pipeline import facts
-from thaw.pipeline.facts import Metrics, Selection
+from thaw.pipeline.report_facts import Metrics, Selection
 from thaw.serving.tables import Format
 from thaw.version import VERSION
 

@@ -19,7 +19,7 @@ from thaw.config.reader import read_tree
 from thaw.data.packed import PackedImages
 from thaw.errors import ThawError
 from thaw.pipeline import artifacts, code, facts
-from thaw.pipeline.facts import Audit, Preprocessing
+from thaw.pipeline.data_facts import Audit, Preprocessing
 
 ROOT = Path(__file__).resolve().parents[2]
 

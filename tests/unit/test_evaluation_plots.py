@@ -26,7 +26,7 @@ from thaw.evaluation.plots import (
 )
 from thaw.evaluation.summary import selection_table, summary_rows, summary_table
 from thaw.evaluation.worst_images import worst_first, write_worst
-from thaw.pipeline.facts import Choice, Metrics
+from thaw.pipeline.report_facts import Choice, Metrics
 
 ROOT = Path(__file__).parents[2]
 _SVG = "{http://www.w3.org/2000/svg}"

@@ -21,7 +21,7 @@ from thaw.errors import ArtifactError, ParamsError
 from thaw.evaluation.comparison import choose
 from thaw.evaluation.selection import TrainedPhase, check_final, read_groups, read_phases, write_final
 from thaw.pipeline import artifacts, code, facts
-from thaw.pipeline.facts import ModelFacts
+from thaw.pipeline.model_facts import ModelFacts
 
 ROOT = Path(__file__).parents[2]
 LABELS = np.arange(120, dtype=np.int64) % 2

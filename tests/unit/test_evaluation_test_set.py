@@ -9,7 +9,7 @@ from thaw.evaluation.calibration import probabilities, uncalibrated
 from thaw.evaluation.intervals import metric_intervals
 from thaw.evaluation.metrics import _Ranking, classification_metrics
 from thaw.evaluation.test_set import test_metrics as metrics_of
-from thaw.pipeline.facts import Choice, ClassFigures, Metrics
+from thaw.pipeline.report_facts import Choice, ClassFigures, Metrics
 
 CLASSES = ["ok", "torn ä", "absent"]
 LABELS = np.array([0, 1, 0, 1, 0, 0, 1, 0], dtype=np.int64)

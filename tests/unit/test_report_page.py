@@ -18,7 +18,8 @@ from PIL import Image
 from tests import reported, tiny
 from thaw.errors import ArtifactError
 from thaw.pipeline import artifacts, facts, tables
-from thaw.pipeline.facts import Metrics, ModelFacts
+from thaw.pipeline.model_facts import ModelFacts
+from thaw.pipeline.report_facts import Metrics
 from thaw.report import charts, confusion, figures, gallery, pictures, text
 from thaw.report.sources import Answers
 from thaw.training import model

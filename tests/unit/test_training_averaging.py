@@ -22,7 +22,8 @@ from thaw.data.packed import PackedImages
 from thaw.evaluation import summary
 from thaw.pipeline import artifacts, code, facts
 from thaw.pipeline.candidates import folder_of
-from thaw.pipeline.facts import Metrics, ModelFacts
+from thaw.pipeline.model_facts import ModelFacts
+from thaw.pipeline.report_facts import Metrics
 from thaw.report import sources, text
 from thaw.training import checkpoint, model
 from thaw.training.averaging import mean_of

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from thaw.errors import ArtifactError
 from thaw.pipeline import facts, tables
-from thaw.pipeline.facts import ClassFigures
+from thaw.pipeline.report_facts import ClassFigures
 from thaw.pipeline.revisions import Tree
 
 PREDICTIONS = "reports/predictions.csv"

@@ -4,7 +4,8 @@ from typing import Literal
 
 from thaw.config.schema import Metric
 from thaw.evaluation.verdict import LOWER_IS_BETTER, side_of
-from thaw.pipeline.facts import Facts, Figures, interval
+from thaw.pipeline.facts import Facts
+from thaw.pipeline.report_facts import Figures, interval
 
 Word = Literal["better", "not_shown", "worse"]
 _WORDS: dict[int, Word] = {1: "better", 0: "not_shown", -1: "worse"}

@@ -14,7 +14,7 @@ from thaw.config.schema import Metric
 from thaw.errors import DataError
 from thaw.evaluation.metrics import classification_metrics
 from thaw.evaluation.verdict import change_of
-from thaw.pipeline.facts import Figures
+from thaw.pipeline.report_facts import Figures
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from thaw.compare.outcome import Counts, Outcome
 from thaw.evaluation.verdict import LOWER_IS_BETTER, NAMES, signed
-from thaw.pipeline.facts import interval
+from thaw.pipeline.report_facts import interval
 from thaw.pipeline.revisions import shown
 
 _WORDS = {"better": "is better than", "not_shown": "is not shown to differ from", "worse": "is worse than"}

@@ -11,7 +11,7 @@ from thaw.data.ingest import Ingested
 from thaw.data.listing import Listing
 from thaw.data.packed import Spool
 from thaw.errors import DataError
-from thaw.pipeline.facts import Conflict
+from thaw.pipeline.data_facts import Conflict
 
 _CONFLICT = "the same image is listed under another label as well"
 

@@ -14,7 +14,7 @@ from thaw.data.accepted import Accepted
 from thaw.data.pixel_values import Pixels
 from thaw.errors import ArtifactError, first_line
 from thaw.pipeline import artifacts, facts, revisions, tables
-from thaw.pipeline.facts import NearDuplicates
+from thaw.pipeline.data_facts import NearDuplicates
 from thaw.pipeline.revisions import Tree
 
 STAGE, FOLDER = "prepare", "data/prepared"

@@ -19,7 +19,8 @@ from scipy import special
 
 from thaw.evaluation.calibration import fit_temperature, sample_losses
 from thaw.evaluation.intervals import paired_proportion
-from thaw.pipeline.facts import EarlierLayers, Finding
+from thaw.pipeline.model_facts import EarlierLayers
+from thaw.pipeline.report_facts import Finding
 
 DIVERGED = 1.5
 """Times the loss of guessing: a network that knows nothing and says so is at 1, so this one is loud and wrong."""

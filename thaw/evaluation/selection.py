@@ -18,14 +18,8 @@ from thaw.evaluation.comparison import Candidate, Result
 from thaw.evaluation.diagnostics import TrainingRun, findings_of
 from thaw.pipeline import artifacts, facts, tables
 from thaw.pipeline.candidates import FOLDER, average_name, display_name
-from thaw.pipeline.facts import (
-    CandidateFacts,
-    ModelFacts,
-    Selection,
-    ValidationFigures,
-    ValidationMetrics,
-    looked_at,
-)
+from thaw.pipeline.model_facts import ModelFacts
+from thaw.pipeline.report_facts import CandidateFacts, Selection, ValidationFigures, ValidationMetrics, looked_at
 
 HEAD = "head"
 COST_WORDS = {

@@ -12,15 +12,7 @@ from thaw.evaluation.calibration import uncalibrated
 from thaw.evaluation.intervals import class_intervals, metric_intervals, proportion
 from thaw.evaluation.metrics import Table, calibration_metrics, class_metrics, classification_metrics
 from thaw.evaluation.verdict import change_of, verdict_of, without_a_phase
-from thaw.pipeline.facts import (
-    Accuracy,
-    Choice,
-    ClassFigures,
-    Figures,
-    Metrics,
-    Selection,
-    Verdict,
-)
+from thaw.pipeline.report_facts import Accuracy, Choice, ClassFigures, Figures, Metrics, Selection, Verdict
 
 Probabilities = NDArray[np.float64]
 

@@ -27,7 +27,7 @@ from thaw.evaluation.intervals import (
 )
 from thaw.evaluation.metrics import Table, calibration_metrics, classification_metrics
 from thaw.pipeline.candidates import display_name
-from thaw.pipeline.facts import Figures, Verdict, Word, interval
+from thaw.pipeline.report_facts import Figures, Verdict, Word, interval
 
 Probabilities = NDArray[np.float64]
 

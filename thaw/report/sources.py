@@ -13,7 +13,9 @@ from thaw.errors import ArtifactError
 from thaw.evaluation.calibration import probabilities
 from thaw.pipeline import artifacts, facts, tables
 from thaw.pipeline.candidates import folder_of
-from thaw.pipeline.facts import Audit, ClassFigures, Metrics, ModelFacts, Selection
+from thaw.pipeline.data_facts import Audit
+from thaw.pipeline.model_facts import ModelFacts
+from thaw.pipeline.report_facts import ClassFigures, Metrics, Selection
 
 _COLUMNS = {"id", "path", "label", "predicted", "probability", "label_probability"}
 
