@@ -162,7 +162,7 @@ class PhaseParams(PhaseSettings):
     """One phase of progressive unfreezing."""
 
     start: PhaseName
-    """`head`, or the phase that this one starts from, as its last epoch left it. DVC reads it, so each phase has its own."""
+    """`head`, or the phase from whose last epoch this one starts. DVC reads it, so each phase has its own."""
     depth: Depth
     """How many blocks nearest the head to unfreeze, a share of all blocks (`1/3`, rounded half up, at least one block),
     `all`, the name of the lowest block to unfreeze, or a list of rules `{pattern: TEXT, lr: NUMBER or null}` over the
