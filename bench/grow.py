@@ -28,7 +28,7 @@ from thaw.config.schema import ComputeParams
 from thaw.data.packed import PackedImages
 from thaw.evaluation import test_answers
 from thaw.pipeline import artifacts, facts
-from thaw.pipeline.facts import ModelFacts
+from thaw.pipeline.model_facts import ModelFacts
 from thaw.training import model
 
 NEW = "uncertain"

@@ -34,7 +34,7 @@ from bench._workspace import Workspace, open_workspace
 from thaw.activations.engine import use_threads
 from thaw.data.packed import PackedImages
 from thaw.pipeline import artifacts, code, facts, tables
-from thaw.pipeline.facts import ClassNames
+from thaw.pipeline.data_facts import ClassNames
 
 _STAGES = ("features", "head")
 _BATCH = 32

@@ -42,7 +42,8 @@ from thaw.head.layers import logits_of
 from thaw.networks.backbone import Backbone
 from thaw.networks.sources.opening import open_backbone
 from thaw.pipeline import artifacts, scratch
-from thaw.pipeline.facts import FeaturesFacts, Lineage, ModelFacts, Preprocessing
+from thaw.pipeline.data_facts import Preprocessing
+from thaw.pipeline.model_facts import FeaturesFacts, Lineage, ModelFacts
 from thaw.training import phase_folder
 from thaw.training.parts import Start
 from thaw.training.phase import Seen, run_phase

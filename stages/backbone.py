@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 from thaw.networks.backbone import assemble
 from thaw.networks.sources.opening import fetch_tensors, random_tensors
 from thaw.pipeline import artifacts, facts, guard
+from thaw.pipeline.model_facts import BackboneFacts
 
 SECTIONS = ("backbone", "head")  # of head only the pooling, which DVC cannot name alone: it may be left out
 INPUTS = ()
@@ -27,7 +28,7 @@ def main() -> None:
             print(
                 f"{source} has SHA-256 {spec.sha256}; set backbone.sha256 to it, so that nothing else is ever accepted"
             )
-        stored = facts.BackboneFacts(
+        stored = BackboneFacts(
             source=source, in_channels=asked, backbone=spec, blocks=backbone.blocks, features=backbone.num_features
         )
         with artifacts.new_folder(Path(OUTS[0])) as folder:

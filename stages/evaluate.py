@@ -5,10 +5,10 @@ from pathlib import Path
 from thaw.activations.engine import use_threads
 from thaw.data.packed import PackedImages
 from thaw.evaluation import test_answers, test_set
-from thaw.evaluation.plots import write_plots
+from thaw.evaluation.plots import write_test_plots
 from thaw.evaluation.worst_images import write_worst
 from thaw.pipeline import artifacts, facts, guard, tables
-from thaw.pipeline.facts import Selection
+from thaw.pipeline.report_facts import Selection
 from thaw.training import model
 
 SECTIONS = ("seed", "evaluate")
@@ -21,11 +21,11 @@ def main() -> None:
     with guard.stage("evaluate", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
         use_threads(params.compute)
         images = PackedImages.open(Path(INPUTS[0]))
-        rows, phases = images.rows("test"), Path(INPUTS[2])
+        rows = images.rows("test")
         labels, samples = images.labels(rows), images.samples.iloc[rows]
         final = model.load(INPUTS[3])
-        chosen, names = final.facts.phase, final.candidates
-        models = test_answers.load_candidates(final, phases, Path(INPUTS[1]))
+        chosen = final.facts.phase
+        models = test_answers.load_candidates(final, Path(INPUTS[2]), Path(INPUTS[1]))
         selection = facts.read(Path(INPUTS[4]), Selection)
         found = test_answers.answer(models, images, rows, compute=params.compute, label="evaluate")
         answers = test_set.own_temperatures(found, selection)
@@ -41,8 +41,7 @@ def main() -> None:
         )
         with artifacts.new_folder(Path(OUTS[3])) as folder:
             write_worst(folder / "worst.svg", images, rows, labels, answers[chosen])
-            curves, tests = test_set.read_curves(phases, names), test_set.read_range_tests(phases, names)
-            write_plots(folder, labels, answers[chosen], images.classes, curves, tests)
+            write_test_plots(folder, labels, answers[chosen], images.classes)
         table = test_set.predictions(samples, labels, answers[chosen], answers["head"], images.classes)
         tables.write(Path(OUTS[2]), table)
         facts.write(Path(OUTS[1]), classes)

@@ -11,7 +11,8 @@ from thaw.head import earlier_layers, extract, features
 from thaw.head.flips import FlipChoice, asked_of, choose_flip
 from thaw.networks.backbone import load_backbone
 from thaw.pipeline import artifacts, facts, guard
-from thaw.pipeline.facts import FeaturesFacts, Lineage, Preprocessing
+from thaw.pipeline.data_facts import Preprocessing
+from thaw.pipeline.model_facts import FeaturesFacts, Lineage
 
 SECTIONS = ("seed", "augment", "features")
 INPUTS = ("data/prepared", "models/backbone")
@@ -23,7 +24,6 @@ def main() -> None:
     with guard.stage("features", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
         use_threads(params.compute)
         images = PackedImages.open(Path("data/prepared"))
-        preprocessing = facts.read(Path("data/prepared/settings.json"), Preprocessing)
         backbone = load_backbone(Path("models/backbone"), in_channels=images.channels)
         whole = earlier_layers.tapped(backbone)
         augment = params.augment
@@ -48,7 +48,7 @@ def main() -> None:
                 classes=images.classes,
                 backbone=backbone.spec,
                 blocks=backbone.blocks,
-                preprocessing=preprocessing,
+                preprocessing=facts.read(Path("data/prepared/settings.json"), Preprocessing),
                 lineage=lineage,
                 earlier_layers=layers,
                 augment=choice.facts(tta=augment.tta),

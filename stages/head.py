@@ -6,7 +6,7 @@ from thaw.evaluation.learning_curve import learning_curve
 from thaw.head import features
 from thaw.head.fit import fit_head
 from thaw.pipeline import artifacts, guard, tables
-from thaw.pipeline.facts import ModelFacts
+from thaw.pipeline.model_facts import ModelFacts
 from thaw.training import phase_folder
 
 SECTIONS = ("seed", "head")

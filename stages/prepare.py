@@ -49,7 +49,7 @@ def main() -> None:
             facts.write(folder / "audit.json", report)
             facts.write(folder / "settings.json", packed.preprocessing(settings, dtype))
             warnings = [report.value_range.warning] if report.value_range and report.value_range.warning else []
-            for line in notes.lines + warnings:
+            for line in cataloged.lines + notes.lines + warnings:
                 print(f"prepare: {line}")
 
 

@@ -21,6 +21,7 @@ INPUTS = (
     "reports/predictions.csv",
     "reports/plots",
     "reports/selection.json",
+    "reports/training",
 )
 OUTS = ("reports/index.html",)
 

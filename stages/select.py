@@ -2,19 +2,23 @@
 
 from pathlib import Path
 
+from thaw.config.reader import load_params
 from thaw.evaluation import selection, summary
 from thaw.evaluation.comparison import choose
-from thaw.pipeline import artifacts, facts, guard
+from thaw.evaluation.plots import write_training_plots
+from thaw.pipeline import artifacts, facts, guard, presence
 
 # `unfreeze` whole, although only names and starts are read: DVC cannot name one key of every phase. It costs nothing,
 # since whatever else changes there reruns its phase, and so this stage.
 SECTIONS = ("seed", "select", "unfreeze")
 INPUTS = ("data/prepared/samples.csv", "data/prepared/manifest.json", "models/backbone", "models/phases")
-OUTS = ("models/final", "reports/selection.json")
+OUTS = ("models/final", "reports/selection.json", "reports/validation.json", "reports/training")
 
 
 def main() -> None:
-    """Write models/final and reports/selection.json."""
+    """Write models/final, and selection.json, validation.json and training/ of reports/."""
+    # First: what a stage depends on must not change while it runs.
+    presence.bring([Path("models/phases", name) for name in ("head", *load_params().unfreeze.phases)])
     with guard.stage("select", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
         artifacts.verify(Path("data/prepared"), only=("samples.csv",))
         settings = params.select
@@ -42,7 +46,10 @@ def main() -> None:
             candidates=names,
             ensemble=report.final == "ensemble",
         )
+        with artifacts.new_folder(Path("reports/training")) as folder:
+            write_training_plots(folder, selection.read_curves(phases), selection.read_range_tests(phases))
         facts.write(Path("reports/selection.json"), report)
+        facts.write(Path("reports/validation.json"), selection.validation_metrics(report))
         summary.print_selection(report)
 
 

@@ -12,10 +12,12 @@ from safetensors.torch import save_file
 from tests import tiny
 from thaw.data.packed import PackedImages
 from thaw.evaluation import test_set
-from thaw.evaluation.plots import write_plots
+from thaw.evaluation.plots import write_test_plots, write_training_plots
 from thaw.head.layers import build_head
 from thaw.pipeline import artifacts, facts, tables
-from thaw.pipeline.facts import ClassNames, ModelFacts, Selection
+from thaw.pipeline.data_facts import ClassNames
+from thaw.pipeline.model_facts import ModelFacts
+from thaw.pipeline.report_facts import Selection
 from thaw.report import page, sources
 from thaw.training import model, phase_folder
 
@@ -180,4 +182,6 @@ def _reports(folder: Path, images: PackedImages) -> None:
     table = test_set.predictions(images.samples.iloc[rows], labels, chances, answers["head"], images.classes)
     tables.write(folder / "predictions.csv", table)
     with artifacts.new_folder(folder / "plots") as plots:
-        write_plots(plots, labels, chances, images.classes, {"top": CURVES})
+        write_test_plots(plots, labels, chances, images.classes)
+    with artifacts.new_folder(folder / "training") as plots:
+        write_training_plots(plots, {"top": CURVES}, {})

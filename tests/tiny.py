@@ -16,23 +16,19 @@ from thaw.head.layers import build_head
 from thaw.networks.backbone import Backbone, assemble
 from thaw.networks.sources.opening import describe
 from thaw.pipeline import artifacts, facts, tables
-from thaw.pipeline.facts import (
-    Accuracy,
-    Audit,
+from thaw.pipeline.data_facts import Audit, ClassNames, Preprocessing
+from thaw.pipeline.model_facts import (
     AugmentFacts,
     BackboneFacts,
     BackboneSpec,
-    ClassNames,
     ExportedFacts,
     FeaturesFacts,
     HeadFacts,
     Lineage,
     ModelFacts,
     Parent,
-    Preprocessing,
-    Selection,
-    Verdict,
 )
+from thaw.pipeline.report_facts import Accuracy, Selection, Verdict
 from thaw.training.parts import Start
 
 Kind = TypeVar("Kind", bound=BaseModel)

@@ -1,4 +1,4 @@
-"""The command line: `thaw new | update | check | plan | blocks | predict | serve | summary`, as `python -m thaw`."""
+"""The commands `thaw new | update | setup | check | plan | blocks | predict | serve | data | summary | compare`."""
 
 import sys
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from thaw import extras
 from thaw.config.reader import PARAMS_FILE, load_params
 from thaw.errors import ThawError
 from thaw.pipeline import facts
-from thaw.pipeline.facts import Metrics, Selection
+from thaw.pipeline.report_facts import Metrics, Selection
 from thaw.serving.tables import Format
 from thaw.version import VERSION
 
@@ -21,6 +21,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
+data = typer.Typer(help="What a data set is made of, and what changed in it.", no_args_is_help=True)
+app.add_typer(data, name="data")
 
 
 def _print_version(wanted: bool) -> None:
@@ -67,6 +69,14 @@ def update() -> None:
     from thaw.project import commands
 
     commands.update(Path.cwd())
+
+
+@app.command()
+def setup() -> None:
+    """Make git merge dvc.lock stage by stage, and metrics, in this clone of the project; once per clone."""
+    from thaw.project import commands
+
+    commands.setup(Path.cwd())
 
 
 @app.command()
@@ -138,6 +148,39 @@ def serve(
     serve(Exported.open(folder), Limits(int(max_mb * 1e6), seconds), host, port)
 
 
+@data.command("diff")
+def data_diff(
+    before: Annotated[
+        str | None, typer.Argument(metavar="[A]", help="A commit, branch, tag or experiment; without it, HEAD.")
+    ] = None,
+    after: Annotated[str | None, typer.Argument(metavar="[B]", help="Another one; without it, the workspace.")] = None,
+    as_markdown: Annotated[bool, typer.Option("--md", help="Print Markdown, for a comment on a change.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    page: Annotated[Path | None, typer.Option("--html", help="Write a page that shows the images, one file.")] = None,
+    gate: Annotated[
+        bool, typer.Option("--gate", help="Exit with 1 if a good image is rejected now and nobody has accepted that.")
+    ] = False,
+) -> None:
+    """Say which images were added, removed, replaced, relabelled, moved or newly rejected, from A to B."""
+    from thaw.report import data_diff as command
+
+    if as_markdown and as_json:
+        raise ThawError("--md and --json exclude each other; drop one of them")
+    form = command.Form.MARKDOWN if as_markdown else command.Form.JSON if as_json else command.Form.TEXT
+    command.command(before, after, form=form, page=page, gate=gate)
+
+
+@data.command("accept")
+def data_accept(
+    paths: Annotated[list[str] | None, typer.Argument(help="Paths as rejected.csv has them; without, all.")] = None,
+    since: Annotated[str, typer.Option("--since", help="The revision in which they were good.")] = "HEAD",
+) -> None:
+    """Accept that images which were good are rejected now: write them into data/accepted.csv, for `diff --gate`."""
+    from thaw.report import data_diff as command
+
+    command.accept(paths or [], since)
+
+
 @app.command()
 def summary() -> None:
     """Print the result of the last run: head against each phase against the majority class."""
@@ -147,6 +190,34 @@ def summary() -> None:
     table = shown.summary_table(facts.read(Path("reports/metrics.json"), Metrics), selection)
     shown.print_evidence(selection)
     Console().print(table)
+
+
+@app.command()
+def compare(
+    champion: Annotated[str, typer.Argument(help="The revision to compare with: a commit, branch, tag or experiment.")],
+    challenger: Annotated[
+        str | None, typer.Option("--with", help="A revision as challenger; without it, the workspace.")
+    ] = None,
+    gate: Annotated[
+        bool, typer.Option("--gate", help="Leave with 1 if the challenger is surely worse beyond compare.margin.")
+    ] = False,
+    md: Annotated[bool, typer.Option("--md", help="Print Markdown, for a comment or a summary.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, for a program.")] = False,
+) -> None:
+    """Compare two models on the same test images, champion and challenger; after an error the exit code is 2."""
+    from thaw.compare import command, text
+
+    if md and json:
+        raise typer.BadParameter("--md and --json contradict each other; give one of them")
+    try:
+        with extras.named():
+            outcome = command.compare(champion, challenger, load_params())
+    except ThawError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(2) from None
+    print(outcome.model_dump_json(indent=2) if json else text.in_markdown(outcome) if md else text.in_plain(outcome))
+    if gate and not outcome.gate.passed:
+        raise typer.Exit(1)
 
 
 def main() -> None:

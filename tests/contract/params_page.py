@@ -22,15 +22,16 @@ A key that is left out has its default. A key without a default is required. No 
 `thaw check` reads the file and reports every mistake at once, `thaw plan` shows what the values
 will do. A fraction lies between 0 and 1.
 
-Every section but `compute` must stand in the file, since DVC refuses a stage whose params are missing. Write an empty
-one as `select: {}`. `unfreeze.defaults` holds settings for all phases; a phase that has the key itself overrides it.
+Every section but `compare` and `compute` must stand in the file, since DVC refuses a stage whose params are missing.
+Write an empty one as `select: {}`. `unfreeze.defaults` holds settings for all phases; a phase that has the key itself
+overrides it.
 
 Numbers may have any form that YAML 1.2 and DVC read alike: `0.0003`, `3e-4`, `1e-05`. Values that another YAML parser
 reads differently are refused: `yes`, `no`, `012`, `1_000`, `.5e3`, dates without quotes, tags and anchors.
 
 A change reruns the stages that depend on the section and all stages after them. A change of one phase reruns that phase
 and the phases that start from it. A change in `unfreeze.defaults` reruns every phase, also phases that override the
-key: DVC compares the section, not the phase. `compute` reruns nothing.
+key: DVC compares the section, not the phase. `compare` and `compute` rerun nothing.
 """
 
 

@@ -24,7 +24,7 @@ from tests.exports import Twins
 from thaw import extras
 
 # Shared with every project that `thaw new` makes; they exist once in the repository, and once more in the wheel.
-SHARED = ("stages", "dvc.yaml", "params.yaml", ".dvcignore", ".dvc/config", ".dvc/plots")
+SHARED = ("stages", "dvc.yaml", "params.yaml", ".dvcignore", ".gitattributes", ".dvc/config", ".dvc/plots")
 
 # Python imports this module when it starts; it makes an import of any library of an extra fail.
 _WITHOUT_EXTRAS = """
@@ -122,7 +122,20 @@ def test_the_installed_command_states_its_version_and_all_commands(base: dict[st
     assert helps[0].replace("Usage: thaw", "Usage: python -m thaw").split() == helps[1].split()
     assert all(
         name in helps[0]
-        for name in ("new", "update", "check", "plan", "blocks", "predict", "serve", "summary", "--version")
+        for name in (
+            "new",
+            "update",
+            "setup",
+            "check",
+            "plan",
+            "blocks",
+            "predict",
+            "serve",
+            "summary",
+            "data",
+            "compare",
+            "--version",
+        )
     )
 
 

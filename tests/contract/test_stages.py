@@ -49,6 +49,12 @@ def test_a_stage_uses_the_sections_that_it_declares_and_no_others(name: str) -> 
 
 
 @pytest.mark.parametrize("name", STAGES)
+def test_no_stage_runs_again_for_another_machine_or_another_gate(name: str) -> None:
+    sections = {section.partition(".")[0] for section in repository.dvc_stages()[name].sections}
+    assert not sections & {MACHINE_ONLY, "compare"}
+
+
+@pytest.mark.parametrize("name", STAGES)
 def test_a_stage_never_hands_on_the_whole_tree_of_params(name: str) -> None:
     tree = _tree(name)
     rooted = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}

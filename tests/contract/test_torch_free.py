@@ -36,6 +36,16 @@ def test_predict_loads_no_torch_and_nothing_else_that_is_for_training(twins: Twi
     assert not set(HEAVY) & set(loaded)
 
 
+def test_compare_can_reach_no_library_that_trains() -> None:
+    for module in ("thaw.compare.command", "thaw.compare.text"):
+        reached = set(repository.CODE.closure(module).values())
+        names = [name for name, path in repository.CODE.modules.items() if path in reached]
+        assert module in names
+        imported = {other.split(".")[0] for name in names for other in repository.CODE.imports(name)}
+        assert "onnxruntime" in imported or module == "thaw.compare.text"
+        assert not {"torch", "torchvision", "timm", "onnx", "onnxscript"} & imported, module
+
+
 def test_the_exported_classifier_and_its_commands_can_reach_no_torch() -> None:
     for module in ("thaw.serving.exported", "thaw.serving.predict", "thaw.serving.serve"):
         reached = set(repository.CODE.closure(module).values())

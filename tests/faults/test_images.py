@@ -19,7 +19,7 @@ from thaw.config.reader import read_tree
 from thaw.data.packed import PackedImages
 from thaw.errors import ThawError
 from thaw.pipeline import artifacts, code, facts
-from thaw.pipeline.facts import Audit, Preprocessing
+from thaw.pipeline.data_facts import Audit, Preprocessing
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -94,7 +94,9 @@ def refused(workspace: Path) -> str:
     return line
 
 
-def test_broken_files_are_listed_and_the_rest_is_used(workspace: Path) -> None:
+def test_broken_files_are_listed_and_counted_aloud_and_the_rest_is_used(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     raw = workspace / "raw" / "cat"
     whole = (raw / "00.png").read_bytes()
     (raw / "cut.png").write_bytes(whole[: len(whole) // 2])
@@ -106,6 +108,8 @@ def test_broken_files_are_listed_and_the_rest_is_used(workspace: Path) -> None:
     (raw / "folder").symlink_to("/etc")
     os.mkfifo(raw / "pipe.png")
     assert prepare(workspace)[0] == 0
+    assert "prepare: 8 of 48 files rejected (cat/cut.png: damaged or cut short" in (said := capsys.readouterr().out)
+    assert ", and 7 more); rejected.csv lists them, and `thaw data diff` tells those that were good before\n" in said
     assert len(samples(workspace)) == 40
     reasons = rejected(workspace)
     assert {Path(path).name: reason.split(";")[0].split(":")[0] for path, reason in reasons.items()} == {

@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 IMAGES_A_CLASS = 40
 OUTS = (
     "data/code", "data/prepared", "data/features", "models/backbone", "models/phases/head", "models/phases/top",
-    "models/phases/mid", "models/final", "reports/plots", "reports/predictions.csv", "reports/index.html",
-    "models/export",
+    "models/phases/mid", "models/final", "reports/training", "reports/validation.json", "reports/plots",
+    "reports/predictions.csv", "reports/metrics.json", "reports/index.html", "models/export",
 )  # fmt: skip
 STAGES = (
     "code", "prepare", "backbone", "features", "head", "unfreeze@top", "unfreeze@mid", "select", "evaluate", "report",

@@ -17,7 +17,7 @@ from thaw.config.reader import read_tree
 from thaw.data.packed import PackedImages
 from thaw.errors import ArtifactError, BackboneError, DataError, ParamsError
 from thaw.pipeline import artifacts, code, facts
-from thaw.pipeline.facts import Audit
+from thaw.pipeline.data_facts import Audit
 from thaw.training import model
 
 ROOT = Path(__file__).resolve().parents[2]

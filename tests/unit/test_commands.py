@@ -179,4 +179,4 @@ def test_plan_of_a_depth_that_is_not_there_is_one_line(command: Command, data_se
 def test_help_names_every_command(command: Command) -> None:
     code, out, _ = command("--help")
     assert code == 0
-    assert all(name in out for name in ("check", "plan", "blocks", "predict", "summary"))
+    assert all(name in out for name in ("setup", "check", "plan", "blocks", "predict", "summary"))

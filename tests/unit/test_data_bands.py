@@ -13,6 +13,7 @@ from PIL import Image
 from tests.unit.test_data_decoding import encoded
 from thaw.data import pixel_values
 from thaw.data.decoding import Picture, UnusableError, decode, from_array
+from thaw.pipeline.data_facts import Range
 
 
 def tiff(values: NDArray[Any], **options: Any) -> bytes:
@@ -241,7 +242,7 @@ def test_depths_are_changed_so_that_black_and_white_stay() -> None:
     assert np.array_equal(pixel_values.as_depth(sixteen, np.dtype(np.uint8)), eight)
 
 
-def measured(*used: pixel_values.Range, full: pixel_values.Range | None = (0.0, 65535.0)) -> pixel_values.Measured:
+def measured(*used: Range, full: Range | None = (0.0, 65535.0)) -> pixel_values.Measured:
     return pixel_values.Measured(used, full, 0.0)
 
 

@@ -10,7 +10,7 @@ import pytest
 from thaw.data.split import SplitNotes, assign
 from thaw.data.units import connected, place_of
 from thaw.errors import DataError
-from thaw.pipeline.facts import GivenSplitChanged, MissingClass, Move
+from thaw.pipeline.data_facts import GivenSplitChanged, MissingClass, Move
 
 Row = tuple[str, str, str, str]
 GIVEN = [(f"x{i}", "", "ab"[i % 2], ["train", "val", "test"][i % 3]) for i in range(60)]

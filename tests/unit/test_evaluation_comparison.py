@@ -20,7 +20,7 @@ from thaw.evaluation.comparison import (
     parts_of,
 )
 from thaw.evaluation.selection import chosen_result, reason
-from thaw.pipeline.facts import Comparison
+from thaw.pipeline.report_facts import Comparison
 
 
 def labels_of(images: int, classes: int = 2) -> NDArray[np.int64]:

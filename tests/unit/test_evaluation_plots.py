@@ -17,10 +17,16 @@ from sklearn import metrics as oracle
 from tests import tiny
 from thaw.errors import ArtifactError, DataError
 from thaw.evaluation.metrics import classification_metrics
-from thaw.evaluation.plots import MAX_POINTS, precision_recall_points, roc_points, write_plots
+from thaw.evaluation.plots import (
+    MAX_POINTS,
+    precision_recall_points,
+    roc_points,
+    write_test_plots,
+    write_training_plots,
+)
 from thaw.evaluation.summary import selection_table, summary_rows, summary_table
 from thaw.evaluation.worst_images import worst_first, write_worst
-from thaw.pipeline.facts import Choice, Metrics
+from thaw.pipeline.report_facts import Choice, Metrics
 
 ROOT = Path(__file__).parents[2]
 _SVG = "{http://www.w3.org/2000/svg}"
@@ -65,25 +71,30 @@ def test_precision_and_recall_are_those_of_scikit_learn() -> None:
 def test_every_table_holds_the_columns_that_dvc_yaml_draws(tmp_path: Path) -> None:
     labels = np.array([0, 1, 2, 1, 0])
     chances = np.full((5, 3), 0.2) + np.eye(3)[[0, 1, 1, 1, 2]] * 0.4
-    write_plots(tmp_path, labels, chances, ["a", "b", "c, d"], CURVES, TESTS)
+    for folder in ("plots", "training"):
+        (tmp_path / folder).mkdir()
+    write_test_plots(tmp_path / "plots", labels, chances, ["a", "b", "c, d"])
+    write_training_plots(tmp_path / "training", CURVES, TESTS)
     drawn: dict[str, dict[str, str]] = {}
     for entry in yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["plots"]:
         drawn |= entry if isinstance(entry, dict) else {}
-    assert {Path(path).name for path in drawn} == {path.name for path in tmp_path.iterdir()}
+    assert {path.removeprefix("reports/") for path in drawn} == {
+        path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.csv")
+    }
     for path, settings in drawn.items():
-        table = pd.read_csv(tmp_path / Path(path).name)
+        table = pd.read_csv(tmp_path / path.removeprefix("reports/"))
         assert len(table)
         assert {settings["x"], settings["y"]} <= set(table.columns)
         needed = {"counts": set(), "rates": {"phase", "block"}, "range": {"phase", "smoothed", "chosen"}}
         assert needed.get(settings["template"], {"series"}) <= set(table.columns)
         assert (ROOT / f".dvc/plots/{settings['template']}.json").exists()
-    confusion = pd.read_csv(tmp_path / "confusion.csv")
+    confusion = pd.read_csv(tmp_path / "plots" / "confusion.csv")
     assert confusion["actual"].tolist() == ["a", "b", "c, d", "b", "a"]
     assert confusion["predicted"].tolist() == ["a", "b", "b", "b", "c, d"]
 
 
 def test_learning_rates_are_listed_block_by_block(tmp_path: Path) -> None:
-    write_plots(tmp_path, np.array([0, 1]), np.array([[0.6, 0.4], [0.3, 0.7]]), ["a", "b"], CURVES)
+    write_training_plots(tmp_path, CURVES, {})
     rates = pd.read_csv(tmp_path / "learning_rates.csv")
     assert rates["epoch"].tolist() == [1, 2, 1, 2]
     assert rates.to_dict("records")[3] == {
@@ -97,7 +108,7 @@ def test_learning_rates_are_listed_block_by_block(tmp_path: Path) -> None:
 
 
 def test_the_range_tests_of_all_phases_are_in_one_table_and_a_given_rate_is_one_row(tmp_path: Path) -> None:
-    write_plots(tmp_path, np.array([0, 1]), np.array([[0.6, 0.4], [0.3, 0.7]]), ["a", "b"], {}, TESTS)
+    write_training_plots(tmp_path, {}, TESTS)
     table = pd.read_csv(tmp_path / "range_tests.csv")
     assert table["phase"].tolist() == ["top", "top", "mid"]
     assert table[table["chosen"] == 1]["rate"].tolist() == [1e-4, 2e-4]
@@ -105,10 +116,11 @@ def test_the_range_tests_of_all_phases_are_in_one_table_and_a_given_rate_is_one_
 
 
 def test_two_classes_give_one_curve_and_none_gives_only_a_header(tmp_path: Path) -> None:
-    write_plots(tmp_path, np.array([0, 1]), np.array([[0.6, 0.4], [0.3, 0.7]]), ["a", "b"], {})
+    write_test_plots(tmp_path, np.array([0, 1]), np.array([[0.6, 0.4], [0.3, 0.7]]), ["a", "b"])
+    write_training_plots(tmp_path, {}, {})
     assert set(pd.read_csv(tmp_path / "roc.csv")["series"]) == {"b"}
     assert (tmp_path / "losses.csv").read_text(encoding="utf-8") == "epoch,series,phase,loss\n"
-    write_plots(tmp_path, np.array([1, 1]), np.array([[0.6, 0.4], [0.3, 0.7]]), ["a", "b"], {})
+    write_test_plots(tmp_path, np.array([1, 1]), np.array([[0.6, 0.4], [0.3, 0.7]]), ["a", "b"])
     assert (tmp_path / "roc.csv").read_text(encoding="utf-8") == "series,false_positive_rate,true_positive_rate\n"
 
 
@@ -116,7 +128,7 @@ def test_long_curves_are_thinned_and_keep_their_ends(tmp_path: Path) -> None:
     random = np.random.default_rng(2)
     score = random.random(5000)
     labels = (random.random(5000) < score).astype(np.int64)
-    write_plots(tmp_path, labels, np.column_stack([1 - score, score]), ["a", "b"], {})
+    write_test_plots(tmp_path, labels, np.column_stack([1 - score, score]), ["a", "b"])
     roc = pd.read_csv(tmp_path / "roc.csv")
     assert len(roc) == MAX_POINTS
     assert roc.iloc[0].tolist()[1:] == [0, 0]
@@ -128,7 +140,7 @@ def test_long_curves_are_thinned_and_keep_their_ends(tmp_path: Path) -> None:
 
 def test_the_wrong_number_of_class_names_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="3 class names for 2"):
-        write_plots(tmp_path, np.array([0]), np.array([[0.6, 0.4]]), ["a", "b", "c"], {})
+        write_test_plots(tmp_path, np.array([0]), np.array([[0.6, 0.4]]), ["a", "b", "c"])
 
 
 @pytest.mark.parametrize("name", ["counts", "epochs", "range", "rates", "reliability", "series"])

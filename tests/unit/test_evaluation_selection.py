@@ -21,7 +21,7 @@ from thaw.errors import ArtifactError, ParamsError
 from thaw.evaluation.comparison import choose
 from thaw.evaluation.selection import TrainedPhase, check_final, read_groups, read_phases, write_final
 from thaw.pipeline import artifacts, code, facts
-from thaw.pipeline.facts import ModelFacts
+from thaw.pipeline.model_facts import ModelFacts
 
 ROOT = Path(__file__).parents[2]
 LABELS = np.arange(120, dtype=np.int64) % 2
@@ -127,6 +127,14 @@ def test_the_report_tells_the_evidence_for_every_candidate(workspace: Path) -> N
         "top is kept: it has a smaller error rate plus Brier score than the head in 100 %"
     )
     assert report["reason"].endswith("an accuracy of 0.950 against 0.700, on 120 validation images.")
+    compared = json.loads((workspace / "reports/validation.json").read_text())
+    assert compared["chosen"] == "top"
+    assert compared["validation"]["head"] == {
+        "accuracy": 0.7, "log_loss": report["candidates"]["head"]["calibrated_log_loss"],
+    }  # fmt: skip
+    assert {path.name for path in (workspace / "reports/training").glob("*.csv")} == {
+        "losses.csv", "accuracies.csv", "learning_rates.csv", "range_tests.csv",
+    }  # fmt: skip
     assert (report["images"], report["folds"], report["metric"]) == (120, 1, "accuracy")
     assert report["cost"] == "error rate plus Brier score"
     assert "final" not in report

@@ -9,7 +9,7 @@ from thaw.evaluation.calibration import probabilities, uncalibrated
 from thaw.evaluation.intervals import metric_intervals
 from thaw.evaluation.metrics import _Ranking, classification_metrics
 from thaw.evaluation.test_set import test_metrics as metrics_of
-from thaw.pipeline.facts import Choice, ClassFigures, Metrics, ValidationFigures
+from thaw.pipeline.report_facts import Choice, ClassFigures, Metrics
 
 CLASSES = ["ok", "torn ä", "absent"]
 LABELS = np.array([0, 1, 0, 1, 0, 0, 1, 0], dtype=np.int64)
@@ -71,13 +71,11 @@ def test_every_class_has_its_metrics_by_name_and_an_absent_one_only_its_support(
         assert each["ok"][f"{name}_low"] <= each["ok"][name] <= each["ok"][f"{name}_high"]
 
 
-def test_every_accuracy_has_an_interval_and_those_on_validation_are_selection_s() -> None:
+def test_every_accuracy_has_an_interval() -> None:
     metrics, _ = found()
     assert metrics.majority.accuracy == 5 / 8
     for accuracy in (metrics.majority, metrics.head, metrics.phases["top"]):
         assert accuracy.accuracy_low < accuracy.accuracy < accuracy.accuracy_high
-    assert metrics.validation is not None
-    assert metrics.validation["head"] == ValidationFigures(accuracy=0.75, log_loss=0.5)
 
 
 def test_a_model_without_a_temperature_has_the_same_figures_before_and_after() -> None:

@@ -13,7 +13,7 @@ from thaw.evaluation import test_set
 from thaw.evaluation.calibration import probabilities, uncalibrated
 from thaw.evaluation.verdict import change_of, images_needed, side_of, verdict_of
 from thaw.pipeline import tables
-from thaw.pipeline.facts import Metrics, Selection
+from thaw.pipeline.report_facts import Metrics, Selection
 
 LABELS = np.arange(100, dtype=np.int64) % 2
 HOW: dict[str, Any] = {"groups": None, "draws": 100, "seed": 0}

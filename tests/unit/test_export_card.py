@@ -11,7 +11,7 @@ from tests import tiny
 from thaw.evaluation.intervals import class_intervals
 from thaw.evaluation.metrics import class_metrics
 from thaw.export import card
-from thaw.pipeline.facts import Choice, ClassFigures, Metrics
+from thaw.pipeline.report_facts import Choice, ClassFigures, Metrics
 
 FACTS = tiny.exported_facts(
     classes=["a|b", "ok"], preprocessing=tiny.preprocessing().model_dump() | {"channels": 3}, views=2

@@ -19,7 +19,7 @@ from thaw.head.layers import build_head
 from thaw.networks.backbone import Backbone
 from thaw.networks.together import Member
 from thaw.pipeline import facts
-from thaw.pipeline.facts import ExportedFacts
+from thaw.pipeline.model_facts import ExportedFacts
 from thaw.serving.exported import Exported
 from thaw.training import model
 

@@ -24,7 +24,7 @@ from thaw.head.linear import fit_linear
 from thaw.networks.backbone import Backbone
 from thaw.networks.sources.opening import open_backbone
 from thaw.pipeline import artifacts, scratch
-from thaw.pipeline.facts import EarlierLayers
+from thaw.pipeline.model_facts import EarlierLayers
 
 pytestmark = pytest.mark.usefixtures("scratch")
 Found = tuple[FeatureSet, EarlierLayers | None]

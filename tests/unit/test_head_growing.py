@@ -23,7 +23,7 @@ from thaw.head.layers import CosineHead
 from thaw.head.linear import fit_linear, linear_module
 from thaw.networks.sources import model as parents
 from thaw.pipeline import artifacts, facts
-from thaw.pipeline.facts import Grown, Parent
+from thaw.pipeline.model_facts import Grown, Parent
 
 CENTRES = {"car": (4.0, 0.0, 0.0), "truck": (0.0, 4.0, 0.0), "bus": (0.0, 0.0, 4.0)}
 

@@ -16,6 +16,7 @@ from thaw.networks.build import build, load_tensors
 from thaw.networks.sources.opening import describe, open_backbone
 from thaw.networks.spec import Spec
 from thaw.pipeline import artifacts, facts
+from thaw.pipeline.model_facts import BackboneFacts
 
 EQUAL = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 UNEQUAL = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -180,12 +181,12 @@ def test_a_refused_load_leaves_the_network_as_it_was() -> None:
 
 def test_a_spec_survives_its_fact_file_and_a_damaged_one_says_where(tmp_path: Path) -> None:
     path = tmp_path / "model.json"
-    stored = facts.BackboneFacts(source="timm:test_resnet", backbone=spec(), blocks=["conv1"], features=96)
+    stored = BackboneFacts(source="timm:test_resnet", backbone=spec(), blocks=["conv1"], features=96)
     facts.write(path, stored)
-    assert Spec.of(facts.read(path, facts.BackboneFacts).backbone) == spec()
+    assert Spec.of(facts.read(path, BackboneFacts).backbone) == spec()
     artifacts.write_json(path, stored.model_dump() | {"backbone": spec().model_dump() | {"input_px": 0}})
     with pytest.raises(ArtifactError, match=r"model.json: backbone.input_px is 0: .* greater than 0; run `dvc repro`"):
-        facts.read(path, facts.BackboneFacts)
+        facts.read(path, BackboneFacts)
 
 
 @pytest.mark.parametrize(("name", "side"), [("test_vit", 96), ("test_vit", 224), ("swin_tiny_patch4_window7_224", 64)])

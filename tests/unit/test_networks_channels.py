@@ -19,6 +19,7 @@ from thaw.networks.backbone import Backbone, assemble, load_backbone
 from thaw.networks.sources.opening import describe, open_backbone
 from thaw.networks.spec import Spec
 from thaw.pipeline import artifacts, facts
+from thaw.pipeline.model_facts import BackboneFacts
 
 # One plain convolution, two parallel first layers, a patch embedding, another library.
 SOURCES = ["timm:test_resnet", "timm:repvgg_a0", "timm:test_vit", "torchvision:resnet18"]
@@ -153,7 +154,7 @@ def run_stage(workspace: Path, **settings: object) -> Path:
 
 
 def spec_of(folder: Path) -> Spec:
-    return Spec.of(facts.read(folder / "model.json", facts.BackboneFacts).backbone)
+    return Spec.of(facts.read(folder / "model.json", BackboneFacts).backbone)
 
 
 def test_the_stage_stores_what_was_asked_for_and_other_images_are_refused(workspace: Path, scratch: Path) -> None:

@@ -10,17 +10,9 @@ from hypothesis import strategies as st
 from tests import tiny
 from thaw.errors import ArtifactError
 from thaw.pipeline import artifacts, facts
-from thaw.pipeline.facts import (
-    Accuracy,
-    AugmentFacts,
-    BackboneFacts,
-    ClassFigures,
-    FeaturesFacts,
-    Lineage,
-    Listed,
-    Move,
-    Preprocessing,
-)
+from thaw.pipeline.data_facts import Listed, Move, Preprocessing
+from thaw.pipeline.model_facts import AugmentFacts, BackboneFacts, FeaturesFacts, Lineage
+from thaw.pipeline.report_facts import Accuracy, ClassFigures
 
 SETTINGS = {"size_px": 40, "fit": "crop", "max_megapixels": 100.0, "background": 255}
 

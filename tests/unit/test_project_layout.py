@@ -48,7 +48,7 @@ def test_a_project_has_all_that_dvc_and_a_team_need(place: Path) -> None:
     for name in (
         "dvc.yaml", "params.yaml", "stages/__init__.py", "stages/prepare.py", "data/images.dvc", "data/.gitignore",
         "models/.gitignore", "tests/test_project.py", "README.md", "requirements.txt", ".gitignore", ".dvcignore",
-        ".dvc/config", ".dvc/plots/series.json", ".git", ".thaw-project.json",
+        ".dvc/config", ".dvc/plots/series.json", ".git", ".gitattributes", ".thaw-project.json",
     ):  # fmt: skip
         assert (root / name).exists(), name
     assert "/images" in (root / "data" / ".gitignore").read_text().split()
@@ -56,6 +56,7 @@ def test_a_project_has_all_that_dvc_and_a_team_need(place: Path) -> None:
     assert (params.data.raw, params.prepare.value_range) == ("data/images", None)
     assert "-- thaw" not in (root / "dvc.yaml").read_text()
     assert not (root / "stages" / "sample.py").exists()
+    assert "thaw.project.merging lock" in _git(root, "config", "--local", "merge.thaw-lock.driver")
     assert f"[train]=={VERSION}" in (root / "requirements.txt").read_text()
     assert _left(place) == ["demo", "photos"]
 
@@ -130,6 +131,8 @@ def test_a_subdirectory_of_a_larger_repository_gets_dvc_and_no_git(place: Path) 
     new_project(Wish(Path("demo"), images=photos, subdir=True))
     assert not (place / "demo" / ".git").exists()
     assert _git(place, "diff", "--cached", "--name-only") == ""
+    assert _git(place, "check-attr", "merge", "demo/dvc.lock") == "demo/dvc.lock: merge: thaw-lock\n"
+    assert "thaw.project.merging lock" in _git(place, "config", "--local", "merge.thaw-lock.driver")
     status = subprocess.run(
         [sys.executable, "-m", "dvc", "status", "data/images.dvc"], cwd=place / "demo", check=True, capture_output=True
     )

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,35 @@ def test_keys_that_are_gone_are_removed_and_the_folds_are_added(project: Path) -
         "params.yaml: unfreeze.phases.mid.patience is gone, and was removed",
         "params.yaml: select.folds: auto was added",
     }
+
+
+def test_outs_that_git_had_until_now_are_dvcs_and_ignored(project: Path) -> None:
+    for name, text in {
+        "reports/metrics.json": "{}", "reports/.gitignore": "/plots\n/ours", "models/phases/.gitignore": "/*\n",
+        "models/phases/top/model.json": "{}",
+    }.items():  # fmt: skip
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text(text)
+    _git(project, "init", "--quiet")
+    _git(project, "add", "--force", "reports", "models")
+    update = plan_update(project)
+    update.apply()
+    assert _git(project, "ls-files", "reports", "models").split() == ["models/.gitignore", "reports/.gitignore"]
+    assert (project / "reports" / "metrics.json").read_text() == "{}"
+    assert not (project / "models" / "phases" / ".gitignore").exists()
+    assert {"/plots", "/ours", "/metrics.json", "/validation.json"} <= set(_lines(project / "reports" / ".gitignore"))
+    assert "/phases" in _lines(project / "models" / ".gitignore")
+    assert any("reports/metrics.json" in note and "git no longer does" in note for note in update.notes)
+    again = plan_update(project)
+    assert (again.written, again.removed) == ({}, [])
+
+
+def _git(project: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=project, check=True, capture_output=True, text=True).stdout
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines()
 
 
 def test_a_params_file_that_stays_invalid_stops_the_update_before_it_writes(project: Path) -> None:

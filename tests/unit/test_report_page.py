@@ -18,7 +18,8 @@ from PIL import Image
 from tests import reported, tiny
 from thaw.errors import ArtifactError
 from thaw.pipeline import artifacts, facts, tables
-from thaw.pipeline.facts import Metrics, ModelFacts
+from thaw.pipeline.model_facts import ModelFacts
+from thaw.pipeline.report_facts import Metrics
 from thaw.report import charts, confusion, figures, gallery, pictures, text
 from thaw.report.sources import Answers
 from thaw.training import model
@@ -203,8 +204,9 @@ def test_a_single_class_in_the_test_set_leaves_no_gap(tmp_path: Path) -> None:
 
 def test_without_curves_and_plots_the_page_says_so(tmp_path: Path) -> None:
     root = reported.build(tmp_path)
-    with artifacts.new_folder(root / "reports" / "plots"):
-        pass
+    for drawn in ("plots", "training"):
+        with artifacts.new_folder(root / "reports" / drawn):
+            pass
     text = Text(reported.render(root)).text
     assert "No phase recorded a curve" in text
     assert "There are no points to draw." in text

@@ -21,7 +21,7 @@ from thaw.networks.backbone import Backbone
 from thaw.networks.onnx import runtime
 from thaw.networks.together import Member
 from thaw.pipeline import artifacts, facts
-from thaw.pipeline.facts import ExportedFacts
+from thaw.pipeline.model_facts import ExportedFacts
 from thaw.serving.explain import occluded, overlay, patch_places
 from thaw.serving.exported import CLASS_MAPS, OCCLUSION, Exported
 from thaw.training import model

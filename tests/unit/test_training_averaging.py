@@ -22,7 +22,8 @@ from thaw.data.packed import PackedImages
 from thaw.evaluation import summary
 from thaw.pipeline import artifacts, code, facts
 from thaw.pipeline.candidates import folder_of
-from thaw.pipeline.facts import Metrics, ModelFacts
+from thaw.pipeline.model_facts import ModelFacts
+from thaw.pipeline.report_facts import Metrics
 from thaw.report import sources, text
 from thaw.training import checkpoint, model
 from thaw.training.averaging import mean_of
@@ -197,7 +198,7 @@ def test_a_mean_goes_through_every_stage_and_is_tested_and_shown(
         assert list(found.phases) == ["head", "top", "head+top"]
         assert found.validation is not None
         assert [row.depth for row in text.phase_rows(found)] == [0, 2, 2]
-        assert set(pd.read_csv("reports/plots/learning_rates.csv")["phase"]) == {"top"}
+        assert set(pd.read_csv("reports/training/learning_rates.csv")["phase"]) == {"top"}
         rows = summary.summary_rows(metrics, found.selection)
         assert [row[0] for row in rows[1:]] == ["head", "top", "head+top"]
         assert [row[0] for row in rows if row[3]] == [chosen]

@@ -18,7 +18,7 @@ from thaw.evaluation import test_answers
 from thaw.head.layers import build_head
 from thaw.networks.backbone import Backbone
 from thaw.pipeline import artifacts, facts
-from thaw.pipeline.facts import ModelFacts
+from thaw.pipeline.model_facts import ModelFacts
 from thaw.training import model, phase_folder
 
 

@@ -99,7 +99,7 @@ def in_fields(error: ValidationError, root: type[BaseModel], tree: Mapping[str, 
 def _missing(section: str, keys: Sequence[str]) -> str:
     lacks, where = f"{section or 'the file'} lacks {', '.join(keys)}", "docs/guide/params.md lists every key"
     if section in ("", "unfreeze"):
-        return f"{lacks}; DVC wants every section but compute there, if only as {keys[-1]}: {{}}; {where}"
+        return f"{lacks}; DVC wants every section but compare and compute there, if only as {keys[-1]}: {{}}; {where}"
     return f"{lacks}; {where}"
 
 

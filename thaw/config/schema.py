@@ -162,7 +162,7 @@ class PhaseParams(PhaseSettings):
     """One phase of progressive unfreezing."""
 
     start: PhaseName
-    """`head`, or the phase whose best weights this one starts from. DVC reads it, so each phase has its own."""
+    """`head`, or the phase from whose last epoch this one starts. DVC reads it, so each phase has its own."""
     depth: Depth
     """How many blocks nearest the head to unfreeze, a share of all blocks (`1/3`, rounded half up, at least one block),
     `all`, the name of the lowest block to unfreeze, or a list of rules `{pattern: TEXT, lr: NUMBER or null}` over the
@@ -364,6 +364,13 @@ class EvaluateParams(Section):
     """Most evaluations behind each 95 % interval: images (or groups) are left out one by one, or in so many parcels."""
 
 
+class CompareParams(Section):
+    """What `thaw compare` lets pass; no stage depends on it."""
+
+    margin: Annotated[float, Field(ge=0)] = 0.0
+    """Loss in select.metric, in its own units, beyond which a challenger must surely be worse for `--gate` to fail."""
+
+
 class ComputeParams(Section):
     """Where and how fast things run; no stage depends on it. Other threads or another processor round differently."""
 
@@ -393,4 +400,5 @@ class Params(Section):
     unfreeze: UnfreezeParams
     select: SelectParams
     evaluate: EvaluateParams
+    compare: CompareParams = CompareParams()
     compute: ComputeParams = ComputeParams()

@@ -14,7 +14,7 @@ from thaw.data.folds import places
 from thaw.data.pixel_values import Pixels, Ranges
 from thaw.data.split import SPLITS, SplitNotes
 from thaw.data.units import connected
-from thaw.pipeline.facts import Audit, Conflict, Group, Listed, NearDuplicates, SplitCounts
+from thaw.pipeline.data_facts import Audit, Conflict, Group, Listed, NearDuplicates, SplitCounts
 
 Item = TypeVar("Item")
 

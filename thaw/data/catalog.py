@@ -11,7 +11,7 @@ from thaw.data.ingest import Ingested
 from thaw.data.listing import Listing
 from thaw.data.packed import Spool
 from thaw.errors import DataError
-from thaw.pipeline.facts import Conflict
+from thaw.pipeline.data_facts import Conflict
 
 _CONFLICT = "the same image is listed under another label as well"
 
@@ -26,6 +26,18 @@ class Catalog:
     """path and reason."""
     conflicts: list[Conflict]
     """Images that were listed under several labels; all their copies are rejected, since none can be trusted."""
+
+    @property
+    def lines(self) -> list[str]:
+        """A line for the user if files were rejected: how many, the first of them, and where the others are."""
+        if self.rejected.empty:
+            return []
+        number, (path, reason) = len(self.rejected), next(self.rejected.itertuples(index=False, name=None))
+        more = f", and {number - 1} more" if number > 1 else ""
+        line = (
+            f"{number} of {number + len(self.usable)} files rejected ({path}: {reason}{more}); rejected.csv lists them"
+        )
+        return [f"{line}, and `thaw data diff` tells those that were good before"]
 
 
 def collect(

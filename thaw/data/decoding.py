@@ -27,6 +27,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from thaw.data import pixel_values, tiff
 from thaw.data.pixel_values import Measured, Pixels, Ranges, UnusableError
 from thaw.data.tiff import MOST_BYTES_A_PIXEL
+from thaw.pipeline.data_facts import Range
 
 __all__ = ["FORMATS", "Picture", "UnusableError", "decode", "from_array"]
 
@@ -133,7 +134,7 @@ def _decode(data: bytes, frame: _Frame, max_megapixels: float) -> Picture:
 
 def _banded(
     values: NDArray[Any],
-    full: pixel_values.Range | None,
+    full: Range | None,
     frame: _Frame,
     *,
     colour: bool = False,

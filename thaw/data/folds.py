@@ -13,7 +13,7 @@ from thaw.data import balance
 from thaw.data.balance import Part
 from thaw.data.units import Unit, place_of
 from thaw.errors import DataError
-from thaw.pipeline.facts import Move, Place
+from thaw.pipeline.data_facts import Move, Place
 
 MOST_FOR_FOLDS = 1000
 """Development images up to which `auto` takes folds: with more, one part for validation is enough to choose by."""

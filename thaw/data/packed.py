@@ -18,7 +18,7 @@ from thaw.config.schema import PrepareParams
 from thaw.data.pixel_values import Pixels, as_channels, as_depth
 from thaw.errors import ArtifactError
 from thaw.pipeline import artifacts, facts, tables, timings
-from thaw.pipeline.facts import ClassNames, Preprocessing
+from thaw.pipeline.data_facts import ClassNames, Preprocessing
 
 Rows = NDArray[np.int64]
 SHARD_BYTES = 2**30

@@ -14,10 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from thaw.pipeline import facts
-from thaw.pipeline.facts import ValueRange
+from thaw.pipeline.data_facts import Range, ValueRange
 
-Range = facts.Range
 Ranges = tuple[Range, ...]
 Pixels = NDArray[np.unsignedinteger[Any]]
 """uint8 or uint16."""

@@ -16,7 +16,7 @@ from thaw.data.balance import Part
 from thaw.data.folds import assign_folds, number_of_folds, said_of_gaps
 from thaw.data.units import Unit, place_of, units_of
 from thaw.errors import DataError
-from thaw.pipeline.facts import GivenSplitChanged, MissingClass, Move, Split, Unvalidated
+from thaw.pipeline.data_facts import GivenSplitChanged, MissingClass, Move, Split, Unvalidated
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 _MOST_SAID = 5

@@ -10,7 +10,7 @@ from thaw.data import pixel_values
 from thaw.data.decoding import Picture, UnusableError, decode, from_array, read_regular
 from thaw.data.pixel_values import Pixels
 from thaw.errors import DataError
-from thaw.pipeline.facts import Preprocessing
+from thaw.pipeline.data_facts import Preprocessing
 
 Image = Path | str | bytes | Pixels
 

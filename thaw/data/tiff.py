@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from thaw.data.pixel_values import Range, UnusableError, full_range
+from thaw.data.pixel_values import UnusableError, full_range
+from thaw.pipeline.data_facts import Range
 
 MOST_BYTES_A_PIXEL = 8
 """What `prepare.max_megapixels` allows for: 16 bits for each of four channels, or fewer pixels with more of them."""

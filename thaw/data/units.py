@@ -12,7 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from thaw.errors import DataError
-from thaw.pipeline.facts import GivenSplitChanged, Split
+from thaw.pipeline.data_facts import GivenSplitChanged, Split
 
 
 @dataclass

@@ -18,7 +18,7 @@ from scipy.stats import binomtest
 from thaw.evaluation.bootstrap import bootstrap_weights, interval_of, unit_of
 from thaw.evaluation.calibration import fit_temperature, probabilities, sample_losses
 from thaw.evaluation.metrics import Table, check, weighted_sum
-from thaw.pipeline.facts import Comparison
+from thaw.pipeline.report_facts import Comparison
 
 Floats = NDArray[np.float64]
 PARTS = 5

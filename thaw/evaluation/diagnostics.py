@@ -19,7 +19,8 @@ from scipy import special
 
 from thaw.evaluation.calibration import fit_temperature, sample_losses
 from thaw.evaluation.intervals import paired_proportion
-from thaw.pipeline.facts import EarlierLayers, Finding
+from thaw.pipeline.model_facts import EarlierLayers
+from thaw.pipeline.report_facts import Finding
 
 DIVERGED = 1.5
 """Times the loss of guessing: a network that knows nothing and says so is at 1, so this one is loud and wrong."""
@@ -206,7 +207,7 @@ def _cannot_tell(run: TrainingRun, what: str, evidence: str) -> Finding:
         kind="cannot_tell",
         where=run.where,
         evidence=f"whether {what} cannot be told from {len(run.labels)} images: {evidence}",
-        advice="more validation images would tell (prepare.val_fraction, select.folds)",
+        advice="more images would tell, or folds (select.folds) where only a part of them is validated on",
     )
 
 

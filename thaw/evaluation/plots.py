@@ -23,19 +23,13 @@ _LOSSES = {"train_loss": "training", "val_loss": "validation"}
 
 
 @timings.counted("plots")
-def write_plots(
-    folder: Path,
-    labels: NDArray[np.int64],
-    probabilities: NDArray[np.float64],
-    classes: Sequence[str],
-    curves: Mapping[str, pd.DataFrame],
-    range_tests: Mapping[str, pd.DataFrame] | None = None,
+def write_test_plots(
+    folder: Path, labels: NDArray[np.int64], probabilities: NDArray[np.float64], classes: Sequence[str]
 ) -> None:
-    """Write confusion, roc, precision_recall, calibration, losses, accuracies, learning_rates, range_tests (.csv).
+    """Write confusion, roc, precision_recall and calibration (.csv) of the test set.
 
-    labels [images] and probabilities [images, classes] are those of the test set; curves holds the curves.csv of each
-    phase, by its name, and range_tests what it tried of learning rates. ROC and precision-recall are those of the
-    second class of two, else of each class against the rest, without the classes that the labels lack.
+    labels [images] and probabilities [images, classes] are those of the chosen model. ROC and precision-recall are
+    those of the second class of two, else of each class against the rest, without the classes that the labels lack.
     Raises: DataError if labels and probabilities do not fit together or to the classes.
     """
     check(labels, probabilities)
@@ -46,13 +40,28 @@ def write_plots(
     names = np.array(classes, dtype=object)
     confusion = pd.DataFrame({"actual": names[labels], "predicted": names[probabilities.argmax(axis=1)]})
     named = {"confusion": confusion, "calibration": calibration_points(labels, probabilities)}
-    named |= _class_curves(labels, probabilities, classes)
-    named |= {
-        "losses": _long(curves, _LOSSES, "loss"),
-        "accuracies": _long(curves, {"val_accuracy": "validation"}, "accuracy"),
-        "learning_rates": learning_rates(curves),
-        "range_tests": _range_tests(range_tests or {}),
-    }
+    _write(folder, named | _class_curves(labels, probabilities, classes))
+
+
+def write_training_plots(
+    folder: Path, curves: Mapping[str, pd.DataFrame], range_tests: Mapping[str, pd.DataFrame]
+) -> None:
+    """Write losses, accuracies, learning_rates and range_tests (.csv): how training went, on training and validation.
+
+    curves holds the curves.csv of each phase, by its name, and range_tests what it tried of learning rates.
+    """
+    _write(
+        folder,
+        {
+            "losses": _long(curves, _LOSSES, "loss"),
+            "accuracies": _long(curves, {"val_accuracy": "validation"}, "accuracy"),
+            "learning_rates": learning_rates(curves),
+            "range_tests": _range_tests(range_tests),
+        },
+    )
+
+
+def _write(folder: Path, named: Mapping[str, pd.DataFrame]) -> None:
     for name, table in named.items():
         tables.write(folder / f"{name}.csv", table, float_format="%.6g")
 

@@ -18,7 +18,8 @@ from thaw.evaluation.comparison import Candidate, Result
 from thaw.evaluation.diagnostics import TrainingRun, findings_of
 from thaw.pipeline import artifacts, facts, tables
 from thaw.pipeline.candidates import FOLDER, average_name, display_name
-from thaw.pipeline.facts import CandidateFacts, ModelFacts, Selection, looked_at
+from thaw.pipeline.model_facts import ModelFacts
+from thaw.pipeline.report_facts import CandidateFacts, Selection, ValidationFigures, ValidationMetrics, looked_at
 
 HEAD = "head"
 COST_WORDS = {
@@ -206,6 +207,35 @@ def write_final(
     with artifacts.new_folder(folder) as new:
         save_file(tensors, new / "weights.safetensors")
         facts.write(new / "model.json", phase.model.model_copy(update=chosen | members))
+
+
+def validation_metrics(selection: Selection) -> ValidationMetrics:
+    """Return validation.json: what experiments are compared by, in as many figures as a table has room for."""
+    return ValidationMetrics(
+        chosen=selection.chosen,
+        validation={
+            name: ValidationFigures(accuracy=seen.accuracy, log_loss=seen.calibrated_log_loss)
+            for name, seen in selection.candidates.items()
+        },
+    )
+
+
+def read_curves(phases: Sequence[TrainedPhase]) -> dict[str, pd.DataFrame]:
+    """Return the curves.csv of each phase that took epochs, by name."""
+    curves = {phase.name: phase.training_run.curves for phase in phases}
+    return {name: table for name, table in curves.items() if not table.empty}
+
+
+def read_range_tests(phases: Sequence[TrainedPhase]) -> dict[str, pd.DataFrame]:
+    """Return the range_test.csv of each phase, by name; of one whose rate was given, the one row with that rate."""
+    found = {}
+    for phase in phases:
+        path, lr = phase.folder / "range_test.csv", phase.model.lr
+        if path.exists():
+            found[phase.name] = tables.read(path)
+        elif lr is not None:
+            found[phase.name] = pd.DataFrame({"rate": [lr], "change": np.nan, "smoothed": np.nan, "chosen": 1})
+    return found
 
 
 def _laid_over(

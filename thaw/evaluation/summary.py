@@ -8,11 +8,11 @@ from rich.table import Table
 
 from thaw.errors import ArtifactError
 from thaw.pipeline import artifacts, scratch
-from thaw.pipeline.facts import Accuracy, CandidateFacts, Metrics, Selection
+from thaw.pipeline.report_facts import Accuracy, CandidateFacts, Metrics, Selection
 
 _NEXT = (
-    "reports/index.html is the report: open it in a browser. `dvc plots show` draws reports/plots, `dvc metrics show` "
-    "prints reports/metrics.json, `thaw predict PATH` uses models/export"
+    "reports/index.html is the report: open it in a browser. `dvc plots show` draws the plots, `dvc exp show` "
+    "compares trials by validation, `thaw predict PATH` uses models/export"
 )
 
 FINDINGS = {

@@ -1,7 +1,6 @@
 """The answers on the test set, put into metrics.json, classes.json and predictions.csv of reports/."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,19 +12,7 @@ from thaw.evaluation.calibration import uncalibrated
 from thaw.evaluation.intervals import class_intervals, metric_intervals, proportion
 from thaw.evaluation.metrics import Table, calibration_metrics, class_metrics, classification_metrics
 from thaw.evaluation.verdict import change_of, verdict_of, without_a_phase
-from thaw.pipeline import facts, tables
-from thaw.pipeline.candidates import folder_of
-from thaw.pipeline.facts import (
-    Accuracy,
-    Choice,
-    ClassFigures,
-    Figures,
-    Metrics,
-    ModelFacts,
-    Selection,
-    ValidationFigures,
-    Verdict,
-)
+from thaw.pipeline.report_facts import Accuracy, Choice, ClassFigures, Figures, Metrics, Selection, Verdict
 
 Probabilities = NDArray[np.float64]
 
@@ -72,7 +59,6 @@ def test_metrics(
     accuracies = {name: accuracy(given.argmax(axis=1)) for name, given in answers.items()}
     change, verdict = _verdict(labels, answers, selection, accuracies, **how)
     metrics = Metrics(
-        validation=validation_metrics(selection),
         test={"n": len(labels)} | _figures(labels, answers[chosen], temperature, how),
         majority=accuracy(int(np.bincount(labels).argmax())),
         head=accuracies.pop("head"),
@@ -119,17 +105,6 @@ def nearest_rejected(selection: Selection) -> str | None:
     return max(rivals, key=lambda name: rivals[name].win_rate) if rivals else None
 
 
-def validation_metrics(selection: Selection) -> dict[str, ValidationFigures]:
-    """Return accuracy and calibrated log loss on validation of head and phases, which experiments are compared by.
-
-    They are those of selection.json, which holds more than a table of experiments has room for.
-    """
-    return {
-        name: ValidationFigures(accuracy=seen.accuracy, log_loss=seen.calibrated_log_loss)
-        for name, seen in selection.candidates.items()
-    }
-
-
 def _with_intervals(values: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]) -> Figures:
     """Return each value, followed by the ends of its interval where it has one."""
     together: Figures = {}
@@ -164,23 +139,3 @@ def predictions(
     }
     table = samples[["id", "path", "label"]].assign(**columns)
     return table.sort_values(["label_probability", "id"], ignore_index=True)
-
-
-def read_curves(phases: Path, names: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """Return the curves.csv of each phase that has one, by name."""
-    return {
-        name: tables.read(phases / name / "curves.csv") for name in names if (phases / name / "curves.csv").exists()
-    }
-
-
-def read_range_tests(phases: Path, names: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """Return the range_test.csv of each phase, by name; of one whose rate was given, the one row with that rate."""
-    found = {}
-    for name in names:
-        folder = folder_of(phases, name)
-        path, lr = folder / "range_test.csv", facts.read(folder / "model.json", ModelFacts).lr
-        if path.exists():
-            found[name] = tables.read(path)
-        elif lr is not None:
-            found[name] = pd.DataFrame({"rate": [lr], "change": np.nan, "smoothed": np.nan, "chosen": 1})
-    return found

@@ -27,14 +27,14 @@ from thaw.evaluation.intervals import (
 )
 from thaw.evaluation.metrics import Table, calibration_metrics, classification_metrics
 from thaw.pipeline.candidates import display_name
-from thaw.pipeline.facts import Figures, Verdict, Word, interval
+from thaw.pipeline.report_facts import Figures, Verdict, Word, interval
 
 Probabilities = NDArray[np.float64]
 
 POWER = 0.8
 """Chance that a test of the size named would show the change (Cohen 1988, section 2.4)."""
-_LOWER_IS_BETTER = {"log_loss"}
-_NAMES = {
+LOWER_IS_BETTER = {"log_loss"}
+NAMES = {
     "accuracy": "accuracy",
     "log_loss": "log loss",
     "balanced_accuracy": "balanced accuracy",
@@ -157,7 +157,7 @@ def side_of(change: Figures, metric: str) -> int:
     """Return 1 where the interval of the change lies wholly on the better side of 0, -1 on the worse, else 0."""
     if (ends := interval(change, metric)) is None:
         return 0
-    sign = -1 if metric in _LOWER_IS_BETTER else 1
+    sign = -1 if metric in LOWER_IS_BETTER else 1
     return sign * (1 if ends[0] > 0 else -1 if ends[1] < 0 else 0)
 
 
@@ -195,14 +195,14 @@ def _told(change: Figures, name: str, metric: Metric, accuracies: tuple[float, f
 
 def _shift(change: Figures, key: str) -> str:
     ends = interval(change, key)
-    between = f"95 % interval {_signed(ends[0])} to {_signed(ends[1])}" if ends else "no interval from so few images"
-    return f"{_NAMES[key]} changes by {_signed(change[key])} ({between})"
+    between = f"95 % interval {signed(ends[0])} to {signed(ends[1])}" if ends else "no interval from so few images"
+    return f"{NAMES[key]} changes by {signed(change[key])} ({between})"
 
 
 def _needed(change: Figures, metric: Metric, *, kept: bool) -> str:
     if interval(change, metric) is None:
         return f"{change['n']} images are too few for a verdict"
-    size = change[metric] * (-1 if metric in _LOWER_IS_BETTER else 1)
+    size = change[metric] * (-1 if metric in LOWER_IS_BETTER else 1)
     if "images_needed" not in change:
         return "with no change there is nothing that more images would show"
     if kept and size < 0:
@@ -216,5 +216,6 @@ def _rounded(number: int) -> int:
     return math.ceil(number / unit) * unit
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """Return a change with its sign and three digits; 0 has no sign."""
     return f"{value:+.3f}" if round(value, 3) else "0.000"

@@ -10,7 +10,9 @@ import pandas as pd
 import yaml
 
 from thaw.pipeline import facts, tables
-from thaw.pipeline.facts import Accuracy, Audit, ClassFigures, ExportedFacts, Metrics, Selection, interval
+from thaw.pipeline.data_facts import Audit
+from thaw.pipeline.model_facts import ExportedFacts
+from thaw.pipeline.report_facts import Accuracy, ClassFigures, Metrics, Selection, interval
 
 SAMPLE = "data/sample/images"
 SAMPLE_LICENSE = "cc-by-nc-sa-4.0"

@@ -17,7 +17,7 @@ from thaw.export.graph import ExportableClassifier
 from thaw.networks.onnx import runtime
 from thaw.networks.spec import Spec
 from thaw.pipeline import facts, timings
-from thaw.pipeline.facts import ExportedFacts, ExportedInput, ExportedPreprocessing, ModelFacts, Origin
+from thaw.pipeline.model_facts import ExportedFacts, ExportedInput, ExportedPreprocessing, ModelFacts, Origin
 from thaw.serving.exported import CLASS_MAPS, FACTS_FILE, FORMAT, OCCLUSION, ONNX_FILE, metadata
 
 PROGRAM_FILE = "model.pt2"

@@ -27,7 +27,7 @@ from thaw.head.linear import fit_linear
 from thaw.networks.backbone import Backbone
 from thaw.networks.cut import probe
 from thaw.networks.taps import separate
-from thaw.pipeline.facts import EarlierBlock, EarlierLayers, LastBlock
+from thaw.pipeline.model_facts import EarlierBlock, EarlierLayers, LastBlock
 
 MAX_IMAGES = 600
 """Training images that the comparison takes; more would make it surer and slower."""

@@ -17,7 +17,7 @@ from thaw import memory
 from thaw.head.examples import FeatureSet
 from thaw.head.layers import logits_of
 from thaw.pipeline import artifacts, facts, timings
-from thaw.pipeline.facts import FeaturesFacts
+from thaw.pipeline.model_facts import FeaturesFacts
 
 _LABELS = "labels.safetensors"
 

@@ -11,7 +11,7 @@ from thaw.head.features import Features
 from thaw.head.growing import Growth, grow, report_on
 from thaw.head.linear import fit_linear, linear_module
 from thaw.head.trained import train_head
-from thaw.pipeline.facts import HeadFacts
+from thaw.pipeline.model_facts import HeadFacts
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from thaw.augment.draws import representatives
 from thaw.config.schema import AugmentParams
 from thaw.head.examples import Features, FeatureSet, Labels, inner_folds, subsample
 from thaw.head.linear import fit_linear
-from thaw.pipeline.facts import AugmentFacts, Flip
+from thaw.pipeline.data_facts import Flip
+from thaw.pipeline.model_facts import AugmentFacts
 
 # Largest share of the skill (accuracy above always naming the commonest class) that a mirror image may cost. Measured:
 # solar cells fall from 0.866 to 0.847 at most, handwritten digits upside down from 0.955 to 0.592 (docs/log.md).

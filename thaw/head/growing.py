@@ -16,7 +16,7 @@ from thaw.head.layers import CosineHead, mean_directions
 from thaw.head.linear import linear_layer
 from thaw.networks.sources.model import folder_of
 from thaw.pipeline import artifacts, facts
-from thaw.pipeline.facts import Grown, ModelFacts, Recall
+from thaw.pipeline.model_facts import Grown, ModelFacts, Recall
 
 Floats = NDArray[np.floating]
 Tensors = Mapping[str, Tensor]

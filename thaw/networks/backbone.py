@@ -18,6 +18,7 @@ from thaw.networks.build import build, load_tensors
 from thaw.networks.cut import UncutPrefix, UncutSuffix, UntraceableError, cut, probe
 from thaw.networks.spec import Spec
 from thaw.pipeline import artifacts, facts
+from thaw.pipeline.model_facts import BackboneFacts
 
 Depth = int | str
 
@@ -164,7 +165,7 @@ def load_backbone(folder: Path, *, in_channels: int) -> Backbone:
     Raises: ArtifactError if the folder is not whole, BackboneError if it is for images of other channels.
     """
     fingerprint = artifacts.verify(folder)
-    stored = facts.read(folder / "model.json", facts.BackboneFacts)
+    stored = facts.read(folder / "model.json", BackboneFacts)
     check_channels(stored.in_channels, in_channels)
     spec = Spec.of(stored.backbone).with_channels(in_channels)
     return replace(assemble(spec, load_file(folder / "weights.safetensors")), fingerprint=fingerprint)

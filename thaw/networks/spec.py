@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Self
 
 from thaw.errors import BackboneError
-from thaw.pipeline.facts import BackboneSpec
+from thaw.pipeline.model_facts import BackboneSpec
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of the images that most networks are pretrained on, red, green and blue, on the scale 0 to 1."""

@@ -1,4 +1,4 @@
-"""What `thaw new` and `thaw update` print around their work."""
+"""What `thaw new`, `thaw update` and `thaw setup` print around their work."""
 
 import os
 import shlex
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from thaw.project import files, images, looking
+from thaw.project import files, git_setup, images, looking
 from thaw.project.layout import Made, Wish, new_project
 from thaw.project.params_text import value_at
 from thaw.project.updating import plan_update
@@ -38,6 +38,12 @@ def update(root: Path) -> None:
     found = plan_update(root)
     found.apply()
     for line in found.in_words():
+        print(line)
+
+
+def setup(root: Path) -> None:
+    """Make git merge dvc.lock and metrics in this clone of the project, and print what was done."""
+    for line in git_setup.set_up(root):
         print(line)
 
 

@@ -1,11 +1,13 @@
 """What a project is made of: the files that every project shares with this repository, and the template's own.
 
-The shared files (stages/, dvc.yaml, params.yaml, .dvc/) exist once, in the repository's root; a wheel carries them in
-thaw/template/shared/.
+The shared files (stages/, dvc.yaml, params.yaml, .gitattributes, .dvc/) exist once, in the repository's root; a wheel
+carries them in thaw/template/shared/.
 """
 
 import re
+import subprocess
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -17,7 +19,7 @@ from thaw.version import VERSION
 
 TEMPLATE = Path(thaw.__file__).parent / "template"
 PARAMS, REQUIREMENTS = "params.yaml", "requirements.txt"
-_AS_IT_IS = (".dvcignore", ".dvc/config", ".dvc/plots/*.json")
+_AS_IT_IS = (".dvcignore", ".gitattributes", ".dvc/config", ".dvc/plots/*.json")
 _DOT = "dot-"  # a file of the template that begins so gets a dot instead: git would obey a .gitignore in there
 
 
@@ -81,14 +83,30 @@ def git_ignores(graph: str) -> dict[str, str]:
     DVC writes the same lines, and takes those of every earlier stage back when a later one fails (its issue 11091).
     """
     lines = defaultdict[str, set[str]](set)
-    for entry in yaml.safe_load(graph)["stages"].values():
-        for out in entry.get("do", entry).get("outs", []):
-            folder, _, name = str(out).rpartition("/")
-            lines[folder].add(f"/{name}")
-    return {f"{folder}/.gitignore": _ignoring(names) for folder, names in sorted(lines.items())}
+    for out in _outs(graph):
+        folder, _, name = out.rpartition("/")
+        lines[folder].add(f"/{name}\n")
+    return {f"{folder}/.gitignore": "".join(sorted(names)) for folder, names in sorted(lines.items())}
 
 
-def _ignoring(names: set[str]) -> str:
-    if any("${" in name for name in names):
-        return "# Every phase is an output of its own, and params.yaml names them.\n/*\n!/.gitignore\n"
-    return "".join(f"{name}\n" for name in sorted(names))
+def tracked_outs(root: Path, graph: str) -> list[str]:
+    """Return the outs of a dvc.yaml that git has, which DVC refuses to write; none outside a git repository."""
+    done = subprocess.run(["git", "ls-files", *_outs(graph)], cwd=root, capture_output=True, text=True, check=False)
+    return done.stdout.splitlines() if done.returncode == 0 else []
+
+
+def untrack(root: Path, names: Sequence[str]) -> None:
+    """Take files out of git's index; they stay on disk."""
+    if names:
+        subprocess.run(["git", "rm", "--quiet", "--cached", *names], cwd=root, capture_output=True, check=False)
+
+
+def _outs(graph: str) -> list[str]:
+    """Return the outs of a dvc.yaml; of those that params.yaml names, the phases, the folder that they lie in.
+
+    A .gitignore in that folder would be in every clone, and DVC would take the folder for one that was changed.
+    """
+    bodies = [entry.get("do", entry) for entry in yaml.safe_load(graph)["stages"].values()]
+    named = [str(out) for body in bodies for out in body.get("outs", []) + body.get("metrics", [])]
+    folders = {out.rpartition("/")[0] for out in named if "${" in out}
+    return sorted({folder if (folder := out.rpartition("/")[0]) in folders else out for out in named})

@@ -11,8 +11,8 @@ from pathlib import Path
 from thaw.errors import RunError
 from thaw.pipeline import facts
 from thaw.pipeline.artifacts import remove, write_text
-from thaw.pipeline.facts import Metrics
 from thaw.pipeline.record import RECORD_FILE, ProjectRecord
+from thaw.pipeline.report_facts import Metrics
 from thaw.project import files, images
 from thaw.project.layout import Wish, enclosing_repository, new_project, track_images
 from thaw.project.params_text import value_at, with_value

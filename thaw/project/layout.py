@@ -22,7 +22,7 @@ from thaw.config.reader import load_params
 from thaw.errors import RunError
 from thaw.pipeline.artifacts import remove, sha256_of_bytes
 from thaw.pipeline.record import ProjectRecord
-from thaw.project import files, images, looking
+from thaw.project import files, git_setup, images, looking
 from thaw.project.looking import Seen
 from thaw.project.params_text import value_at, with_value
 from thaw.version import VERSION
@@ -82,6 +82,7 @@ def new_project(wish: Wish) -> Made:
                 track_images(partial)
             else:
                 (partial / images.FOLDER).mkdir(parents=True)
+            git_setup.configure(partial)
     except OSError as error:
         raise RunError(
             f"{target} was not made: {error.strerror or error}"
@@ -135,8 +136,8 @@ def _new_place(target: Path) -> Iterator[Path]:
     """Yield a folder to fill beside the target; it becomes the target only if the block succeeds."""
     _remove_leavings(target)
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    partial.mkdir()
     try:
+        partial.mkdir()
         yield partial
         partial.rename(target)  # onto an empty folder, or onto nothing: one step, in which nothing is half done
     finally:
@@ -204,15 +205,10 @@ def _run(root: Path, *command: str) -> None:
         stderr=None if shown else subprocess.STDOUT,
         text=True,
         check=False,
-        env=_environment(),
+        env=git_setup.environment(),
     )
     if done.returncode:
         lines = [line.strip() for line in (done.stdout or "").splitlines() if line.strip()]
         said = next((line for line in lines if line.startswith("ERROR")), lines[-1] if lines else "see above")
         words = " ".join(Path(word).name if Path(word).is_absolute() else word for word in command)
         raise RunError(f"`{words}` failed: {said.removeprefix('ERROR: ')}")
-
-
-def _environment() -> dict[str, str]:
-    """Return the environment without what would lead git elsewhere."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}

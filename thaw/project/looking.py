@@ -17,7 +17,8 @@ from thaw.data import decoding, pixel_values
 from thaw.data.decoding import Picture, UnusableError
 from thaw.data.ingest import read_inside
 from thaw.data.listing import Listing
-from thaw.data.pixel_values import Range, Ranges
+from thaw.data.pixel_values import Ranges
+from thaw.pipeline.data_facts import Range
 from thaw.progress import progress
 
 NUM_DECODED = 100

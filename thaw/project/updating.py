@@ -22,6 +22,8 @@ from thaw.project.params_text import renamed, value_at, with_value, without
 from thaw.version import VERSION
 
 _FOLDS = "select.folds"
+_BESIDE_PHASES = "models/phases/.gitignore"
+"""Until 0.1.0; DVC takes the folder for an out that was changed where git has a file in it."""
 _PIN = re.compile(rf"^(\s*{DISTRIBUTION}\s*(?:\[[^\]]*\])?\s*==\s*)([^\s;#]+)", re.MULTILINE | re.IGNORECASE)
 
 
@@ -47,6 +49,7 @@ class Update:
                 write_text(self.root / name, text)
             for name in self.removed:
                 remove(self.root / name)
+            files.untrack(self.root, files.tracked_outs(self.root, files.project_files()["dvc.yaml"]))
             self.record.write(self.root)
         except OSError as error:
             raise RunError(
@@ -90,8 +93,23 @@ def plan_update(root: Path) -> Update:
     gone = [name for name in record.files if name not in offered and (root / name).exists()]
     removed = [name for name in gone if _sha256(_text(root / name) or "") == record.files[name]]
     notes += [f"{name} is no longer needed, and left since it was changed here" for name in gone if name not in removed]
-    written |= _params(root, notes) | _requirements(root, notes)
+    written |= _params(root, notes) | _requirements(root, notes) | _ignored(root, offered["dvc.yaml"])
+    if (root / _BESIDE_PHASES).exists():
+        removed.append(_BESIDE_PHASES)
+    if cached := files.tracked_outs(root, offered["dvc.yaml"]):
+        notes.append(f"DVC keeps {', '.join(cached)} now; git no longer does, which the next commit records")
     return Update(root, written, removed, diffs, notes, ProjectRecord(thaw=VERSION, files=hashes))
+
+
+def _ignored(root: Path, graph: str) -> dict[str, str]:
+    """Return each .gitignore that lacks an out of dvc.yaml, with the lines that it lacks."""
+    written = {}
+    for name, text in files.git_ignores(graph).items():
+        present = _text(root / name) or ""
+        if missing := [line for line in text.splitlines() if line not in present.splitlines()]:
+            start = present if present.endswith("\n") or not present else f"{present}\n"
+            written[name] = start + "".join(f"{line}\n" for line in missing)
+    return written
 
 
 def _params(root: Path, notes: list[str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from thaw.pipeline.facts import Figures
+from thaw.pipeline.report_facts import Figures
 from thaw.report.sources import Answers
 
 MOST_NAMED = 12

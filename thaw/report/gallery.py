@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thaw.data.folds import places
-from thaw.pipeline.facts import Group
+from thaw.pipeline.data_facts import Group
 from thaw.report.confusion import in_turn
 from thaw.report.gradcam import grad_cam
 from thaw.report.pictures import LARGE_PX, THUMB_PX, Budget, heat, thumbnail

@@ -13,7 +13,9 @@ from thaw.errors import ArtifactError
 from thaw.evaluation.calibration import probabilities
 from thaw.pipeline import artifacts, facts, tables
 from thaw.pipeline.candidates import folder_of
-from thaw.pipeline.facts import Audit, ClassFigures, Metrics, ModelFacts, Selection
+from thaw.pipeline.data_facts import Audit
+from thaw.pipeline.model_facts import ModelFacts
+from thaw.pipeline.report_facts import ClassFigures, Metrics, Selection
 
 _COLUMNS = {"id", "path", "label", "predicted", "probability", "label_probability"}
 
@@ -48,7 +50,7 @@ class Sources:
     phases: dict[str, ModelFacts]
     """model.json of the head and of each phase, in the order in which they were compared."""
     plots: dict[str, pd.DataFrame]
-    """The tables of reports/plots by name; one that is missing is empty."""
+    """The tables of reports/plots and reports/training by name; one that is missing is empty."""
     test: Answers
     validation: Answers | None
     """Out of fold where there are folds; None where the model that was chosen left no answers of its own."""
@@ -56,14 +58,15 @@ class Sources:
     """That of the head; empty where there is none."""
 
     def plot(self, name: str) -> pd.DataFrame:
-        """Return a table of reports/plots, empty if there is none."""
+        """Return a table of them, empty if there is none."""
         return self.plots.get(name, pd.DataFrame())
 
 
 def read(prepared: Path, final: Path, phases: Path, reports: Path) -> Sources:
     """Return the inputs. Raises: ArtifactError if one is missing, altered, or not of the same run as the others."""
     images = PackedImages.open(prepared)
-    for folder in (final, reports / "plots"):
+    drawn = reports / "plots", reports / "training"
+    for folder in (final, *drawn):
         artifacts.verify(folder)
     metrics = facts.read(reports / "metrics.json", Metrics)
     selection = facts.read(reports / "selection.json", Selection)
@@ -83,7 +86,8 @@ def read(prepared: Path, final: Path, phases: Path, reports: Path) -> Sources:
         phases={name: facts.read(folder_of(phases, name) / "model.json", ModelFacts) for name in known},
         plots={
             path.stem: tables.read(path)
-            for path in sorted((reports / "plots").glob("*.csv"))
+            for folder in drawn
+            for path in sorted(folder.glob("*.csv"))
             if path.stem != "confusion"  # the predictions say the same, and which images they are
         },
         test=_test_answers(reports / "predictions.csv", images),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from thaw.export.card import SAMPLE
-from thaw.pipeline.facts import Comparison, Figures, interval
+from thaw.pipeline.report_facts import Comparison, Figures, interval
 from thaw.report.sources import Sources
 
 _METRICS = {

@@ -13,7 +13,7 @@ from thaw.data.square import Image, read_square
 from thaw.errors import ArtifactError, DataError, first_line
 from thaw.networks.onnx.runtime import open_session
 from thaw.pipeline import artifacts, facts
-from thaw.pipeline.facts import ExportedFacts
+from thaw.pipeline.model_facts import ExportedFacts
 from thaw.serving.explain import occluded, overlay, patch_places
 
 ONNX_FILE = "model.onnx"

@@ -17,7 +17,7 @@ from thaw.activations.sources import Source
 from thaw.data.packed import LabelledRows
 from thaw.pipeline import artifacts
 from thaw.pipeline.candidates import FOLDER, average_name
-from thaw.pipeline.facts import ModelFacts
+from thaw.pipeline.model_facts import ModelFacts
 from thaw.training import phase_folder
 from thaw.training.loop import Phase
 from thaw.training.parts import Outcome

@@ -20,7 +20,7 @@ from thaw.networks.backbone import Backbone, assemble, load_backbone, twin
 from thaw.networks.spec import Spec
 from thaw.networks.together import Member, Together
 from thaw.pipeline import artifacts, facts
-from thaw.pipeline.facts import ModelFacts
+from thaw.pipeline.model_facts import ModelFacts
 from thaw.training import phase_folder
 
 BATCH = 32

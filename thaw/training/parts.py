@@ -9,7 +9,7 @@ from torch import Tensor
 
 from thaw.data.packed import LabelledRows, PackedImages, development_of, folds_of
 from thaw.errors import ArtifactError
-from thaw.pipeline.facts import ModelFacts
+from thaw.pipeline.model_facts import ModelFacts
 from thaw.training.phase_folder import Answers
 
 

@@ -18,7 +18,7 @@ from thaw.memory import keep_freed_memory
 from thaw.networks.backbone import Backbone
 from thaw.networks.cut import UncutSuffix
 from thaw.pipeline import artifacts, guard, scratch
-from thaw.pipeline.facts import ModelFacts
+from thaw.pipeline.model_facts import ModelFacts
 from thaw.training import phase_folder
 from thaw.training.averaging import Average, average_of, write_average
 from thaw.training.batches import Task

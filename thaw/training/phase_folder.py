@@ -16,7 +16,7 @@ from thaw.errors import TrainingError
 from thaw.head.layers import build_head
 from thaw.networks.build import load_tensors
 from thaw.pipeline import artifacts, facts, tables, timings
-from thaw.pipeline.facts import ModelFacts
+from thaw.pipeline.model_facts import ModelFacts
 
 if TYPE_CHECKING:
     from thaw.networks.backbone import Backbone

@@ -23,7 +23,7 @@ from thaw.networks.backbone import Backbone, check_channels
 from thaw.networks.cut import probe
 from thaw.networks.sources.opening import open_backbone
 from thaw.pipeline import artifacts, facts, tables
-from thaw.pipeline.facts import Audit
+from thaw.pipeline.data_facts import Audit
 from thaw.training import phase_folder
 from thaw.training.groups import Rule, rule_of, rules_of
 from thaw.training.loop import Classifier

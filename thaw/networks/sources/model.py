@@ -13,7 +13,7 @@ from thaw.errors import ArtifactError, BackboneError
 from thaw.networks.sources.weights import Found, read_tensors
 from thaw.networks.spec import Spec
 from thaw.pipeline import artifacts, facts, scratch
-from thaw.pipeline.facts import ModelFacts, Parent
+from thaw.pipeline.model_facts import ModelFacts, Parent
 
 _WEIGHTS = "weights.safetensors"
 

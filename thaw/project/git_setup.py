@@ -1,0 +1,101 @@
+"""`thaw setup`: what git takes from no repository, and so needs once in every clone: the drivers that merge dvc.lock.
+
+.gitattributes is in the repository and names the drivers; .git/config has their commands, for all worktrees of a clone.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from thaw.errors import RunError
+from thaw.project import files
+
+ATTRIBUTES = ".gitattributes"
+_MODULE = "thaw.project.merging"
+_DRIVERS = {
+    "thaw-lock": ("lock", "dvc.lock stage by stage"),
+    "thaw-metrics": ("metrics", "metrics as one side has them"),
+}
+# What the driver cannot merge, and what a driver that is gone leaves, becomes a conflict with the usual markers.
+_AS_TEXT = "git merge-file --marker-size=%L -L ours -L base -L theirs %A %O %B"
+
+
+def set_up(root: Path) -> list[str]:
+    """Make git merge dvc.lock and metrics of a project by our drivers, and return what was done, a line each.
+
+    Run again, it changes nothing, unless this Python is another one. Raises: RunError if the folder is no project in a
+    git repository, or if git or the driver cannot run.
+    """
+    if not (root / "dvc.yaml").is_file():
+        raise RunError(f"{root} has no dvc.yaml, so it is no project; run from a project's folder")
+    _git(root, "rev-parse", "--show-toplevel")
+    _check_driver()
+    return [*_add_attributes(root), *configure(root)]
+
+
+def configure(root: Path) -> list[str]:
+    """Give the commands of the drivers to the repository around a folder; return what was done, a line each."""
+    done = []
+    for name, (driver, words) in _DRIVERS.items():
+        wanted = {f"merge.{name}.name": f"Thaw: {words}", f"merge.{name}.driver": _command(driver)}
+        present = {key: _git(root, "config", "--local", "--default", "", "--get", key) for key in wanted}
+        for key, value in wanted.items():
+            if present[key] != value:
+                _git(root, "config", "--local", "--replace-all", key, value)
+        state = "as it was" if present == wanted else "replaced" if any(present.values()) else "set"
+        done.append(f"git config merge.{name}: {state} ({words}, by {sys.executable})")
+    return done
+
+
+def environment() -> dict[str, str]:
+    """Return the environment without what would lead git elsewhere."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+
+def _command(driver: str) -> str:
+    """Return the command of a driver for git's configuration.
+
+    It names this Python by its path, so the environment need not be active. With -P, Python imports no module from the
+    working tree, which is in the middle of a merge.
+    """
+    python = shlex.quote(sys.executable).replace("%", "%%")
+    return f"{python} -P -m {_MODULE} {driver} %O %A %B %P || {{ {_AS_TEXT}; exit 1; }}"
+
+
+def _add_attributes(root: Path) -> list[str]:
+    """Append the rules that the .gitattributes of a project lacks; return what was done."""
+    path, ours = root / ATTRIBUTES, (files.shared_root() / ATTRIBUTES).read_bytes()
+    try:
+        present = path.read_bytes() if path.exists() else b""
+        rules = [line for line in ours.splitlines(keepends=True) if not line.startswith(b"#")]
+        missing = [rule for rule in rules if rule.strip() not in present.splitlines()]
+        if not missing:
+            return [f"{ATTRIBUTES}: as it was"]
+        with path.open("ab") as file:
+            file.write(b"".join([b"\n", *missing]) if present else ours)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror}; mend that, and run `thaw setup` again") from None
+    return [f"{ATTRIBUTES}: {len(missing)} rules added; commit it, so that every clone has them"]
+
+
+def _check_driver() -> None:
+    """Raises: RunError if this Python finds Thaw in the current folder only."""
+    command = [sys.executable, "-P", "-c", f"import {_MODULE}"]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        raise RunError(f"{sys.executable} finds no installed Thaw; run `pip install -e .` in the clone of Thaw first")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    """Return what git printed. Raises: RunError with its message."""
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, check=False, env=environment()
+        )
+    except FileNotFoundError:
+        raise RunError("git is not on PATH; install git, and run this again") from None
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["it printed nothing"])[0]
+        raise RunError(f"`git {arguments[0]}` failed in {root}: {said}")
+    return done.stdout.rstrip("\n")
