@@ -1,4 +1,4 @@
-"""The commands `thaw new | update | setup | check | plan | blocks | predict | serve | data | summary | compare`."""
+"""The command line: `thaw --help` lists the commands."""
 
 import sys
 from collections.abc import Callable
@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 data = typer.Typer(help="What a data set is made of, and what changed in it.", no_args_is_help=True)
 app.add_typer(data, name="data")
+labels = typer.Typer(help="Labels in a CSV that git keeps, beside images that DVC keeps.", no_args_is_help=True)
+app.add_typer(labels, name="labels")
 
 
 def _print_version(wanted: bool) -> None:
@@ -73,7 +75,7 @@ def update() -> None:
 
 @app.command()
 def setup() -> None:
-    """Make git merge dvc.lock stage by stage, and metrics, in this clone of the project; once per clone."""
+    """Make git merge dvc.lock stage by stage, and labels image by image, in this clone; once per clone."""
     from thaw.project import commands
 
     commands.setup(Path.cwd())
@@ -179,6 +181,19 @@ def data_accept(
     from thaw.report import data_diff as command
 
     command.accept(paths or [], since)
+
+
+@labels.command("export")
+def labels_export(
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The CSV; without it, labels.csv.", show_default=False)
+    ] = None,
+) -> None:
+    """Write the labels of class folders into a CSV, and set data.labels; later, add rows for new images."""
+    from thaw.project import labels as command
+
+    for line in command.export(Path.cwd(), output):
+        print(line)
 
 
 @app.command()

@@ -32,6 +32,7 @@ STAGES = (
 _GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false")
 _SMALL = {
     "data.raw": "data/tiny",
+    "data.labels": "data/tiny",
     "prepare.size_px": 64,
     "backbone.input_px": 64,
     "augment.flip": "both",

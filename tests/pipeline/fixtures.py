@@ -72,5 +72,5 @@ def _other_phases(clone: Clone) -> str:
 
 
 def _manifest(clone: Clone) -> str:
-    clone.update({"data.raw": "data/tiny.csv"})
+    clone.update({"data.raw": "data/tiny.csv", "data.labels": "data/tiny.csv"})
     return clone.succeed("dvc", "repro", "head")

@@ -7,6 +7,7 @@ required, if only as `{}`, and only the keys within have defaults.
 import re
 from collections.abc import Mapping
 from fractions import Fraction as Rational
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -185,8 +186,16 @@ class DataParams(Section):
     raw: Annotated[str, Field(min_length=1)]
     """A folder with one sub-folder per class, one with train/val/test folders of such, one with a `manifest.csv`,
     or a CSV manifest."""
+    labels: Annotated[str, Field(min_length=1)] | None = None
+    """Where the labels are: the same path as `data.raw`, or a CSV in git that names the images of that folder
+    (`thaw labels export` writes it). null is `data.raw`; params.yaml gives the path, since dvc.yaml names this key."""
     license: Annotated[str, Field(min_length=1)] | None = None
     """Licence of the images as the Hugging Face hub names it (`cc-by-4.0`), for the model card; null: not stated."""
+
+    @property
+    def label_file(self) -> str | None:
+        """The CSV of labels, or None where `raw` itself has them."""
+        return None if self.labels is None or PurePath(self.labels) == PurePath(self.raw) else self.labels
 
 
 class PrepareParams(Section):

@@ -42,7 +42,7 @@ def update(root: Path) -> None:
 
 
 def setup(root: Path) -> None:
-    """Make git merge dvc.lock and metrics in this clone of the project, and print what was done."""
+    """Make git merge dvc.lock and labels in this clone of the project, and print what was done."""
     for line in git_setup.set_up(root):
         print(line)
 

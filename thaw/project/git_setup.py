@@ -16,14 +16,14 @@ ATTRIBUTES = ".gitattributes"
 _MODULE = "thaw.project.merging"
 _DRIVERS = {
     "thaw-lock": ("lock", "dvc.lock stage by stage"),
-    "thaw-metrics": ("metrics", "metrics as one side has them"),
+    "thaw-labels": ("labels", "labels.csv image by image"),
 }
 # What the driver cannot merge, and what a driver that is gone leaves, becomes a conflict with the usual markers.
 _AS_TEXT = "git merge-file --marker-size=%L -L ours -L base -L theirs %A %O %B"
 
 
 def set_up(root: Path) -> list[str]:
-    """Make git merge dvc.lock and metrics of a project by our drivers, and return what was done, a line each.
+    """Make git merge dvc.lock and labels of a project by our drivers, and return what was done, a line each.
 
     Run again, it changes nothing, unless this Python is another one. Raises: RunError if the folder is no project in a
     git repository, or if git or the driver cannot run.

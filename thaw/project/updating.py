@@ -21,7 +21,7 @@ from thaw.project import files
 from thaw.project.params_text import renamed, value_at, with_value, without
 from thaw.version import VERSION
 
-_FOLDS = "select.folds"
+_FOLDS, _LABELS = "select.folds", "data.labels"
 _BESIDE_PHASES = "models/phases/.gitignore"
 """Until 0.1.0; DVC takes the folder for an out that was changed where git has a file in it."""
 _PIN = re.compile(rf"^(\s*{DISTRIBUTION}\s*(?:\[[^\]]*\])?\s*==\s*)([^\s;#]+)", re.MULTILINE | re.IGNORECASE)
@@ -127,6 +127,9 @@ def _params(root: Path, notes: list[str]) -> dict[str, str]:
     if value_at(new, _FOLDS) is None:
         new = with_value(new, _FOLDS, "auto")
         done.append(f"{_FOLDS}: auto was added")
+    if value_at(new, _LABELS) is None and (raw := value_at(new, "data.raw")) is not None:
+        new = with_value(new, _LABELS, raw)
+        done.append(f"{_LABELS}: {raw} was added, which is data.raw")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, files.PARAMS)
         path.write_text(new, encoding="utf-8")
