@@ -159,6 +159,9 @@ def data_diff(
     as_markdown: Annotated[bool, typer.Option("--md", help="Print Markdown, for a comment on a change.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     page: Annotated[Path | None, typer.Option("--html", help="Write a page that shows the images, one file.")] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Write the report with a section of what changed.")
+    ] = None,
     gate: Annotated[
         bool, typer.Option("--gate", help="Exit with 1 if a good image is rejected now and nobody has accepted that.")
     ] = False,
@@ -169,7 +172,7 @@ def data_diff(
     if as_markdown and as_json:
         raise ThawError("--md and --json exclude each other; drop one of them")
     form = command.Form.MARKDOWN if as_markdown else command.Form.JSON if as_json else command.Form.TEXT
-    command.command(before, after, form=form, page=page, gate=gate)
+    command.command(before, after, form=form, page=page, report=report, gate=gate)
 
 
 @data.command("accept")
