@@ -66,7 +66,6 @@ def test_a_network_of_a_notebook_trains_in_a_project(
     assert bring.startswith(new.partition(" --backbone")[0])
     printed = _by_shell(tmp_path, f"{enter}\n{plan}")
     assert "top: from head, 2 of 5 blocks, 4 epochs" in printed
-    assert "unfreeze@mid" in stages_run(_by_shell(tmp_path, f"{enter}\n{repro} --dry"))
     assert stages_run(_by_shell(tmp_path, f"{enter}\n{repro} head"))[-1] == "head"
     assert summary == "thaw summary"
     source = load_params(params).backbone.source
