@@ -7,7 +7,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo repro check test browser bench docs zoo screenshots repository
+.PHONY: help install demo repro check test story browser bench docs zoo screenshots repository
 
 # DVC runs `python` as it finds it on PATH: every recipe below sees the environment's own.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -36,6 +36,9 @@ check: $(VENV)/.installed-dev ## lint, spelling, types and params.yaml, without 
 
 test: repository browser check ## everything in check, then all tests (ARGS="tests/unit -x" narrows them)
 	pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
+
+story: repository $(VENV)/.installed-dev ## a team of three with trials, CI, a merge and a version, told step by step; takes minutes
+	python -m tests.story.team
 
 browser: ## see to it that Chromium and its driver are here, which the tests of the report drive
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
