@@ -220,6 +220,23 @@ def compare(
         raise typer.Exit(1)
 
 
+@app.command()
+def trials(
+    baseline: Annotated[str, typer.Argument(help="The commit, branch or tag that the trials start from.")] = "HEAD",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, for a program.")] = False,
+) -> None:
+    """List the experiments of DVC: what each changes, its out-of-fold loss, and the change from the baseline."""
+    from thaw.trials import listing, text
+
+    found = listing.trials(baseline, load_params())
+    if json:
+        print(found.model_dump_json(indent=2))
+    elif not found.trials:
+        print(f"no trial starts from {baseline}; `dvc exp run select -S KEY=VALUE` makes one, `thaw sweep` many")
+    else:
+        Console(width=min(Console().width, text.COLUMNS)).print(text.table(found))
+
+
 def main() -> None:
     """Run the command line: what the commands `thaw` and `python -m thaw` call."""
     run_command(app)
