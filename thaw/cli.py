@@ -1,4 +1,4 @@
-"""The commands `thaw new | update | setup | check | plan | blocks | predict | serve | data | summary | compare`."""
+"""The command `thaw`: new, update, setup, check, plan, blocks, predict, serve, data, summary, compare, trials, sweep."""
 
 import sys
 from collections.abc import Callable
@@ -235,6 +235,25 @@ def trials(
         print(f"no trial starts from {baseline}; `dvc exp run select -S KEY=VALUE` makes one, `thaw sweep` many")
     else:
         Console(width=min(Console().width, text.COLUMNS)).print(text.table(found))
+
+
+@app.command()
+def sweep(
+    space: Annotated[
+        list[str],
+        typer.Argument(help="KEY=LOW..HIGH, KEY=LOW..HIGH:log or KEY=A,B,C of params.yaml; or a YAML file of such."),
+    ],
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Trials of the study, earlier ones included.")] = 20,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Trials that run side by side.")] = 1,
+    study: Annotated[str, typer.Option("--study", help="Its name; experiments get it with a number.")] = "sweep",
+    storage: Annotated[
+        str | None, typer.Option("--storage", help="A URL of Optuna's or a file; without it, a file in .thaw/.")
+    ] = None,
+) -> None:
+    """Search for better values: each trial is a DVC experiment, stopped when it is surely worse than the best."""
+    from thaw.trials import sweep as command
+
+    command.sweep(command.Wish(space, trials, jobs, study, storage))
 
 
 def main() -> None:

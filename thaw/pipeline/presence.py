@@ -1,8 +1,8 @@
 """Make the folders of the phases those of params.yaml, before `select` runs.
 
-`select` depends on models/phases, a folder of one out for each phase. `dvc repro --pull` brings a stage's deps only where
-their path is not there, and this path is there as soon as one phase is: `bring` brings the others. DVC leaves the out of
-a removed stage where it is, and its entry in dvc.lock: `take_out` removes both.
+`select` depends on models/phases, a folder of one out for each phase. `dvc repro --pull` brings a stage's deps only
+where their path is not there, and this path is there as soon as one phase is: `bring` brings the others. DVC leaves the
+out of a removed stage where it is, and its entry in dvc.lock: `take_out` removes both.
 """
 
 import re
@@ -50,5 +50,7 @@ def take_out(root: Path, phases: Collection[str]) -> None:
         return
     for name in removed:
         remove(root / name)
-        print(f"{root / name} is no phase of params.yaml any more; it leaves dvc.lock (DVC's cache keeps it)", flush=True)
+        print(
+            f"{root / name} is no phase of params.yaml any more; it leaves dvc.lock, DVC's cache keeps it", flush=True
+        )
     write_text(LOCK, _ENTRY.sub(lambda found: "" if found["phase"] in removed else found[0], text))

@@ -62,7 +62,9 @@ class Answers:
         name = facts.read(tree.fetch(SELECTION, folder), Selection).chosen if name is None else name
         phase = candidates.folder_of(PHASES, name).as_posix()
         model = facts.read(tree.fetch(f"{phase}/model.json", folder), ModelFacts)
-        return cls.read(name, model.classes, tree.fetch(f"{phase}/validation.safetensors", folder), tree.fetch(SAMPLES, folder))
+        return cls.read(
+            name, model.classes, tree.fetch(f"{phase}/validation.safetensors", folder), tree.fetch(SAMPLES, folder)
+        )
 
     @classmethod
     def read(cls, name: str, classes: Sequence[str], path: Path, samples: Path) -> Self:
