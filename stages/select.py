@@ -18,14 +18,16 @@ OUTS = ("models/final", "reports/selection.json", "reports/validation.json", "re
 def main() -> None:
     """Write models/final, and selection.json, validation.json and training/ of reports/."""
     # First: what a stage depends on must not change while it runs.
-    presence.bring([Path("models/phases", name) for name in ("head", *load_params().unfreeze.phases)])
+    names, root = load_params().unfreeze.phases, Path("models/phases")
+    presence.take_out(root, names)
+    presence.bring([root / name for name in ("head", *names)])
     with guard.stage("select", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
         artifacts.verify(Path("data/prepared"), only=("samples.csv",))
         settings = params.select
         starts = {name: phase.start for name, phase in params.unfreeze.phases.items()}
-        phases = selection.read_phases(Path("models/phases"), starts)
+        phases = selection.read_phases(root, starts)
         selection.check_final(phases, settings)
-        head, names = phases[0], [phase.name for phase in phases]
+        head = phases[0]
         results = choose(
             [phase.candidate for phase in phases],
             head.labels,
@@ -43,7 +45,7 @@ def main() -> None:
             Path("models/backbone"),
             chosen,
             selection.chosen_result(results),
-            candidates=names,
+            candidates=[phase.name for phase in phases],
             ensemble=report.final == "ensemble",
         )
         with artifacts.new_folder(Path("reports/training")) as folder:

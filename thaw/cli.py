@@ -238,6 +238,42 @@ def compare(
         raise typer.Exit(1)
 
 
+@app.command()
+def trials(
+    baseline: Annotated[str, typer.Argument(help="The commit, branch or tag that the trials start from.")] = "HEAD",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, for a program.")] = False,
+) -> None:
+    """List the experiments of DVC: what each changes, its out-of-fold loss, and the change from the baseline."""
+    from thaw.trials import listing, text
+
+    found = listing.trials(baseline, load_params())
+    if json:
+        print(found.model_dump_json(indent=2))
+    elif not found.trials:
+        print(f"no trial starts from {baseline}; `dvc exp run select -S KEY=VALUE` makes one, `thaw sweep` many")
+    else:
+        Console(width=min(Console().width, text.COLUMNS)).print(text.table(found))
+
+
+@app.command()
+def sweep(
+    space: Annotated[
+        list[str],
+        typer.Argument(help="KEY=LOW..HIGH, KEY=LOW..HIGH:log or KEY=A,B,C of params.yaml; or a YAML file of such."),
+    ],
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Trials of the study, earlier ones included.")] = 20,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Trials that run side by side.")] = 1,
+    study: Annotated[str, typer.Option("--study", help="Its name; experiments get it with a number.")] = "sweep",
+    storage: Annotated[
+        str | None, typer.Option("--storage", help="A URL of Optuna's or a file; without it, a file in .thaw/.")
+    ] = None,
+) -> None:
+    """Search for better values: each trial is a DVC experiment, stopped when it is surely worse than the best."""
+    from thaw.trials import sweep as command
+
+    command.sweep(command.Wish(space, trials, jobs, study, storage))
+
+
 def main() -> None:
     """Run the command line: what the commands `thaw` and `python -m thaw` call."""
     run_command(app)

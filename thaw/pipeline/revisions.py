@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from thaw.errors import ArtifactError, RunError, first_line
 from thaw.pipeline import artifacts
@@ -134,6 +134,46 @@ def revision(name: str) -> Tree:
     with _dvc_errors():
         files = DVCFileSystem(url=".", rev=commit, config=config)
     return Tree(name, lambda path: _open_of(files, name, path), commit)
+
+
+State = Literal["done", "running", "queued", "failed"]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment of DVC, or the commit that experiments start from."""
+
+    name: str
+    commit: str
+    state: State
+    params: Mapping[str, Any]
+    """The tree of its params.yaml; empty where that cannot be read."""
+
+
+def experiments(baseline: str) -> tuple[Experiment, list[Experiment]]:
+    """Return a commit, and the experiments that start from it, the queued and the failed ones included.
+
+    Raises: RunError if there is no such commit, or no DVC repository here.
+    """
+    commit = revision(baseline).commit
+    with _dvc_errors(), _repository() as repository:
+        shown = repository.experiments.show(revs=[commit], hide_workspace=True)
+    start = next(state for state in shown if state.rev == commit)
+    return _experiment(start, "done", baseline), [
+        _experiment(found.revs[0], _state(found.executor), found.revs[0].rev[:_SHORT])
+        for found in start.experiments or []
+    ]
+
+
+def _state(executor: Any) -> State:
+    """Return the state of an experiment; DVC names an executor while it is not done, and where it failed."""
+    state = "success" if executor is None else executor.state
+    return {"running": "running", "queued": "queued", "failed": "failed"}.get(state, "done")  # type: ignore[return-value]
+
+
+def _experiment(state: Any, at: State, unnamed: str) -> Experiment:
+    found = {} if state.data is None else state.data.dumpd()["params"].get("params.yaml", {})
+    return Experiment(state.name or unnamed, state.rev, at, found.get("data") or {})
 
 
 def _storage(config: Mapping[str, Any]) -> dict[str, Any]:
