@@ -7,7 +7,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo repro check test browser bench docs zoo screenshots repository
+.PHONY: help install demo repro check test project browser bench docs zoo screenshots repository
 
 # DVC runs `python` as it finds it on PATH: every recipe below sees the environment's own.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -36,6 +36,10 @@ check: $(VENV)/.installed-dev ## lint, spelling, types and params.yaml, without 
 
 test: repository browser check ## everything in check, then all tests (ARGS="tests/unit -x" narrows them)
 	pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
+
+project: repository $(VENV)/.installed-dev ## where params and images are your own: a project's tests, and not Thaw's
+	thaw check
+	pytest thaw/template/tests $(ARGS)
 
 browser: ## see to it that Chromium and its driver are here, which the tests of the report drive
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
