@@ -7,7 +7,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo repro check test story browser bench docs zoo screenshots repository
+.PHONY: help install demo repro check test story browser bench docs zoo screenshots repository project
 
 # DVC runs `python` as it finds it on PATH: every recipe below sees the environment's own.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -39,6 +39,10 @@ test: repository browser check ## everything in check, then all tests (ARGS="tes
 
 story: repository $(VENV)/.installed-dev ## a team of three with trials, CI, a merge and a version, told step by step; takes minutes
 	python -m tests.story.team
+
+project: repository $(VENV)/.installed-dev ## where params and images are your own: a project's tests, and not Thaw's
+	thaw check
+	pytest thaw/template/tests $(ARGS)
 
 browser: ## see to it that Chromium and its driver are here, which the tests of the report drive
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \

@@ -25,6 +25,17 @@ data = typer.Typer(help="What a data set is made of, and what changed in it.", n
 app.add_typer(data, name="data")
 labels = typer.Typer(help="Labels in a CSV that git keeps, beside images that DVC keeps.", no_args_is_help=True)
 app.add_typer(labels, name="labels")
+ci = typer.Typer(help="What a job does after `dvc repro`: keep the results, report on them.", no_args_is_help=True)
+app.add_typer(ci, name="ci")
+
+EXPORT = "models/export"
+Model = Annotated[
+    str, typer.Option("--model", help="An exported model: a folder, or REPOSITORY#PATH@REVISION, which DVC brings.")
+]
+Version = Annotated[
+    str | None,
+    typer.Option("--model-version", envvar="THAW_MODEL_VERSION", help="What answers call it.", show_default=False),
+]
 
 
 def _print_version(wanted: bool) -> None:
@@ -127,17 +138,19 @@ def predict(
     explain: Annotated[
         Path | None, typer.Option("--explain", help="Folder for images that show what spoke for the answer.")
     ] = None,
-    folder: Annotated[Path, typer.Option("--model", help="An exported model.")] = Path("models/export"),
+    folder: Model = EXPORT,
+    version: Version = None,
 ) -> None:
     """Classify images: class and calibrated probabilities of each. What is no image is listed and passed over."""
     from thaw.serving import predict as command
 
-    command.predict(images, form=form, output=output, top=top, explain=explain, folder=folder)
+    command.predict(images, form=form, output=output, top=top, explain=explain, folder=folder, version=version)
 
 
 @app.command()
 def serve(
-    folder: Annotated[Path, typer.Option("--model", help="An exported model.")] = Path("models/export"),
+    folder: Model = EXPORT,
+    version: Version = None,
     host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 is every one.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8000,
     max_mb: Annotated[float, typer.Option(min=0.001, help="Largest image file that is accepted, in MB.")] = 20.0,
@@ -147,7 +160,7 @@ def serve(
     from thaw.serving.exported import Exported
     from thaw.serving.serve import Limits, serve
 
-    serve(Exported.open(folder), Limits(int(max_mb * 1e6), seconds), host, port)
+    serve(Exported.open(folder, version=version), Limits(int(max_mb * 1e6), seconds), host, port)
 
 
 @data.command("diff")
@@ -272,6 +285,26 @@ def sweep(
     from thaw.trials import sweep as command
 
     command.sweep(command.Wish(space, trials, jobs, study, storage))
+
+
+@ci.command("keep")
+def ci_keep(branch: Annotated[str, typer.Argument(help="The branch of origin that dvc.lock is committed to.")]) -> None:
+    """Push data, models and runs to DVC's remote, then dvc.lock to a branch of origin; both only where new."""
+    from thaw.project import ci as jobs
+
+    for line in jobs.keep(branch):
+        print(line)
+
+
+@ci.command("report")
+def ci_report(
+    base: Annotated[str, typer.Argument(help="The revision to compare HEAD with, such as origin/main.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the report into a file, too.")] = None,
+) -> None:
+    """Print what HEAD changes in model and data as Markdown; in a job, also as step summary and as a comment."""
+    from thaw.project import ci as jobs
+
+    jobs.report(base, output)
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ LIBRARIES = {
     "sweep": ("optuna",),
     "mlflow": ("mlflow",),
     "wandb": ("wandb",),
+    "registry": (),
     "train": (
         "dvc", "huggingface_hub", "jinja2", "markupsafe", "onnx", "onnx2pytorch", "onnxscript", "pandas",
         "psutil", "safetensors", "scipy", "sklearn", "threadpoolctl", "timm", "torch", "torchvision",
