@@ -86,10 +86,42 @@ def update() -> None:
 
 @app.command()
 def setup() -> None:
-    """Make git merge dvc.lock stage by stage, and labels image by image, in this clone; once per clone."""
+    """Once per clone: git merges dvc.lock stage by stage, and a push waits for its data; remotes get what they lack."""
     from thaw.project import commands
 
     commands.setup(Path.cwd())
+
+
+@app.command()
+def verify(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="A remote by its name; without it, the project's own.")
+    ] = None,
+    remote: Annotated[bool, typer.Option("--remote", help="Look into a remote, and not into the cache.")] = False,
+    pushed: Annotated[
+        bool, typer.Option("--pushed", help="Only look whether all that HEAD names is in the remote; for CI.")
+    ] = False,
+    since: Annotated[
+        str | None, typer.Option("--since", help="With --pushed: every commit after this revision, not HEAD alone.")
+    ] = None,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete what is damaged, so that DVC brings it anew.")
+    ] = False,
+    deadline: Annotated[
+        float, typer.Option("--deadline", min=1, help="Longest silence of a remote, in seconds.")
+    ] = 60.0,
+) -> None:
+    """Hash anew what dvc.lock and .dvc files name, in DVC's cache or in a remote; exit with 1 if it is damaged."""
+    from thaw.project import commands
+
+    if remote and pushed:
+        raise ThawError("--remote and --pushed exclude each other; drop one of them")
+    if (name and not (remote or pushed)) or (since and not pushed) or (delete and pushed):
+        raise ThawError(
+            "NAME goes with --remote or --pushed, --since with --pushed, and --delete with neither or --remote"
+        )
+    what = commands.Verified.PUSHED if pushed else commands.Verified.REMOTE if remote else commands.Verified.CACHE
+    commands.verify(what, name, since=since, delete=delete, deadline_s=deadline)
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """Files of a revision, those that DVC tracks included: read where they lie, in DVC's cache or in a remote.
 
-The only module that imports DVC, through its public interface; no stage can import this one.
+It imports DVC, through its public interface, as storage.py does; no stage can import this one.
 """
 
 import shutil
@@ -86,8 +86,8 @@ def workspace(stage: str, out: str) -> Tree:
         raise RunError(
             f"{out} is missing in the {WORKSPACE}; run `dvc repro {stage}`, or `dvc pull {out}` for what dvc.lock names"
         )
-    with _dvc_errors(), _repository() as repository:
-        status = repository.status(targets=[stage])
+    with dvc_errors(), repository() as opened:
+        status = opened.status(targets=[stage])
     if stale := list(_changes(status.get(stage, []))):
         raise RunError(f"{out} in the {WORKSPACE} is out of date ({', '.join(stale)}); run `dvc repro {stage}`")
     return Tree(WORKSPACE, _open_here)
@@ -100,7 +100,7 @@ def here() -> Tree:
     """
     from dvc.api import DVCFileSystem
 
-    with _dvc_errors():
+    with dvc_errors():
         files = DVCFileSystem(url=".")
 
     def opened(path: str) -> BinaryIO:
@@ -122,16 +122,16 @@ def revision(name: str) -> Tree:
     from dvc.api import DVCFileSystem
     from dvc.scm import RevError, resolve_rev
 
-    with _dvc_errors(), _repository() as repository:
+    with dvc_errors(), repository() as opened:
         try:
-            commit = resolve_rev(repository.scm, name)
+            commit = resolve_rev(opened.scm, name)
         except RevError:
             raise RunError(
                 f"{name!r} is no commit, branch, tag or experiment here; `git log` and `dvc exp show` list them, "
                 "`git fetch` brings those of others"
             ) from None
-        config = _storage(repository.config)
-    with _dvc_errors():
+        config = _storage(opened.config)
+    with dvc_errors():
         files = DVCFileSystem(url=".", rev=commit, config=config)
     return Tree(name, lambda path: _open_of(files, name, path), commit)
 
@@ -237,15 +237,16 @@ def _changes(entries: list[Any]) -> Iterator[str]:
 
 
 @contextmanager
-def _repository() -> Iterator[Any]:
+def repository() -> Iterator[Any]:
+    """Yield the DVC repository of the current folder."""
     from dvc.repo import Repo
 
-    with Repo(".") as repository:
-        yield repository
+    with Repo(".") as opened:
+        yield opened
 
 
 @contextmanager
-def _dvc_errors() -> Iterator[None]:
+def dvc_errors() -> Iterator[None]:
     """Within, an error of DVC's becomes one line. Raises: RunError."""
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.lock import LockError

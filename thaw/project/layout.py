@@ -82,7 +82,7 @@ def new_project(wish: Wish) -> Made:
                 track_images(partial)
             else:
                 (partial / images.FOLDER).mkdir(parents=True)
-            git_setup.configure(partial)
+            git_setup.configure(partial, target.name)
     except OSError as error:
         raise RunError(
             f"{target} was not made: {error.strerror or error}"
