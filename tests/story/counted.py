@@ -19,7 +19,7 @@ import yaml
 
 
 def inputs_of(stage: str, key: str | None) -> dict[str, Any]:
-    """Return what a stage depends on in the current folder: hash or hashes by path, and values by key of params.yaml."""
+    """Return what a stage depends on in the current folder: hashes by path, values by key of params.yaml."""
     params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     entry = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
     body = entry.get("do", entry)
@@ -42,7 +42,7 @@ def _at(tree: Any, path: str) -> Any:
 
 
 def _hashes(dep: str, phases: set[str]) -> Iterator[str]:
-    """Yield the hash of each out that is the path, lies in it, or has it; of what is no out, that of the file itself."""
+    """Yield the hash of each out that is the path, lies in it, or has it; else that of the file itself."""
     stages = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"] if Path("dvc.lock").exists() else {}
     outs = {out["path"]: out["md5"] for entry in stages.values() for out in entry.get("outs", [])}
     if tracked := Path(f"{dep}.dvc").exists():

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -280,7 +280,7 @@ def _commit_and_push(clone: Clone, branch: str, message: str) -> None:
     clone.succeed("git", "push", "--quiet", "origin", f"HEAD:{branch}")
 
 
-def _set(clone: Clone, settings: dict[str, object]) -> None:
+def _set(clone: Clone, settings: Mapping[str, object]) -> None:
     path = clone.root / "params.yaml"
     text = path.read_text(encoding="utf-8")
     for key, value in settings.items():

@@ -156,8 +156,8 @@ def experiments(baseline: str) -> tuple[Experiment, list[Experiment]]:
     Raises: RunError if there is no such commit, or no DVC repository here.
     """
     commit = revision(baseline).commit
-    with _dvc_errors(), _repository() as repository:
-        shown = repository.experiments.show(revs=[commit], hide_workspace=True)
+    with dvc_errors(), repository() as opened:
+        shown = opened.experiments.show(revs=[commit], hide_workspace=True)
     start = next(state for state in shown if state.rev == commit)
     return _experiment(start, "done", baseline), [
         _experiment(found.revs[0], _state(found.executor), found.revs[0].rev[:_SHORT])
