@@ -69,6 +69,14 @@ def team(tmp_path: Path) -> Team:
     return Team(tmp_path / "origin", tmp_path / "remote", start, Clone(tmp_path / "theirs", environment))
 
 
+def test_a_committer_that_the_environment_names_is_the_author(team: Team) -> None:
+    names = {f"GIT_{role}_{what}": "robot@team" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    assert keep(Clone(team.ours.root, team.ours.environment | names)) == (
+        0, f"{_KEPT}dvc.lock is committed to main of origin\n",
+    )  # fmt: skip
+    assert team.ours.succeed("git", "log", "-1", "--format=%an") == "robot@team\n"
+
+
 def test_data_and_lock_are_kept_once_and_another_clone_runs_nothing(team: Team) -> None:
     assert keep(team.ours) == (0, f"{_KEPT}dvc.lock is committed to main of origin\n")
     assert keep(team.ours) == (0, f"{_KEPT}dvc.lock is as it was committed\n")

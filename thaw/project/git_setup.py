@@ -27,6 +27,16 @@ _HOOKS = {
 _AS_TEXT = "git merge-file --marker-size=%L -L ours -L base -L theirs %A %O %B"
 
 
+# What git sets for its hooks and aliases: `git rev-parse --local-env-vars`, but its settings.
+_OF_ONE_REPOSITORY = {
+    f"GIT_{name}"
+    for name in (
+        "ALTERNATE_OBJECT_DIRECTORIES", "COMMON_DIR", "DIR", "GRAFT_FILE", "IMPLICIT_WORK_TREE", "INDEX_FILE",
+        "INTERNAL_SUPER_PREFIX", "NAMESPACE", "OBJECT_DIRECTORY", "PREFIX", "SHALLOW_FILE", "WORK_TREE",
+    )
+}  # fmt: skip
+
+
 def set_up(root: Path) -> list[str]:
     """Give a clone of a project our merge drivers and hooks, and its remotes what they lack; return what was done.
 
@@ -98,8 +108,8 @@ def commits(root: Path, since: str | None) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment without what would lead git elsewhere."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    """Return the environment without what would lead git to another repository; who commits, and how, stays."""
+    return {name: value for name, value in os.environ.items() if name not in _OF_ONE_REPOSITORY}
 
 
 def _command(driver: str) -> str:
