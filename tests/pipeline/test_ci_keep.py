@@ -57,7 +57,7 @@ def team(tmp_path: Path) -> Team:
     start = Clone(tmp_path / "ours", environment)
     start.root.mkdir()
     start.succeed("git", "init", "--quiet", "--initial-branch=main")
-    start.succeed("git", "init", "--quiet", "--bare", str(tmp_path / "origin"))
+    start.succeed("git", "init", "--quiet", "--bare", "--initial-branch=main", str(tmp_path / "origin"))
     start.succeed("git", "remote", "add", "origin", str(tmp_path / "origin"))
     start.succeed("dvc", "init", "--quiet")
     start.succeed("dvc", "remote", "add", "--quiet", "--default", "team", str(tmp_path / "remote"))
