@@ -148,5 +148,5 @@ def test_a_remote_that_cannot_be_written_to_is_one_line_and_git_is_left_alone(te
     code, printed = keep(team.ours)
     (line,) = printed.splitlines()
     assert code == 1
-    assert line.startswith("`dvc push --run-cache --quiet` failed: ERROR: ")
+    assert line.startswith("`dvc push --run-cache` failed: ERROR: ")
     assert team.ours.succeed("git", "log", "--format=%s") == "start\n"

@@ -52,7 +52,7 @@ def registry(twins: Twins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> R
     team.succeed("git", "add", "--all")
     team.succeed(*_GIT, "commit", "--quiet", "--message", "cells")
     team.succeed("dvc", "push", "--quiet")
-    team.succeed("gto", "register", "classifier")
+    team.succeed("gto", "register", "classifier", "--version", "v1.0.0")
     shutil.rmtree(team.root / ".dvc" / "cache")
     stranger = Clone(tmp_path / "elsewhere", {"PYTHONPATH": str(ROOT)})
     stranger.root.mkdir()
