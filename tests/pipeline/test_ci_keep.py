@@ -57,7 +57,7 @@ def team(tmp_path: Path) -> Team:
     start = Clone(tmp_path / "ours", environment)
     start.root.mkdir()
     start.succeed("git", "init", "--quiet", "--initial-branch=main")
-    start.succeed("git", "init", "--quiet", "--bare", str(tmp_path / "origin"))
+    start.succeed("git", "init", "--quiet", "--bare", "--initial-branch=main", str(tmp_path / "origin"))
     start.succeed("git", "remote", "add", "origin", str(tmp_path / "origin"))
     start.succeed("dvc", "init", "--quiet")
     start.succeed("dvc", "remote", "add", "--quiet", "--default", "team", str(tmp_path / "remote"))
@@ -156,5 +156,5 @@ def test_a_remote_that_cannot_be_written_to_is_one_line_and_git_is_left_alone(te
     code, printed = keep(team.ours)
     (line,) = printed.splitlines()
     assert code == 1
-    assert line.startswith("`dvc push --run-cache --quiet` failed: ERROR: ")
+    assert line.startswith("`dvc push --run-cache` failed: ERROR: ")
     assert team.ours.succeed("git", "log", "--format=%s") == "start\n"

@@ -71,7 +71,7 @@ def keep(branch: str) -> list[str]:
     """
     if not _run("dvc", "config", "core.remote", check=False):
         return ["no DVC remote is set up, so nothing is kept; `dvc remote add --default NAME URL` sets one up"]
-    _run("dvc", "push", "--run-cache", "--quiet")
+    _run("dvc", "push", "--run-cache")
     done = ["data, models and runs are in DVC's remote"]
     _run("git", "add", "--", LOCK)
     if not _run("git", "diff", "--cached", "--name-only", "--", LOCK):
