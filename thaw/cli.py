@@ -1,4 +1,4 @@
-"""The command `thaw`: new, update, setup, check, plan, blocks, predict, serve, data, summary, compare, trials, sweep."""
+"""The commands `thaw new | update | setup | check | plan | blocks | predict | serve | data | summary | ...`."""
 
 import sys
 from collections.abc import Callable
