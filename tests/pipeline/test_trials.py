@@ -147,7 +147,8 @@ def test_an_interrupted_sweep_leaves_no_process_and_repeats_what_it_had_begun(he
     assert list((here.root / ".dvc" / "tmp" / "exps" / "standalone").glob("tmp*")) == []
     backend = JournalFileBackend(str(here.root / ".thaw" / "sweeps" / "studies.journal"))
     study = optuna.load_study(study_name="sweep", storage=optuna.storages.JournalStorage(backend))
-    first, again = study.trials
+    head, first, again = study.trials
+    assert head.user_attrs == {"experiment": "HEAD"}
     assert (first.state.name, again.state.name) == ("FAIL", "WAITING")
     assert again.system_attrs["fixed_params"] == first.params
 

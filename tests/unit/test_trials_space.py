@@ -19,7 +19,7 @@ RATE = "unfreeze.phases.mid.lr"
 def test_words_and_a_file_name_the_same_space(tmp_path: Path) -> None:
     file = tmp_path / "sweep.yaml"
     file.write_text(
-        f"{RATE}: 1e-5..1e-3:log\nunfreeze.defaults.epochs: 2..6\nhead.hidden: [[], [512]]\n", encoding="utf-8"
+        f"{RATE}: 1e-5..1e-3:log\nunfreeze.defaults.epochs: '2..6'\nhead.hidden: [[], [512]]\n", encoding="utf-8"
     )
     words = [f"{RATE}=1e-5..1e-3:log", "unfreeze.defaults.epochs=2..6", "head.hidden=[],[512]"]
     assert parse([str(file)], PARAMS) == parse(words, PARAMS)
@@ -35,7 +35,7 @@ def test_words_and_a_file_name_the_same_space(tmp_path: Path) -> None:
     [
         ([f"{RATE}=0..1"], f"params.yaml: {RATE} is 0; it must be above 0"),
         (["unfreeze.phases.mid.lrr=1,2"], "unfreeze.phases.mid.lrr is not a known key; did you mean lr?"),
-        (["unfreeze.phases.low.lr=1e-4,1e-3"], "unfreeze.phases.low.start is missing"),
+        (["unfreeze.phases.low.lr=1e-4,1e-3"], "unfreeze.phases.low lacks start, depth"),
         (["seed=1,2"], "seed cannot be searched; name keys of backbone, augment, features, head, unfreeze"),
         (["head.hidden=[]"], "head.hidden has one value, [[]]; name a range LOW..HIGH, or several"),
         (["head.hidden=[,]"], "head.hidden=, cannot be read"),
