@@ -3,8 +3,9 @@
     python -m bench.trials             on the sample: about 20 minutes alone on two cores, most of it the first run
     python -m bench.trials --rounds 3
 
-Both sides are `dvc exp run -S unfreeze.phases.mid.lr=RATE` in a clone of the last commit in which the pipeline has run; each
-trial has a rate of its own, so that no run cache has it. Its activations are in the cache, as those of any later trial.
+Both sides are `dvc exp run -S unfreeze.phases.mid.lr=RATE` in a clone of the last commit, after a whole run.
+Each trial has a rate of its own, so that no run cache has it. Its activations are in the cache, as those of any later
+trial.
 """
 
 import argparse

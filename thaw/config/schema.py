@@ -380,6 +380,9 @@ class CompareParams(Section):
     """Loss in select.metric, in its own units, beyond which a challenger must surely be worse for `--gate` to fail."""
 
 
+Tracker = Literal["none", "mlflow", "wandb"]
+
+
 class ComputeParams(Section):
     """Where and how fast things run; no stage depends on it. Other threads or another processor round differently."""
 
@@ -393,6 +396,9 @@ class ComputeParams(Section):
     """What runs the frozen prefix; auto takes the fastest engine that agrees with torch, and asks once per machine."""
     cache_gib: Positive = 8.0
     """Largest activation cache of a phase, in GiB; a phase that needs more computes them anew in every epoch."""
+    track: Tracker = "none"
+    """Where losses of each epoch and validation figures go as well: MLflow, or Weights & Biases (extras `mlflow`,
+    `wandb`)."""
 
 
 class Params(Section):

@@ -19,6 +19,12 @@ LOCK = Path("dvc.lock")
 _ENTRY = re.compile(r"^  unfreeze@(?P<phase>\w+):\n(?:   .*\n)*", re.MULTILINE)
 
 
+def settle(root: Path, phases: Collection[str]) -> None:
+    """Leave the head and these phases in `root`, and no other. Raises: ArtifactError if one cannot be had."""
+    take_out(root, phases)
+    bring([root / name for name in ("head", *phases)])
+
+
 def bring(folders: Sequence[Path]) -> None:
     """Bring those of these outs that are missing: by `dvc get`, since a stage runs under the locks of its repro.
 

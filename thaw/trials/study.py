@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -145,8 +146,10 @@ def name_of(study: str, number: int) -> str:
 
 
 def _check_names(study: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][\w-]*", study):
+        raise RunError(f"a study cannot be called {study!r}, since its experiments are; use letters, digits, _ and -")
     _, found = revisions.experiments(BASELINE)
-    if taken := [one.name for one in found if one.name.startswith(f"{study}-")]:
+    if taken := [one.name for one in found if re.fullmatch(rf"{re.escape(study)}-\d+", one.name)]:
         raise RunError(
             f"there is an experiment {taken[0]} already, and the study {study} is new; name another with --study, or "
             f"remove it with `dvc exp remove {taken[0]}`"

@@ -1,7 +1,7 @@
 """The command `sweep`: Optuna proposes values, each trial is a DVC experiment, and what surely loses is stopped.
 
 A trial tells the answers of each fold of each phase as soon as that is trained (`pipeline.trial`). Their losses, one
-for each parcel of images, are Optuna's intermediate values, and its `WilcoxonPruner` compares them, in pairs, with those of
+for each parcel of images, are Optuna's intermediate values. Its `WilcoxonPruner` compares them, in pairs, with those of
 the best trial so far. The commit that the trials start from is the first trial of a study. All that decides lies in the
 study, so any number of machines can work on one storage.
 """
