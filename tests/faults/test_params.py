@@ -94,7 +94,11 @@ def _edited(valid: str, pattern: str, replacement: str) -> str:
         (r"defaults: {}", "defaults: null", "unfreeze.defaults is null; it must be a section with keys of its own, or"),
         (r"defaults: {}", "defaults: {ema: 2}", "unfreeze.defaults.ema is 2; it must be below 1"),
         (r"defaults: {}", "defaults: {l2_sp: -1}", "unfreeze.defaults.l2_sp is -1; it must be at least 0"),
-        (r"\n  defaults: {}", "", "unfreeze lacks defaults; DVC wants every section but compute there, if only as"),
+        (
+            r"\n  defaults: {}",
+            "",
+            "unfreeze lacks defaults; DVC wants every section but compare and compute there, if only as",
+        ),
         (r"warm_start: true", "warm_start: 1", "top.warm_start is 1; it must be true, false or auto"),
         (r"warm_start: true", "refit: true", "top.refit is called unfreeze.phases.top.warm_start now; rename it"),
         (r"  tta: true", "  average: true", "augment.average is called augment.tta now; rename it"),

@@ -10,7 +10,7 @@ from thaw.errors import RunError
 CONFIG = ".dvc/config"
 _PREFIX, _SUFFIX = "'remote \"", "\"'"
 _VERIFY = {"verify": "true"}
-_SECONDS = {"connect_timeout": "10", "read_timeout": "60"}
+_SECONDS = {"connect_timeout": "5", "read_timeout": "20"}  # botocore tries five times
 _BY_SCHEME = {
     "s3": _VERIFY | _SECONDS,
     "http": _VERIFY | _SECONDS,
