@@ -200,8 +200,11 @@ def test_a_mistake_in_the_defaults_of_phases_is_told_once_and_there(
 def test_keys_that_a_section_lacks_are_told_in_one_line(tmp_path: Path) -> None:
     lines = _mistakes(tmp_path, "seed: 0\nunfreeze: {defaults: {}, phases: {top: {start: head}}}\n")
     assert len(lines) == 2
-    assert "the file lacks data, prepare, backbone, augment, features, head, select, evaluate; DVC wants" in lines[0]
-    assert "if only as evaluate: {}; docs/guide/params.md lists every key" in lines[0]
+    assert (
+        "the file lacks data, prepare, backbone, augment, features, head, select, evaluate, export; DVC wants"
+        in lines[0]
+    )
+    assert "if only as export: {}; docs/guide/params.md lists every key" in lines[0]
     assert lines[1].endswith("unfreeze.phases.top lacks depth, lr; docs/guide/params.md lists every key")
 
 

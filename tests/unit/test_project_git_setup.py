@@ -160,6 +160,7 @@ def test_run_again_it_changes_nothing_and_says_so(project: Path) -> None:
     before = _config(project)
     assert [line.partition(" (")[0] for line in first] == [
         ".gitattributes: as it was", "git config merge.thaw-lock: set", "git config merge.thaw-labels: set",
+        "hook post-checkout: set", "hook pre-commit: set", "hook pre-push: set",
     ]  # fmt: skip
     assert [line.partition(" (")[0] for line in set_up(project)] == [
         line.partition(" (")[0].replace("set", "as it was") for line in first
@@ -232,4 +233,7 @@ def test_the_command_prints_what_it_did(
         ".gitattributes: as it was",
         f"git config merge.thaw-lock: set (dvc.lock stage by stage, by {sys.executable})",
         f"git config merge.thaw-labels: set (labels.csv image by image, by {sys.executable})",
+        "hook post-checkout: set (`dvc checkout` of what lies in the cache)",
+        "hook pre-commit: set (`dvc status`)",
+        "hook pre-push: set (stops while data is not in the remote)",
     ]

@@ -373,6 +373,13 @@ class EvaluateParams(Section):
     """Most evaluations behind each 95 % interval: images (or groups) are left out one by one, or in so many parcels."""
 
 
+class ExportParams(Section):
+    """What the exported model consists of, beside model.onnx."""
+
+    torch: bool = False
+    """Whether model.pt2 is written too: the same classifier as a program of torch.export, about as large."""
+
+
 class CompareParams(Section):
     """What `thaw compare` lets pass; no stage depends on it."""
 
@@ -415,5 +422,6 @@ class Params(Section):
     unfreeze: UnfreezeParams
     select: SelectParams
     evaluate: EvaluateParams
+    export: ExportParams
     compare: CompareParams = CompareParams()
     compute: ComputeParams = ComputeParams()

@@ -14,6 +14,10 @@ from thaw.errors import ArtifactError, RunError, first_line
 from thaw.pipeline import artifacts
 
 WORKSPACE = "workspace"
+_SECONDS = {"connect_timeout": 5, "read_timeout": 20}  # botocore tries five times
+WAITING = {"s3": _SECONDS, "http": _SECONDS, "https": _SECONDS, "ssh": {"timeout": 10}}
+"""For the schemes of a remote's URL, DVC's options that end the wait for one that is silent, in seconds."""
+
 _SHORT = 7  # digits of a commit that are shown
 
 
@@ -180,7 +184,10 @@ def _storage(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return where DVC's settings of today keep objects: the revision may have had another remote, or none."""
     name = config["core"].get("remote")
     known = name in config["remote"]
-    remote = {"core": {"remote": name}, "remote": {name: config["remote"][name]}} if known else {}
+    options = config["remote"][name] if known else {}
+    scheme = str(options.get("url", "")).partition("://")[0]
+    patient = {**WAITING.get(scheme, {}), **options}
+    remote = {"core": {"remote": name}, "remote": {name: patient}} if known else {}
     return {"cache": dict(config["cache"]), **remote}
 
 

@@ -6,17 +6,11 @@ import sys
 from pathlib import Path
 
 from thaw.errors import RunError
+from thaw.pipeline.revisions import WAITING
 
 CONFIG = ".dvc/config"
 _PREFIX, _SUFFIX = "'remote \"", "\"'"
 _VERIFY = {"verify": "true"}
-_SECONDS = {"connect_timeout": "10", "read_timeout": "60"}
-_BY_SCHEME = {
-    "s3": _VERIFY | _SECONDS,
-    "http": _VERIFY | _SECONDS,
-    "https": _VERIFY | _SECONDS,
-    "ssh": _VERIFY | {"timeout": "10"},
-}
 
 
 def guard_remotes(root: Path) -> list[str]:
@@ -35,7 +29,8 @@ def guard_remotes(root: Path) -> list[str]:
             name = section.removeprefix(_PREFIX).removesuffix(_SUFFIX)
             present = parser[section]
             scheme = present.get("url", "").partition("://")[0]
-            missing = {key: value for key, value in _BY_SCHEME.get(scheme, _VERIFY).items() if key not in present}
+            wanted = _VERIFY | {key: str(value) for key, value in WAITING.get(scheme, {}).items()}
+            missing = {key: value for key, value in wanted.items() if key not in present}
             for key, value in missing.items():
                 _modify(root, name, key, value)
             words = ", ".join(f"{key} = {value}" for key, value in missing.items())
