@@ -14,7 +14,7 @@ from thaw import extras
 from thaw.config.schema import Tracker
 from thaw.pipeline import scratch
 
-Log = Callable[[Mapping[str, float], int], None]
+Log = Callable[[Mapping[str, float], int], object]
 PROJECT = "thaw"
 _LOSSES = ("train_loss", "val_loss", "val_accuracy")
 _EXPERIMENT = "DVC_EXP_NAME"  # set by DVC while an experiment runs
