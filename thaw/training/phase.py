@@ -82,7 +82,7 @@ def run_phase(
     augment: AugmentParams,
     seed: int,
     compute: ComputeParams,
-    on_epoch: Callable[[Seen], None] = lambda _: None,
+    on_epoch: Callable[[Seen], object] = lambda _: None,
 ) -> Trained:
     """Train one phase from its start, prove that nothing below the cut moved, and return what it leaves.
 
@@ -132,7 +132,7 @@ class _Training:
     augment: AugmentParams
     seed: int
     compute: ComputeParams
-    on_epoch: Callable[[Seen], None]
+    on_epoch: Callable[[Seen], object]
 
     def run(
         self, parts: Sequence[Part], prefix: Prefix, settings: list[object]
