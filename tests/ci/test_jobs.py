@@ -119,7 +119,7 @@ def test_a_change_is_run_kept_compared_and_passes_on_github(team: Team) -> None:
     assert set(stages_run(outcome.output)) <= {"evaluate", "report", "export"}
     assert team.branch("more-draws")[:2] == ["dvc.lock as the pipeline ran for it", "More draws"]
     assert "is not shown to differ from the champion, origin/main (" in outcome.summary
-    assert "\n### Data\n" in outcome.summary
+    assert "\n### Data: `origin/main` → `HEAD`\n" in outcome.summary
     assert [body.partition("\n")[2].strip() for body in team.comments.bodies.values()] == [outcome.summary.strip()]
     of_a_fork = {**context, "github.event.pull_request.head.repo.full_name": "stranger/photos"}
     assert runner.run_github(model, service, team.place / "fork", of_a_fork) is None

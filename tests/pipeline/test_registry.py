@@ -89,7 +89,7 @@ def test_a_backbone_is_opened_at_a_version_and_once_it_is_here_the_repository_ne
     assert all((first[name] == again[name]).all() for name in first)
     (artifacts_here,) = (Path(registry.remote).parent / "scratch" / "downloads").iterdir()
     (artifacts_here / "weights.safetensors").write_bytes(b"damaged")
-    with pytest.raises(BackboneError, match=r"could not be brought: .* is no git repository; correct"):
+    with pytest.raises(BackboneError, match=r"could not be brought: .*/team cannot be cloned \(No git rep.*\); see to"):
         open_backbone(source)
 
 

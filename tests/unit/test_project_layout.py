@@ -49,6 +49,7 @@ def test_a_project_has_all_that_dvc_and_a_team_need(place: Path) -> None:
         "dvc.yaml", "params.yaml", "stages/__init__.py", "stages/prepare.py", "data/images.dvc", "data/.gitignore",
         "models/.gitignore", "tests/test_project.py", "README.md", "requirements.txt", ".gitignore", ".dvcignore",
         ".dvc/config", ".dvc/plots/series.json", ".git", ".gitattributes", ".thaw-project.json",
+        ".github/workflows/pull-request.yml", ".gitlab-ci.yml", "Dockerfile", ".dockerignore",
     ):  # fmt: skip
         assert (root / name).exists(), name
     assert "/images" in (root / "data" / ".gitignore").read_text().split()

@@ -91,7 +91,8 @@ def _reason(printed: str, repository: str, path: str, revision: str) -> str:
     if "is not a git repository" in said:
         return f"{repository} is no git repository; correct its path or address"
     if "Failed to clone" in said:
-        return f"{said[:300]}; see that {repository} can be reached from here"
+        cause = said.rpartition("': ")[2][:200]  # after the folders that it would have been cloned from and to
+        return f"{repository} cannot be cloned ({cause}); see to network, address and rights"
     if "unknown Git revision" in said:
         return f"{repository} has no revision {revision}; {_versions(repository, revision)}"
     if said.startswith("unexpected error - ["):  # all that DVC says of a path that is not in the repository

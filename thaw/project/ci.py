@@ -54,12 +54,12 @@ def _parts(base: str) -> Iterator[str]:
         yield text.in_markdown(command.compare(base, "HEAD", load_params()))
     except ThawError as error:
         yield f"Not compared: {error}"
-    yield "\n### Data\n"
+    yield ""
     try:
         found = compare_data(snapshots.of(base)[1], snapshots.of("HEAD")[1])
         yield from data_diff.markdown(found, data_diff.sections_of(found))
     except ThawError as error:
-        yield f"Not compared: {error}"
+        yield f"### Data\n\nNot compared: {error}"
 
 
 def keep(branch: str) -> list[str]:

@@ -58,7 +58,7 @@ def test_a_tiny_run_ends_with_metrics_and_a_report(tmp_path: Path) -> None:
 
 def _tiny(tree: dict[str, Any]) -> dict[str, Any]:
     """Return the project's settings for tiny images and a tiny network."""
-    name, phase = next(iter(tree["unfreeze"]["phases"].items()), ("top", {}))
+    name, phase = next(iter(tree["unfreeze"]["phases"].items()), ("top", {"lr": 1e-3}))
     tree["unfreeze"]["phases"] = {name: {**phase, "start": "head", "depth": 1, "epochs": 1, "views": 1}}
     tree["data"] = {"raw": "images"}
     tree["prepare"] = (tree.get("prepare") or {}) | {"size_px": SIZE_PX, "max_rejected": 0.0, "value_range": None}
