@@ -3,6 +3,7 @@
 It imports DVC, through its public interface, as storage.py does; no stage can import this one.
 """
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from thaw.errors import ArtifactError, RunError, first_line
 from thaw.pipeline import artifacts
 
 WORKSPACE = "workspace"
-_SECONDS = {"connect_timeout": 5, "read_timeout": 20}  # botocore tries five times
+_SECONDS = {"connect_timeout": 3, "read_timeout": 10}
 WAITING = {"s3": _SECONDS, "http": _SECONDS, "https": _SECONDS, "ssh": {"timeout": 10}}
 """For the schemes of a remote's URL, DVC's options that end the wait for one that is silent, in seconds."""
 
@@ -247,6 +248,8 @@ def _changes(entries: list[Any]) -> Iterator[str]:
 def repository() -> Iterator[Any]:
     """Yield the DVC repository of the current folder."""
     from dvc.repo import Repo
+
+    os.environ.setdefault("AWS_MAX_ATTEMPTS", "1")  # s3fs tries five times, and botocore five times each
 
     with Repo(".") as opened:
         yield opened

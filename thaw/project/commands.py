@@ -65,7 +65,7 @@ def verify(what: Verified, name: str | None, *, since: str | None, delete: bool,
     else:
         lines = verifying.verify_pushed(git_setup.commits(Path.cwd(), since), name, deadline_s=deadline_s)
     for line in lines:
-        print(line)
+        print(line, flush=True)  # an error comes last, on another stream
 
 
 def _seen(wish: Wish, made: Made) -> Iterator[str]:
