@@ -29,13 +29,8 @@ from thaw.pipeline import scratch
 pytestmark = pytest.mark.usefixtures("scratch")
 
 BENCHES = (
-<<<<<<< HEAD
     "prefix", "head", "phase", "views", "scale", "noop", "remotes", "floor", "accuracy", "foreign", "memory", "chain",
-    "grow", "scratch", "predict", "install", "small", "null", "folds",
-=======
-    "prefix", "head", "phase", "views", "scale", "noop", "floor", "accuracy", "foreign", "memory", "chain", "grow",
-    "scratch", "predict", "install", "small", "null", "folds", "trials",
->>>>>>> 128b85415f07dee81aa843dc677f5b2766c497fd
+    "grow", "scratch", "predict", "install", "small", "null", "folds", "trials",
 )  # fmt: skip
 
 
