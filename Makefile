@@ -7,7 +7,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo repro check test browser bench docs zoo screenshots repository
+.PHONY: help install demo repro check test story browser bench docs zoo screenshots repository project sshd
 
 # DVC runs `python` as it finds it on PATH: every recipe below sees the environment's own.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -34,8 +34,15 @@ check: $(VENV)/.installed-dev ## lint, spelling, types and params.yaml, without 
 	mypy
 	python -m thaw check
 
-test: repository browser check ## everything in check, then all tests (ARGS="tests/unit -x" narrows them)
+test: repository browser sshd check ## everything in check, then all tests (ARGS="tests/unit -x" narrows them)
 	pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
+
+story: repository $(VENV)/.installed-dev ## a team of three with trials, CI, a merge and a version, told step by step; takes minutes
+	python -m tests.story.team
+
+project: repository $(VENV)/.installed-dev ## where params and images are your own: a project's tests, and not Thaw's
+	thaw check
+	pytest thaw/template/tests $(ARGS)
 
 browser: ## see to it that Chromium and its driver are here, which the tests of the report drive
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
@@ -47,6 +54,17 @@ browser: ## see to it that Chromium and its driver are here, which the tests of 
 	  echo "installing chromium and chromium-driver"; \
 	  $$as_root apt-get -qq update && $$as_root env DEBIAN_FRONTEND=noninteractive \
 	    apt-get -qq install -y --no-install-recommends chromium chromium-driver >/dev/null; }
+
+sshd: ## see to it that OpenSSH's server is here, which the tests of remotes start on a port of their own
+	@command -v sshd >/dev/null || test -x /usr/sbin/sshd || { \
+	  if ! command -v apt-get >/dev/null || { [ "$$(id -u)" != 0 ] && ! sudo -n true 2>/dev/null; }; then \
+	    echo "the tests of remotes need OpenSSH's server; on Debian and Ubuntu: sudo apt-get install openssh-server" >&2; \
+	    exit 1; \
+	  fi; \
+	  as_root=; [ "$$(id -u)" = 0 ] || as_root="sudo -n"; \
+	  echo "installing openssh-server"; \
+	  $$as_root apt-get -qq update && $$as_root env DEBIAN_FRONTEND=noninteractive \
+	    apt-get -qq install -y --no-install-recommends openssh-server >/dev/null; }
 
 screenshots: $(VENV)/.installed-dev browser ## draw docs/images anew from reports/index.html and models/export
 	python -m tests.browser.screenshots

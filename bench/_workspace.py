@@ -74,7 +74,7 @@ def open_workspace(num_images: int | None = None) -> Workspace:
     return Workspace(
         params=params,
         images=images,
-        root=listing.read(listing.locate(params.data.raw)).root,
+        root=listing.read_data(params.data).root,
         network=lambda channels: load_backbone(Path("models/backbone"), in_channels=channels),
         start=Start(tensors, model),
     )

@@ -47,7 +47,8 @@ def main() -> None:
 
 def settings(tree: dict[str, Any], kind: str, part: float, *, parent: bool) -> dict[str, Any]:
     """Return the params of a run on cells of one type, from the model in `parent/` or from ImageNet."""
-    tree = tree | {"data": {"raw": f"data/{kind}-{part:g}"}}
+    folder = f"data/{kind}-{part:g}"
+    tree = tree | {"data": {"raw": folder, "labels": folder}}
     if not parent:
         return tree
     return tree | {"backbone": tree["backbone"] | {"source": "model:parent", "sha256": None}}

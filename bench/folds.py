@@ -36,7 +36,7 @@ def measure(seed: int) -> _tools.Facts:
 def run(seed: int, folds: int) -> _tools.Facts:
     """Return what `dvc repro` gives on a few cells, split by this seed."""
     tree = read_tree(Path("params.yaml"))
-    tree |= {"seed": seed, "data": {"raw": _FOLDER}, "select": tree["select"] | {"folds": folds}}
+    tree |= {"seed": seed, "data": {"raw": _FOLDER, "labels": _FOLDER}, "select": tree["select"] | {"folds": folds}}
     share = _DEVELOPMENT / (1 - tree["prepare"]["test_fraction"])
     table = _cells.split_of(tree).assign(split="train")
     few = _cells.part_of(table, share / len(table), seed).drop(columns="split")

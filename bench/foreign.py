@@ -18,7 +18,7 @@ _FOLDER = "data/digits"
 def main() -> None:
     """Run the pipeline and print one JSON line: test accuracy of the head and of each phase, and which was kept."""
     tree = read_tree(Path("params.yaml"))
-    tree |= {"data": {"raw": _FOLDER}}
+    tree |= {"data": {"raw": _FOLDER, "labels": _FOLDER}}
     _tools.report(
         "foreign",
         lambda: _tools.pipeline("foreign", tree, furnish=lambda clone: _sets.write("digits", clone / _FOLDER)),

@@ -50,7 +50,8 @@ def main() -> None:
 
 def settings(tree: dict[str, Any], *, three: bool, grown: bool) -> dict[str, Any]:
     """Return the params of a run on two or three classes, grown from the model in `parent/` or not."""
-    tree = tree | {"data": {"raw": _raw(three=three)}}
+    folder = _raw(three=three)
+    tree = tree | {"data": {"raw": folder, "labels": folder}}
     if not grown:
         return tree
     tree = _cells.with_phase(tree, warm_start=False)  # a refit would solve the grown head anew

@@ -56,7 +56,11 @@ def main() -> None:
 def settings(tree: dict[str, Any]) -> dict[str, Any]:
     """Return params.yaml for small images and one epoch of one phase."""
     phase = tree["unfreeze"]["phases"][_NAME] | {"epochs": 1}
-    small = {"data": {"raw": "data/photos"}, "prepare": {"size_px": _SIDE_PX}, "backbone": {"input_px": _SIDE_PX}}
+    small = {
+        "data": dict.fromkeys(("raw", "labels"), "data/photos"),
+        "prepare": {"size_px": _SIDE_PX},
+        "backbone": {"input_px": _SIDE_PX},
+    }
     return overlaid(tree, small | {"unfreeze": {"phases": {_NAME: phase}}})
 
 

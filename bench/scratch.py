@@ -57,7 +57,7 @@ def main() -> None:
 def settings(tree: dict[str, Any], part: float, epochs: int, *, pretrained: bool) -> dict[str, Any]:
     """Return the params of one side on a part of the training images."""
     small = {"prepare": {"size_px": _PACKED_PX}, "backbone": {"input_px": _INPUT_PX}, "augment": {"flip": "both"}}
-    tree = _cells.with_phase(overlaid(tree, small | {"data": {"raw": _raw(part)}}))
+    tree = _cells.with_phase(overlaid(tree, small | {"data": {"raw": _raw(part), "labels": _raw(part)}}))
     if pretrained:
         return tree
     longer = round(epochs / part**0.5)

@@ -57,7 +57,11 @@ def settings(tree: dict[str, Any], depth: int, epochs: int, num_images: int | No
     """Return params.yaml with one phase alone and an augmentation without end."""
     phase = tree["unfreeze"]["phases"][_NAME] | {"depth": depth, "epochs": epochs}
     tree = overlaid(tree, {"augment": _AUGMENT, "unfreeze": {"phases": {_NAME: phase}}})
-    small = {"data": {"raw": "data/photos"}, "prepare": {"size_px": _PHOTOS_PX}, "backbone": {"input_px": _PHOTOS_PX}}
+    small = {
+        "data": dict.fromkeys(("raw", "labels"), "data/photos"),
+        "prepare": {"size_px": _PHOTOS_PX},
+        "backbone": {"input_px": _PHOTOS_PX},
+    }
     return tree if num_images is None else overlaid(tree, small)
 
 

@@ -1,4 +1,4 @@
-"""Write the winner as ONNX, a program of torch.export and a card. Run by `dvc repro`, or `python -m stages.export`."""
+"""Write the winner as ONNX, with a model card. Run by `dvc repro`, or `python -m stages.export`."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from thaw.export.graph import ExportableClassifier
 from thaw.pipeline import artifacts, guard, timings
 from thaw.training import model
 
-SECTIONS = ("data",)
+SECTIONS = ("data", "export")
 INPUTS = (
     "data/prepared", "models/final", "reports/metrics.json", "reports/classes.json", "reports/selection.json",
     "reports/predictions.csv",
@@ -19,7 +19,7 @@ OUTS = ("models/export",)
 
 
 def main() -> None:
-    """Write models/export: model.onnx, model.pt2, model.json and README.md, once they answer as the model does."""
+    """Write models/export: model.onnx, model.json, README.md and maybe model.pt2, which answer as the model does."""
     with guard.stage("export", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
         use_threads(params.compute)
         prepared, final = Path(INPUTS[0]), model.load(INPUTS[1])
@@ -43,7 +43,7 @@ def main() -> None:
         evidence = card.Evidence.read(params.data.raw, prepared, Path("reports"))
         squares = images.read(parity.spread(images.rows("test")))
         with artifacts.new_folder(Path(OUTS[0])) as folder:
-            files.write(folder, whole, stored)
+            files.write(folder, whole, stored, torch_program=params.export.torch)
             with timings.part("answer"):
                 expected = final.probabilities(squares)
             difference = parity.check(folder, squares, expected)

@@ -10,15 +10,15 @@ from thaw.pipeline import artifacts, facts, guard, tables
 from thaw.progress import progress
 
 SECTIONS = ("seed", "data", "prepare", "select.folds")
-INPUTS = ("${data.raw}",)  # known only once params.yaml is read
+INPUTS = ("${data.raw}", "${data.labels}")  # known only once params.yaml is read; often the same path
 OUTS = ("data/prepared",)
 
 
 def main() -> None:
     """Write data/prepared: packed images, samples.csv, classes.json, rejected.csv and audit.json."""
-    raw = str(listing.locate(load_params().data.raw))
-    with guard.stage("prepare", sections=SECTIONS, inputs=(raw,), outs=OUTS) as params:
-        listed = listing.read(Path(params.data.raw))
+    inputs = listing.inputs(load_params().data)
+    with guard.stage("prepare", sections=SECTIONS, inputs=inputs, outs=OUTS) as params:
+        listed = listing.read_data(params.data)
         settings, paths = params.prepare, listed.table["path"].tolist()
         with artifacts.new_folder(Path(OUTS[0])) as folder, TemporaryFile(dir=folder) as file:
             spool = packed.Spool(file, settings.size_px)

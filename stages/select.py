@@ -6,7 +6,7 @@ from thaw.config.reader import load_params
 from thaw.evaluation import selection, summary
 from thaw.evaluation.comparison import choose
 from thaw.evaluation.plots import write_training_plots
-from thaw.pipeline import artifacts, facts, guard, presence
+from thaw.pipeline import artifacts, facts, guard, presence, tracking
 
 # `unfreeze` whole, although only names and starts are read: DVC cannot name one key of every phase. It costs nothing,
 # since whatever else changes there reruns its phase, and so this stage.
@@ -18,14 +18,14 @@ OUTS = ("models/final", "reports/selection.json", "reports/validation.json", "re
 def main() -> None:
     """Write models/final, and selection.json, validation.json and training/ of reports/."""
     # First: what a stage depends on must not change while it runs.
-    presence.bring([Path("models/phases", name) for name in ("head", *load_params().unfreeze.phases)])
+    presence.settle(Path("models/phases"), load_params().unfreeze.phases)
     with guard.stage("select", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
         artifacts.verify(Path("data/prepared"), only=("samples.csv",))
         settings = params.select
         starts = {name: phase.start for name, phase in params.unfreeze.phases.items()}
         phases = selection.read_phases(Path("models/phases"), starts)
         selection.check_final(phases, settings)
-        head, names = phases[0], [phase.name for phase in phases]
+        head = phases[0]
         results = choose(
             [phase.candidate for phase in phases],
             head.labels,
@@ -43,13 +43,15 @@ def main() -> None:
             Path("models/backbone"),
             chosen,
             selection.chosen_result(results),
-            candidates=names,
+            candidates=[phase.name for phase in phases],
             ensemble=report.final == "ensemble",
         )
         with artifacts.new_folder(Path("reports/training")) as folder:
             write_training_plots(folder, selection.read_curves(phases), selection.read_range_tests(phases))
         facts.write(Path("reports/selection.json"), report)
-        facts.write(Path("reports/validation.json"), selection.validation_metrics(report))
+        validation = selection.validation_metrics(report)
+        facts.write(Path("reports/validation.json"), validation)
+        tracking.send(params.compute.track, "select", tracking.flat(validation.model_dump()["validation"]))
         summary.print_selection(report)
 
 

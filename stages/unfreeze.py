@@ -7,7 +7,7 @@ from thaw.config.reader import load_params
 from thaw.data.packed import PackedImages
 from thaw.errors import ParamsError
 from thaw.networks.backbone import load_backbone
-from thaw.pipeline import artifacts, guard
+from thaw.pipeline import artifacts, guard, tracking
 from thaw.training import phase_folder
 from thaw.training.parts import Start
 from thaw.training.phase import run_phase
@@ -27,7 +27,7 @@ def main() -> None:
     sections, inputs = (*SECTIONS[:3], f"unfreeze.phases.{name}"), (*INPUTS[:2], before)
     with guard.stage(f"unfreeze@{name}", sections=sections, inputs=inputs, outs=(out,)) as params:
         images = PackedImages.open(Path(INPUTS[0]))
-        with artifacts.new_folder(Path(out)) as folder:
+        with tracking.run(params.compute.track, f"unfreeze@{name}") as log, artifacts.new_folder(Path(out)) as folder:
             trained = run_phase(
                 name,
                 params.unfreeze.phases[name],
@@ -37,6 +37,7 @@ def main() -> None:
                 augment=params.augment,
                 seed=params.seed,
                 compute=params.compute,
+                on_epoch=lambda seen: log(tracking.losses(seen.row, seen.part.label), int(seen.row["epoch"])),
             )
             trained.write(folder)
         artifacts.forget(trained.checkpoint)

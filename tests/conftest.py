@@ -68,6 +68,7 @@ def params_text(root: Path) -> str:
         },
         "select": {"folds": "auto", "min_win_rate": 0.6, "draws": 2000},
         "evaluate": {"draws": 2000},
+        "export": {},
         "compute": {"threads": None, "device": "auto", "cache_gib": 8.0},
     }
     return str(yaml.safe_dump(tree, sort_keys=False))

@@ -40,7 +40,7 @@ def whole_of(classifier: model.Model) -> ExportableClassifier:
     )
 
 
-def write_export(folder: Path, final: Path) -> Path:
+def write_export(folder: Path, final: Path, *, torch_program: bool = True) -> Path:
     """Write a folder as `export` does from models/final, but for the card."""
     classifier = model.load(final)
     whole = whole_of(classifier)
@@ -48,7 +48,7 @@ def write_export(folder: Path, final: Path) -> Path:
         classifier.facts, classifier.backbone.spec, whole, fingerprint=classifier.fingerprint, license_="other"
     )
     with artifacts.new_folder(folder) as partial:
-        files.write(partial, whole, facts)
+        files.write(partial, whole, facts, torch_program=torch_program)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""The commands `thaw new | update | setup | check | plan | blocks | predict | serve | data | summary | compare`."""
+"""The command line: `thaw --help` lists the commands."""
 
 import sys
 from collections.abc import Callable
@@ -23,6 +23,19 @@ app = typer.Typer(
 )
 data = typer.Typer(help="What a data set is made of, and what changed in it.", no_args_is_help=True)
 app.add_typer(data, name="data")
+labels = typer.Typer(help="Labels in a CSV that git keeps, beside images that DVC keeps.", no_args_is_help=True)
+app.add_typer(labels, name="labels")
+ci = typer.Typer(help="What a job does after `dvc repro`: keep the results, report on them.", no_args_is_help=True)
+app.add_typer(ci, name="ci")
+
+EXPORT = "models/export"
+Model = Annotated[
+    str, typer.Option("--model", help="An exported model: a folder, or REPOSITORY#PATH@REVISION, which DVC brings.")
+]
+Version = Annotated[
+    str | None,
+    typer.Option("--model-version", envvar="THAW_MODEL_VERSION", help="What answers call it.", show_default=False),
+]
 
 
 def _print_version(wanted: bool) -> None:
@@ -73,10 +86,42 @@ def update() -> None:
 
 @app.command()
 def setup() -> None:
-    """Make git merge dvc.lock stage by stage, and metrics, in this clone of the project; once per clone."""
+    """Once per clone: git merges dvc.lock stage by stage, and a push waits for its data; remotes get what they lack."""
     from thaw.project import commands
 
     commands.setup(Path.cwd())
+
+
+@app.command()
+def verify(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="A remote by its name; without it, the project's own.")
+    ] = None,
+    remote: Annotated[bool, typer.Option("--remote", help="Look into a remote, and not into the cache.")] = False,
+    pushed: Annotated[
+        bool, typer.Option("--pushed", help="Only look whether all that HEAD names is in the remote; for CI.")
+    ] = False,
+    since: Annotated[
+        str | None, typer.Option("--since", help="With --pushed: every commit after this revision, not HEAD alone.")
+    ] = None,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete what is damaged, so that DVC brings it anew.")
+    ] = False,
+    deadline: Annotated[
+        float, typer.Option("--deadline", min=1, help="Longest silence of a remote, in seconds.")
+    ] = 60.0,
+) -> None:
+    """Hash anew what dvc.lock and .dvc files name, in DVC's cache or in a remote; exit with 1 if it is damaged."""
+    from thaw.project import commands
+
+    if remote and pushed:
+        raise ThawError("--remote and --pushed exclude each other; drop one of them")
+    if (name and not (remote or pushed)) or (since and not pushed) or (delete and pushed):
+        raise ThawError(
+            "NAME goes with --remote or --pushed, --since with --pushed, and --delete with neither or --remote"
+        )
+    what = commands.Verified.PUSHED if pushed else commands.Verified.REMOTE if remote else commands.Verified.CACHE
+    commands.verify(what, name, since=since, delete=delete, deadline_s=deadline)
 
 
 @app.command()
@@ -125,17 +170,19 @@ def predict(
     explain: Annotated[
         Path | None, typer.Option("--explain", help="Folder for images that show what spoke for the answer.")
     ] = None,
-    folder: Annotated[Path, typer.Option("--model", help="An exported model.")] = Path("models/export"),
+    folder: Model = EXPORT,
+    version: Version = None,
 ) -> None:
     """Classify images: class and calibrated probabilities of each. What is no image is listed and passed over."""
     from thaw.serving import predict as command
 
-    command.predict(images, form=form, output=output, top=top, explain=explain, folder=folder)
+    command.predict(images, form=form, output=output, top=top, explain=explain, folder=folder, version=version)
 
 
 @app.command()
 def serve(
-    folder: Annotated[Path, typer.Option("--model", help="An exported model.")] = Path("models/export"),
+    folder: Model = EXPORT,
+    version: Version = None,
     host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 is every one.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8000,
     max_mb: Annotated[float, typer.Option(min=0.001, help="Largest image file that is accepted, in MB.")] = 20.0,
@@ -145,7 +192,7 @@ def serve(
     from thaw.serving.exported import Exported
     from thaw.serving.serve import Limits, serve
 
-    serve(Exported.open(folder), Limits(int(max_mb * 1e6), seconds), host, port)
+    serve(Exported.open(folder, version=version), Limits(int(max_mb * 1e6), seconds), host, port)
 
 
 @data.command("diff")
@@ -157,6 +204,9 @@ def data_diff(
     as_markdown: Annotated[bool, typer.Option("--md", help="Print Markdown, for a comment on a change.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     page: Annotated[Path | None, typer.Option("--html", help="Write a page that shows the images, one file.")] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Write the report with a section of what changed.")
+    ] = None,
     gate: Annotated[
         bool, typer.Option("--gate", help="Exit with 1 if a good image is rejected now and nobody has accepted that.")
     ] = False,
@@ -167,7 +217,7 @@ def data_diff(
     if as_markdown and as_json:
         raise ThawError("--md and --json exclude each other; drop one of them")
     form = command.Form.MARKDOWN if as_markdown else command.Form.JSON if as_json else command.Form.TEXT
-    command.command(before, after, form=form, page=page, gate=gate)
+    command.command(before, after, form=form, page=page, report=report, gate=gate)
 
 
 @data.command("accept")
@@ -179,6 +229,19 @@ def data_accept(
     from thaw.report import data_diff as command
 
     command.accept(paths or [], since)
+
+
+@labels.command("export")
+def labels_export(
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The CSV; without it, labels.csv.", show_default=False)
+    ] = None,
+) -> None:
+    """Write the labels of class folders into a CSV, and set data.labels; later, add rows for new images."""
+    from thaw.project import labels as command
+
+    for line in command.export(Path.cwd(), output):
+        print(line)
 
 
 @app.command()
@@ -218,6 +281,62 @@ def compare(
     print(outcome.model_dump_json(indent=2) if json else text.in_markdown(outcome) if md else text.in_plain(outcome))
     if gate and not outcome.gate.passed:
         raise typer.Exit(1)
+
+
+@app.command()
+def trials(
+    baseline: Annotated[str, typer.Argument(help="The commit, branch or tag that the trials start from.")] = "HEAD",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, for a program.")] = False,
+) -> None:
+    """List the experiments of DVC: what each changes, its out-of-fold loss, and the change from the baseline."""
+    from thaw.trials import listing, text
+
+    found = listing.trials(baseline, load_params())
+    if json:
+        print(found.model_dump_json(indent=2))
+    elif not found.trials:
+        print(f"no trial starts from {baseline}; `dvc exp run select -S KEY=VALUE` makes one, `thaw sweep` many")
+    else:
+        Console(width=min(Console().width, text.COLUMNS)).print(text.table(found))
+
+
+@app.command()
+def sweep(
+    space: Annotated[
+        list[str],
+        typer.Argument(help="KEY=LOW..HIGH, KEY=LOW..HIGH:log or KEY=A,B,C of params.yaml; or a YAML file of such."),
+    ],
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Trials of the study, earlier ones included.")] = 20,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Trials that run side by side.")] = 1,
+    study: Annotated[str, typer.Option("--study", help="Its name; experiments get it with a number.")] = "sweep",
+    storage: Annotated[
+        str | None, typer.Option("--storage", help="A URL of Optuna's or a file; without it, a file in .thaw/.")
+    ] = None,
+) -> None:
+    """Search for better values: each trial is a DVC experiment, stopped when it is surely worse than the best."""
+    from thaw.trials import sweep as command
+
+    command.sweep(command.Wish(space, trials, jobs, study, storage))
+
+
+@ci.command("keep")
+def ci_keep(branch: Annotated[str, typer.Argument(help="The branch of origin that dvc.lock is committed to.")]) -> None:
+    """Push data, models and runs to DVC's remote, then dvc.lock to a branch of origin; both only where new."""
+    from thaw.project import ci as jobs
+
+    for line in jobs.keep(branch):
+        print(line)
+
+
+@ci.command("report")
+def ci_report(
+    base: Annotated[str, typer.Argument(help="The revision to compare HEAD with, such as origin/main.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the report into a file, too.")] = None,
+) -> None:
+    """Print what HEAD changes in model and data as Markdown; in a job, also as step summary and as a comment."""
+    from thaw.project import ci as jobs
+
+    jobs.report(base, output)
 
 
 def main() -> None:

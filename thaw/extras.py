@@ -14,6 +14,10 @@ LIBRARIES = {
     "serve": ("fastapi", "uvicorn"),
     "parquet": ("pyarrow",),
     "sample": ("elpv_dataset",),
+    "sweep": ("optuna",),
+    "mlflow": ("mlflow",),
+    "wandb": ("wandb",),
+    "registry": (),
     "train": (
         "dvc", "huggingface_hub", "jinja2", "markupsafe", "onnx", "onnx2pytorch", "onnxscript", "pandas",
         "psutil", "safetensors", "scipy", "sklearn", "threadpoolctl", "timm", "torch", "torchvision",

@@ -10,7 +10,7 @@ _START, _END = "| package | may import | file | holds |\n", "\n## A walk of one 
 # The packages of thaw/, each above all that stand before it.
 LAYERS = (
     "config", "pipeline", "data", "augment", "networks", "activations", "head", "training", "evaluation", "serving",
-    "export", "report", "compare", "project",
+    "export", "report", "compare", "trials", "project",
 )  # fmt: skip
 CORE = ("errors", "extras", "memory", "progress", "version")
 TOP = ("cli", "__main__")

@@ -13,7 +13,7 @@ from thaw.pipeline import code
 
 STAGES = sorted(repository.dvc_stages())
 CORE = {f"thaw.{name}" for name in layers_page.CORE}
-_KNOWS_DVC = "thaw.pipeline.revisions"
+_KNOW_DVC = ("thaw.pipeline.revisions", "thaw.pipeline.storage")
 TOP = {f"thaw.{name}" for name in layers_page.TOP}
 
 # Import every stage in a child of its own, and report what of ours was loaded. The slow libraries are loaded once.
@@ -122,13 +122,14 @@ def test_every_module_has_a_place_in_the_layers() -> None:
     assert not homeless, f"say in tests/contract/test_imports.py and docs/design.md where these belong: {homeless}"
 
 
-def test_the_library_knows_nothing_of_stages_or_the_tests_and_one_module_that_no_stage_reaches_knows_dvc() -> None:
+def test_the_library_knows_nothing_of_stages_or_the_tests_and_two_modules_that_no_stage_reaches_know_dvc() -> None:
     for module in [name for name in repository.CODE.modules if name.startswith("thaw")]:
         roots = {name.split(".")[0] for name in repository.CODE.imports(module, typing_only=True)}
-        foreign = {"stages", "tests", "bench"} if module == _KNOWS_DVC else {"stages", "dvc", "tests", "bench"}
+        foreign = {"stages", "tests", "bench"} if module in _KNOW_DVC else {"stages", "dvc", "tests", "bench"}
         assert not roots & foreign, module
     for name in STAGES:
-        assert repository.CODE.modules[_KNOWS_DVC] not in repository.CODE.closure(f"stages.{name}").values(), name
+        reached = set(repository.CODE.closure(f"stages.{name}").values())
+        assert not reached & {repository.CODE.modules[module] for module in _KNOW_DVC}, name
 
 
 def test_the_init_file_of_a_package_imports_nothing() -> None:

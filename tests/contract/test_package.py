@@ -134,6 +134,7 @@ def test_the_installed_command_states_its_version_and_all_commands(base: dict[st
             "summary",
             "data",
             "compare",
+            "ci",
             "--version",
         )
     )

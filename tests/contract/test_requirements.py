@@ -53,9 +53,14 @@ def _ranges() -> dict[str, dict[str, Requirement]]:
     return {extra: {_plain(found.name): found for found in map(Requirement, lines)} for extra, lines in lists.items()}
 
 
-def _pins() -> dict[str, str]:
-    """The versions of requirements.txt by distribution."""
-    return {_plain(match[1]): match[2] for line in _lines("requirements.txt") if (match := _LINE.match(line))}
+def _pins(*names: str) -> dict[str, str]:
+    """The versions of requirements files by distribution."""
+    return {_plain(match[1]): match[2] for name in names for line in _lines(name) if (match := _LINE.match(line))}
+
+
+def _optional() -> set[str]:
+    """What a clone installs for its tests alone: the distributions of extras that no stage needs."""
+    return {name for extra in ("sweep", "mlflow", "wandb") for name in _ranges()[extra]}
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -78,24 +83,25 @@ def test_every_requirement_is_imported_or_says_why_not() -> None:
 
 
 def test_what_the_library_and_the_stages_import_is_required() -> None:
-    listed = {_plain(match[1]) for line in _lines("requirements.txt") if (match := _LINE.match(line))}
+    listed = {*_pins("requirements.txt"), *_optional()}
     assert _imported("thaw", "stages") <= listed, f"add {sorted(_imported('thaw', 'stages') - listed)}"
 
 
 def test_what_the_tests_and_the_benches_import_is_required() -> None:
-    listed = {_plain(match[1]) for name in FILES for line in _lines(name) if (match := _LINE.match(line))}
+    listed = {*_pins(*FILES)}
     assert _imported("tests", "bench") <= listed, f"add {sorted(_imported('tests', 'bench') - listed)}"
 
 
 def test_the_package_and_requirements_txt_need_the_same_distributions() -> None:
     ranges = {name for extra in _ranges().values() for name in extra}
-    assert ranges == set(_pins())
+    assert ranges == {*_pins("requirements.txt"), *_optional()}
+    assert _optional() <= {*_pins("requirements-dev.txt")}
 
 
 @pytest.mark.parametrize("extra", sorted(_ranges()))
 def test_every_range_of_the_package_has_a_lower_end_and_admits_the_pin(extra: str) -> None:
     for name, found in _ranges()[extra].items():
-        assert found.specifier.contains(_pins()[name]), f"pyproject.toml: {found}, requirements.txt: {_pins()[name]}"
+        assert found.specifier.contains(_pins(*FILES)[name]), f"pyproject.toml: {found}, pinned: {_pins(*FILES)[name]}"
         assert ">=" in {entry.operator for entry in found.specifier}, found
 
 

@@ -94,7 +94,11 @@ def _edited(valid: str, pattern: str, replacement: str) -> str:
         (r"defaults: {}", "defaults: null", "unfreeze.defaults is null; it must be a section with keys of its own, or"),
         (r"defaults: {}", "defaults: {ema: 2}", "unfreeze.defaults.ema is 2; it must be below 1"),
         (r"defaults: {}", "defaults: {l2_sp: -1}", "unfreeze.defaults.l2_sp is -1; it must be at least 0"),
-        (r"\n  defaults: {}", "", "unfreeze lacks defaults; DVC wants every section but compute there, if only as"),
+        (
+            r"\n  defaults: {}",
+            "",
+            "unfreeze lacks defaults; DVC wants every section but compare and compute there, if only as",
+        ),
         (r"warm_start: true", "warm_start: 1", "top.warm_start is 1; it must be true, false or auto"),
         (r"warm_start: true", "refit: true", "top.refit is called unfreeze.phases.top.warm_start now; rename it"),
         (r"  tta: true", "  average: true", "augment.average is called augment.tta now; rename it"),
@@ -196,8 +200,11 @@ def test_a_mistake_in_the_defaults_of_phases_is_told_once_and_there(
 def test_keys_that_a_section_lacks_are_told_in_one_line(tmp_path: Path) -> None:
     lines = _mistakes(tmp_path, "seed: 0\nunfreeze: {defaults: {}, phases: {top: {start: head}}}\n")
     assert len(lines) == 2
-    assert "the file lacks data, prepare, backbone, augment, features, head, select, evaluate; DVC wants" in lines[0]
-    assert "if only as evaluate: {}; docs/guide/params.md lists every key" in lines[0]
+    assert (
+        "the file lacks data, prepare, backbone, augment, features, head, select, evaluate, export; DVC wants"
+        in lines[0]
+    )
+    assert "if only as export: {}; docs/guide/params.md lists every key" in lines[0]
     assert lines[1].endswith("unfreeze.phases.top lacks depth, lr; docs/guide/params.md lists every key")
 
 
@@ -274,6 +281,24 @@ def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("edits", "expected"),
     [
+        (
+            {"raw: data/sample/images": "raw: photos\n  labels: data/images"},
+            (
+                "data.labels is data/images, and data.raw is photos; set data.labels to photos, whose folders or "
+                "manifest have the labels, or to a CSV"
+            ),
+        ),
+        (
+            {"raw: data/sample/images": "raw: photos.csv\n  labels: labels.csv"},
+            "data.labels is labels.csv, and data.raw is photos.csv, a CSV that has labels; set data.raw to the folder",
+        ),
+        (
+            {"raw: data/sample/images": "raw: photos\n  labels: photos/labels.csv"},
+            (
+                "data.labels is photos/labels.csv, which lies among the images of data.raw; move it elsewhere, where "
+                "git keeps it"
+            ),
+        ),
         (
             {"hidden: []": "hidden: [512]\n  kind: linear"},
             "head.kind is linear, which has no hidden layers, and head.hidden is [512]; set it to []",

@@ -39,7 +39,10 @@ def _broken_files(clone: Clone) -> None:
     [
         ({"prepare.size": 64}, "params.yaml: prepare.size is not a known key; did you mean size_px?"),
         ({"prepare.test_fraction": 1.5}, "params.yaml: prepare.test_fraction is 1.5; it must be below 1"),
-        ({"data.raw": "data/no"}, "params.yaml: data.raw is data/no, which does not exist; give a folder"),
+        (
+            {"data.raw": "data/no", "data.labels": "data/no"},
+            "params.yaml: data.raw is data/no, which does not exist; give a folder",
+        ),
         (_one_class, "data/tiny has one class only (functional); a classifier needs at least two"),
         (_empty_class, "data/tiny/doubtful holds no files; add images of this class or remove the folder"),
         (_broken_files, "none of the 80 files in data/tiny can be used (defective/cell"),

@@ -32,6 +32,7 @@ STAGES = (
 _GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false")
 _SMALL = {
     "data.raw": "data/tiny",
+    "data.labels": "data/tiny",
     "prepare.size_px": 64,
     "backbone.input_px": 64,
     "augment.flip": "both",
@@ -50,7 +51,7 @@ _SMALL = {
 
 @dataclass(frozen=True)
 class Clone:
-    """A repository of its own; `environment` is laid over that of the tests."""
+    """A repository of its own; `environment` is laid over that of the tests, in which an empty value unsets."""
 
     root: Path
     environment: dict[str, str] = field(default_factory=dict)
@@ -67,7 +68,7 @@ class Clone:
         return subprocess.Popen(
             command,
             cwd=self.root,
-            env=inherited | ours | self.environment,
+            env={name: value for name, value in (inherited | ours | self.environment).items() if value},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -1,11 +1,16 @@
-"""Clones in which the whole pipeline has run, made once a session; two run side by side, each on one thread."""
+"""Clones in which the whole pipeline has run; two run side by side, each on one thread.
 
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+They are made once for all processes of a session: the first that needs them makes them, and the others wait for it.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.pipeline.clone import Clone, make_clone
 
@@ -19,16 +24,26 @@ class Run:
 
 
 @pytest.fixture(scope="session")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the clones, the same in all processes of a session."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fresh(place: Path) -> tuple[Run, Run]:
     """Two clones after a first, forced repro: the second elsewhere, in another locale, decoding in two processes."""
-    here = make_clone(tmp_path_factory.mktemp("clone") / "thaw")
-    there = here.copy(
-        tmp_path_factory.mktemp("elsewhere") / "another place", PYTHONHASHSEED="7", LC_ALL="C", TZ="Asia/Tokyo"
-    )
-    there.update({"compute.workers": 2})
-    with ThreadPoolExecutor(2) as pool:
-        outputs = list(pool.map(lambda clone: clone.succeed("dvc", "repro", "--force"), (here, there)))
-    return Run(here, outputs[0]), Run(there, outputs[1])
+    here = Clone(place / "thaw")
+    there = Clone(place / "another place", {"PYTHONHASHSEED": "7", "LC_ALL": "C", "TZ": "Asia/Tokyo"})
+    with FileLock(place / "fresh.lock"):
+        if not _output(here).exists():
+            make_clone(here.root)
+            here.copy(there.root)
+            there.update({"compute.workers": 2})
+            _run_all([(here, _forced), (there, _forced)])
+    return _read(here), _read(there)
 
 
 @pytest.fixture(scope="session")
@@ -46,16 +61,33 @@ def copy(finished: Run, tmp_path: Path) -> Clone:
 @pytest.fixture(scope="session")
 def variants(finished: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """Copies of the finished clone, each changed in one way and reproduced, as far as `evaluate`."""
+    folder = tmp_path_factory.mktemp("variants")
+    changes = [
+        (finished.clone.copy(folder / change.__name__.strip("_")), change)
+        for change in (_other_head, _other_phases, _manifest)
+    ]
+    _run_all(changes)
+    return {clone.root.name: _read(clone) for clone, _ in changes}
+
+
+def _run_all(changes: Sequence[tuple[Clone, Callable[[Clone], str]]]) -> None:
+    """Run each function on its clone, two at a time, and then keep what they printed beside the clones."""
     with ThreadPoolExecutor(2) as pool:
-        futures: dict[str, Future[Run]] = {}
-        for function in (_other_head, _other_phases, _manifest):
-            clone = finished.clone.copy(tmp_path_factory.mktemp("variant") / "thaw")
-            futures[function.__name__.strip("_")] = pool.submit(_reproduced, function, clone)
-    return {name: future.result() for name, future in futures.items()}
+        outputs = list(pool.map(lambda pair: pair[1](pair[0]), changes))
+    for (clone, _), output in zip(reversed(changes), reversed(outputs), strict=True):
+        _output(clone).write_text(output, encoding="utf-8")
 
 
-def _reproduced(change: Callable[[Clone], str], clone: Clone) -> Run:
-    return Run(clone, change(clone))
+def _output(clone: Clone) -> Path:
+    return clone.root.with_suffix(".txt")
+
+
+def _read(clone: Clone) -> Run:
+    return Run(clone, _output(clone).read_text(encoding="utf-8"))
+
+
+def _forced(clone: Clone) -> str:
+    return clone.succeed("dvc", "repro", "--force")
 
 
 def _other_head(clone: Clone) -> str:
@@ -72,5 +104,5 @@ def _other_phases(clone: Clone) -> str:
 
 
 def _manifest(clone: Clone) -> str:
-    clone.update({"data.raw": "data/tiny.csv"})
+    clone.update({"data.raw": "data/tiny.csv", "data.labels": "data/tiny.csv"})
     return clone.succeed("dvc", "repro", "head")

@@ -23,7 +23,7 @@ from thaw.training import model
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES_A_CLASS = 30
 _CHANGES: dict[str, dict[str, object]] = {
-    "data": {"raw": "raw"},
+    "data": {"raw": "raw", "labels": "raw"},
     "prepare": {"size_px": 32, "value_range": [0, 4095], "val_fraction": 0.2},
     "backbone": {"source": "timm:test_resnet", "sha256": None, "input_px": 32, "pretrained": False, "in_channels": 4},
     "augment": {"flip": "both", "brightness": 0.1, "contrast": 0.1, "crop_scale": 0.8, "rotate_deg": 5.0},

@@ -47,19 +47,6 @@ def test_a_rate_that_dvc_writes_with_an_exponent_is_read_by_the_stages(tmp_path:
     assert (clone.root / "data" / "prepared" / "samples.csv").exists()
 
 
-def test_a_removed_phase_must_be_deleted_before_select_goes_on(finished: Run, copy: Clone) -> None:
-    copy.remove_phase("mid")
-    code, output = copy.run("dvc", "repro")
-    assert code != 0
-    assert stages_run(output) == ["select"]
-    assert "models/phases/mid belongs to no phase of params.yaml; run `rm -r models/phases/mid`" in output
-    copy.succeed("rm", "-r", "models/phases/mid")
-    assert stages_run(copy.succeed("dvc", "repro", "evaluate")) == ["select", "evaluate"]
-    seen = {dep["path"]: dep["nfiles"] for dep in copy.lock()["select"]["deps"] if "nfiles" in dep}
-    count = sum(1 for name in ("head", "top") for _ in (finished.clone.root / "models" / "phases" / name).iterdir())
-    assert seen["models/phases"] == count
-
-
 def test_a_manifest_with_groups_and_confidences_serves_as_data(variants: dict[str, Run]) -> None:
     run = variants["manifest"]
     assert stages_run(run.output) == ["prepare", "features", "head"]

@@ -32,7 +32,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     root = place / "project"
     texts = files.project_files()
     tree = yaml.safe_load(files.params_text())
-    tree["data"]["raw"], tree["compute"] = "data/images", {"workers": 0}
+    tree["data"], tree["compute"] = {"raw": "data/images", "labels": "data/images"}, {"workers": 0}
     tree["prepare"] |= {"size_px": 16, "max_rejected": 0.1}
     texts |= {files.PARAMS: yaml.safe_dump(tree, sort_keys=False), files.REQUIREMENTS: files.requirements_text()}
     for name, text in (texts | files.git_ignores(texts["dvc.yaml"])).items():

@@ -52,7 +52,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree = read_tree(ROOT / "params.yaml")
     top = tree["unfreeze"]["phases"]["top"] | {"depth": 1, "epochs": 2, "views": 2, "batch_size": 16}
     for name, values in {
-        "data": {"raw": "raw"},
+        "data": {"raw": "raw", "labels": "raw"},
         "prepare": {"size_px": 32, "val_fraction": 0.2, "test_fraction": 0.2},
         "backbone": {"source": "timm:test_resnet", "sha256": None, "input_px": 32, "pretrained": False},
         "unfreeze": {"phases": {"top": top}},

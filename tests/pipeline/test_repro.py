@@ -67,7 +67,7 @@ def test_a_clone_without_outs_and_lock_takes_every_stage_from_the_run_cache(fini
 
 def test_the_sample_is_laid_out_only_if_data_raw_points_at_it(finished: Run, copy: Clone) -> None:
     assert not (finished.clone.root / "data" / "sample" / "images").exists()
-    copy.update({"data.raw": "data/sample/images"})
+    copy.update({"data.raw": "data/sample/images", "data.labels": "data/sample/images"})
     _, output = copy.run("dvc", "repro", "--dry", "prepare")  # which cannot hash images that are not there yet
     assert stages_run(output) == ["data/sample/dvc.yaml:sample"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench import folds, head, noop, phase, scale, views
+from bench import folds, head, noop, phase, scale, trials, views
 from thaw.config.reader import load_params, read_tree
 from thaw.config.schema import Params
 
@@ -117,3 +117,8 @@ def test_the_time_of_nothing_is_a_ratio_of_medians() -> None:
     assert facts["seconds"] == {"thaw": 1.5, "five_stages": 1.0}
     assert facts["ratio"] == 1.5
     assert facts["rounds"] == 3
+
+
+def test_a_trial_that_stops_early_is_a_share_of_a_whole_one() -> None:
+    found = [{"select": select, "whole": whole} for select, whole in ((90.0, 200.0), (110.0, 180.0), (100.0, 210.0))]
+    assert trials.summary(found) == {"seconds": {"select": 100.0, "whole": 200.0}, "ratio": 0.5, "rounds": 3}

@@ -84,7 +84,7 @@ def test_the_smallest_file_holds_the_empty_sections_that_dvc_wants(tmp_path: Pat
     path = tmp_path / "params.yaml"
     path.write_text(
         "seed: 0\ndata: {raw: photos}\nprepare: {}\nbackbone: {source: timm:resnet18}\naugment: {}\nfeatures: {}\n"
-        "head: {}\nunfreeze: {defaults: {}, phases: {}}\nselect: {}\nevaluate: {}\n"
+        "head: {}\nunfreeze: {defaults: {}, phases: {}}\nselect: {}\nevaluate: {}\nexport: {}\n"
     )
     params = load_params(path)
     assert (params.prepare.size_px, params.backbone.sha256, params.compute.device) == (256, None, "auto")

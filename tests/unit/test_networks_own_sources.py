@@ -186,7 +186,7 @@ def test_a_model_is_brought_from_where_dvc_has_it_at_a_revision(tmp_path: Path) 
     (repository / "models" / "final.dvc").unlink()
     network = open_backbone(f"model:{repository}#models/final@v1")
     assert all(torch.equal(value, tensors[name]) for name, value in network.module.state_dict().items())
-    with pytest.raises(BackboneError, match=r"could not be brought: .*; write REPOSITORY#PATH or REPOSITORY#PATH@RE"):
+    with pytest.raises(BackboneError, match=r"^model:.* could not be brought: .* has no models/nowhere at v1; correct"):
         open_backbone(f"model:{repository}#models/nowhere@v1")
 
 

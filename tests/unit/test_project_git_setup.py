@@ -20,13 +20,12 @@ _ENVIRONMENT = {"PYTHONPATH": str(ROOT), "GIT_CONFIG_GLOBAL": os.devnull, "GIT_C
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A git repository in which two branches, main and other, have changed two stages of dvc.lock each, and metrics."""
+    """A git repository in which two branches, main and other, have changed two stages of dvc.lock each, and labels."""
     root = tmp_path / "demo"
     root.mkdir()
     _git(root, "init", "--quiet", "--initial-branch=main")
     (root / ".gitattributes").write_bytes((ROOT / ".gitattributes").read_bytes())
     (root / "dvc.yaml").write_text("stages: {}\n")
-    (root / "reports").mkdir()
     _commit(root, prepare=1, head=1, evaluate=1)
     _git(root, "checkout", "--quiet", "-b", "other")
     _commit(root, prepare=1, head=2, evaluate=2)
@@ -56,9 +55,13 @@ def _lock(**sizes: int) -> str:
     return str(dumps_yaml({"schema": "2.0", "stages": stages}))
 
 
+def _labels(*labels: int) -> str:
+    return "".join(["path,label\n", *(f"{number}.png,{label}\n" for number, label in enumerate(labels))])
+
+
 def _commit(root: Path, **sizes: int) -> None:
     (root / "dvc.lock").write_text(_lock(**sizes))
-    (root / "reports" / "metrics.json").write_text(f'{{"n": {sizes["evaluate"]}}}\n')
+    (root / "labels.csv").write_text(_labels(sizes["prepare"], sizes["head"]))
     _git(root, "add", "--all")
     _git(root, "commit", "--quiet", "--message", f"{sizes}")
 
@@ -71,11 +74,8 @@ def test_git_merges_by_the_drivers_and_says_which_stages_are_left_to_dvc(project
     set_up(project)
     lines = _git(project, "merge", "--no-edit", "other").splitlines()
     assert "dvc.lock: changed on both sides, so `dvc repro` decides: evaluate" in lines
-    assert any(
-        line.startswith("reports/metrics.json: changed on both sides; it has the figures of ours") for line in lines
-    )
     assert (project / "dvc.lock").read_text() == _lock(prepare=3, head=2)
-    assert (project / "reports" / "metrics.json").read_text() == '{"n": 3}\n'
+    assert (project / "labels.csv").read_text() == _labels(3, 2)
     assert _git(project, "status", "--porcelain") == ""
 
 
@@ -85,6 +85,17 @@ def test_a_rebase_and_a_worktree_use_the_drivers_as_well(project: Path) -> None:
     _git(project, "worktree", "add", "--quiet", str(worktree), "other")
     _git(worktree, "rebase", "--quiet", "main")
     assert (worktree / "dvc.lock").read_text() == _lock(prepare=3, head=2)
+
+
+def test_one_image_relabelled_on_both_sides_is_an_ordinary_conflict_of_that_line(project: Path) -> None:
+    set_up(project)
+    for branch, label in (("main", 7), ("other", 8)):
+        _git(project, "checkout", "--quiet", branch)
+        (project / "labels.csv").write_text(_labels(1, label))
+        _git(project, "commit", "--quiet", "--all", "--message", f"relabelled as {label}")
+    printed = _git(project, "merge", "main", code=1)
+    assert "labels.csv: both sides changed 1.png; it is merged as text." in printed
+    assert "<<<<<<< ours\n1.png,8\n=======\n1.png,7\n>>>>>>> theirs\n" in (project / "labels.csv").read_text()
 
 
 def test_without_the_drivers_git_merges_as_text(project: Path) -> None:
@@ -148,7 +159,8 @@ def test_run_again_it_changes_nothing_and_says_so(project: Path) -> None:
     first = set_up(project)
     before = _config(project)
     assert [line.partition(" (")[0] for line in first] == [
-        ".gitattributes: as it was", "git config merge.thaw-lock: set", "git config merge.thaw-metrics: set",
+        ".gitattributes: as it was", "git config merge.thaw-lock: set", "git config merge.thaw-labels: set",
+        "hook post-checkout: set", "hook pre-commit: set", "hook pre-push: set",
     ]  # fmt: skip
     assert [line.partition(" (")[0] for line in set_up(project)] == [
         line.partition(" (")[0].replace("set", "as it was") for line in first
@@ -168,8 +180,8 @@ def test_the_drivers_of_another_python_are_replaced(project: Path, monkeypatch: 
     ("before", "after"),
     [
         (None, "RULES"),
-        ("*.png binary", "*.png binary\ndvc.lock merge=thaw-lock\n/reports/*.json merge=thaw-metrics\n"),
-        ("dvc.lock merge=thaw-lock\n", "dvc.lock merge=thaw-lock\n\n/reports/*.json merge=thaw-metrics\n"),
+        ("*.png binary", "*.png binary\ndvc.lock merge=thaw-lock\nlabels.csv merge=thaw-labels\n"),
+        ("dvc.lock merge=thaw-lock\n", "dvc.lock merge=thaw-lock\n\nlabels.csv merge=thaw-labels\n"),
     ],
 )
 def test_rules_that_gitattributes_lacks_are_added(project: Path, before: str | None, after: str) -> None:
@@ -182,11 +194,11 @@ def test_rules_that_gitattributes_lacks_are_added(project: Path, before: str | N
     assert set_up(project)[0] == ".gitattributes: as it was"
 
 
-def test_the_rules_reach_every_lock_and_the_metrics_and_nothing_else() -> None:
-    names = ("dvc.lock", "data/sample/dvc.lock", "reports/metrics.json", "params.yaml", "thaw/metrics.json")
+def test_the_rules_reach_every_lock_and_the_labels_and_nothing_else() -> None:
+    names = ("dvc.lock", "data/sample/dvc.lock", "labels.csv", "params.yaml", "labels.txt")
     printed = _git(ROOT, "check-attr", "merge", *names).splitlines()
     assert [line.rpartition(": ")[2] for line in printed] == [
-        "thaw-lock", "thaw-lock", "thaw-metrics", "unspecified", "unspecified",
+        "thaw-lock", "thaw-lock", "thaw-labels", "unspecified", "unspecified",
     ]  # fmt: skip
 
 
@@ -220,5 +232,8 @@ def test_the_command_prints_what_it_did(
     assert capsys.readouterr().out.splitlines() == [
         ".gitattributes: as it was",
         f"git config merge.thaw-lock: set (dvc.lock stage by stage, by {sys.executable})",
-        f"git config merge.thaw-metrics: set (metrics as one side has them, by {sys.executable})",
+        f"git config merge.thaw-labels: set (labels.csv image by image, by {sys.executable})",
+        "hook post-checkout: set (`dvc checkout` of what lies in the cache)",
+        "hook pre-commit: set (`dvc status`)",
+        "hook pre-push: set (stops while data is not in the remote)",
     ]

@@ -49,11 +49,12 @@ def test_a_project_has_all_that_dvc_and_a_team_need(place: Path) -> None:
         "dvc.yaml", "params.yaml", "stages/__init__.py", "stages/prepare.py", "data/images.dvc", "data/.gitignore",
         "models/.gitignore", "tests/test_project.py", "README.md", "requirements.txt", ".gitignore", ".dvcignore",
         ".dvc/config", ".dvc/plots/series.json", ".git", ".gitattributes", ".thaw-project.json",
+        ".github/workflows/pull-request.yml", ".gitlab-ci.yml", "Dockerfile", ".dockerignore",
     ):  # fmt: skip
         assert (root / name).exists(), name
     assert "/images" in (root / "data" / ".gitignore").read_text().split()
     params = load_params(root / "params.yaml")
-    assert (params.data.raw, params.prepare.value_range) == ("data/images", None)
+    assert (params.data.raw, params.data.labels, params.prepare.value_range) == ("data/images", "data/images", None)
     assert "-- thaw" not in (root / "dvc.yaml").read_text()
     assert not (root / "stages" / "sample.py").exists()
     assert "thaw.project.merging lock" in _git(root, "config", "--local", "merge.thaw-lock.driver")
@@ -95,7 +96,15 @@ def test_what_the_images_and_the_wish_ask_for_is_in_params_yaml(place: Path) -> 
     assert params.prepare.size_px == 160, "the network sees 160 px, and the photos have fewer than its 184"
     shipped = files.params_text().splitlines()
     changed = [line for line in (place / "demo" / "params.yaml").read_text().splitlines() if line not in shipped]
-    assert {line.strip().split(":")[0] for line in changed} <= {"seed", "source", "raw", "size_px", "sha256", "prepare"}
+    assert {line.strip().split(":")[0] for line in changed} <= {
+        "seed",
+        "source",
+        "raw",
+        "labels",
+        "size_px",
+        "sha256",
+        "prepare",
+    }
 
 
 def test_a_manifest_is_copied_beside_the_images_that_it_lists(place: Path) -> None:

@@ -11,7 +11,7 @@ from dvc.utils.serialize import dumps_yaml
 
 from tests.photos import ROOT
 from thaw.errors import ArtifactError
-from thaw.project.merging import main, merge_locks, merge_metrics
+from thaw.project.merging import main, merge_labels, merge_locks
 
 LOCK = (ROOT / "dvc.lock").read_text(encoding="utf-8")
 
@@ -104,21 +104,48 @@ def test_what_is_no_lock_of_dvc_is_refused_whichever_side_it_is(text: str, says:
             merge_locks(*texts)
 
 
-def test_a_metrics_file_has_the_figures_of_one_side_and_a_line_says_of_which() -> None:
-    merged = merge_metrics('{"n": 1}', '{"n": 2}\n', '{"n": 3}\n')
-    assert merged.text == '{"n": 2}\n'
-    assert merged.note == "changed on both sides; it has the figures of ours until `dvc repro` writes it anew"
+@pytest.mark.parametrize(
+    ("base", "ours", "theirs", "merged"),
+    [
+        ("a=1 b=1", "a=2 b=1", "a=1 b=2", "a=2 b=2"),  # neighbouring lines, on which git itself sees a conflict
+        ("a=1 b=1", "a=2 b=1", "a=2 b=1", "a=2 b=1"),
+        ("a=1 d=1", "a=1 b=1 d=1", "a=1 c=1 d=1", "a=1 b=1 c=1 d=1"),  # both add an image at one place
+        ("a=1 b=1 c=1", "a=1 c=1", "a=1 b=1 c=2", "a=1 c=2"),
+        ("a=1 b=1", "b=1 a=1", "a=1 b=1 c=1", "b=1 a=1 c=1"),  # not sorted: the order of ours, then what is new
+        ("", "a=1", "b=1", "a=1 b=1"),
+    ],
+)
+def test_labels_merge_image_by_image(base: str, ours: str, theirs: str, merged: str) -> None:
+    assert merge_labels(*(_labels(text) for text in (base, ours, theirs))).text == _labels(merged)
 
 
-def test_metrics_that_are_no_json_are_never_the_result() -> None:
-    broken = '<<<<<<< ours\n{"n": 1}\n=======\n{"n": 2}\n>>>>>>> theirs\n'
-    merged = merge_metrics("", broken, '{"n": 3}\n')
-    assert merged.text == '{"n": 3}\n'
-    assert merged.note is not None
-    assert "figures of theirs" in merged.note
-    assert merge_metrics("", '{"n": 3}\n', broken).text == '{"n": 3}\n'
-    with pytest.raises(ArtifactError, match="neither side is a JSON object"):
-        merge_metrics('{"n": 1}', broken, "[]")
+@pytest.mark.parametrize(
+    ("base", "ours", "theirs", "says"),
+    [
+        ("a=1 b=1", "a=2 b=1", "a=3 b=1", "both sides changed a"),
+        ("a=1 b=1", "b=1", "a=3 b=1", "both sides changed a"),
+        ("a=1", "a=1 a=2", "a=1", "ours has a twice"),
+    ],
+)
+def test_the_same_image_changed_by_both_is_left_to_a_person(base: str, ours: str, theirs: str, says: str) -> None:
+    with pytest.raises(ArtifactError, match=f"^{says}$"):
+        merge_labels(*(_labels(text) for text in (base, ours, theirs)))
+
+
+def test_labels_with_other_columns_or_over_several_lines_are_left_to_a_person() -> None:
+    one, two, three = "path,label\na,1\n", "path,label,group\na,1,\n", "path,label,confidence\na,1,1\n"
+    with pytest.raises(ArtifactError, match=r"^both sides changed a$"):
+        merge_labels(one, two, three)
+    assert merge_labels(one, one, two).text == two
+    for broken in ('path,label\n"a\n",1\n', "file,label\na,1\n", "path,label\n\n"):
+        with pytest.raises(ArtifactError, match=r"^theirs is no CSV with a line and a path for each image$"):
+            merge_labels(one, one, broken)
+
+
+def _labels(text: str) -> str:
+    """A CSV of labels: "a=1" is the image a with the label 1; empty for no file."""
+    rows = [word.replace("=", ",") for word in text.split()]
+    return "".join(f"{line}\n" for line in ["path,label", *rows]) if rows else ""
 
 
 def _merge(folder: Path, driver: str, *texts: bytes) -> tuple[int, bytes]:
@@ -136,7 +163,8 @@ def test_the_result_replaces_ours_and_the_exit_code_is_zero(tmp_path: Path, caps
     assert capsys.readouterr().err == "a/dvc.lock: changed on both sides, so `dvc repro` decides: b\n"
     assert _merge(tmp_path, "lock", locks[0], locks[0], locks[1]) == (0, locks[1])
     assert capsys.readouterr().err == ""
-    assert _merge(tmp_path, "metrics", b"{}", b'{"n": 1}', b'{"n": 2}') == (0, b'{"n": 1}')
+    labels = [_labels(text).encode() for text in ("a=1 b=1", "a=2 b=1", "a=1 b=2", "a=2 b=2")]
+    assert _merge(tmp_path, "labels", *labels[:3]) == (0, labels[3])
 
 
 @pytest.mark.parametrize("text", [b"schema: '2.0'\nstages:\n<<<<<<< ours\n", b"\xff\xfe", b"- 1\n", b""])

@@ -131,11 +131,13 @@ def test_keys_of_earlier_versions_are_renamed_with_their_values_and_comments(pro
     assert "params.yaml: select.confidence -> select.min_win_rate" in update.notes
 
 
-def test_keys_that_are_gone_are_removed_and_the_folds_are_added(project: Path) -> None:
+def test_keys_that_are_gone_are_removed_and_those_that_stages_name_are_added(project: Path) -> None:
     path = project / "params.yaml"
     _edit(path, r"    epochs: 4\n", "    epochs: 4\n    patience: 3  # ours\n")
     _edit(path, r"(    mid:\n)", r"\1      patience: 2\n")
     _edit(path, r"  folds: .*\n", "")
+    _edit(path, r"  labels: .*\n", "")
+    _edit(path, r"export: \{\}\n", "")
     with pytest.raises(
         ParamsError, match=r"unfreeze\.phases\.mid\.patience is gone: a phase takes all its epochs, and"
     ):
@@ -145,10 +147,14 @@ def test_keys_that_are_gone_are_removed_and_the_folds_are_added(project: Path) -
     assert "patience" not in path.read_text()
     assert load_params(path).select.folds == "auto"
     assert "folds: auto" in path.read_text()
-    assert {note for note in update.notes if "patience" in note or "folds" in note} == {
+    raw = load_params(path).data.raw
+    assert load_params(path).data.labels == raw
+    assert {note for note in update.notes if "patience" in note or "added" in note} == {
         "params.yaml: unfreeze.defaults.patience is gone, and was removed",
         "params.yaml: unfreeze.phases.mid.patience is gone, and was removed",
         "params.yaml: select.folds: auto was added",
+        "params.yaml: export: {} was added",
+        f"params.yaml: data.labels: {raw} was added, which is data.raw",
     }
 
 

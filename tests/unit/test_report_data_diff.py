@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.photos import ROOT
 from tests.unit.test_data_difference import image, snapshot
 from thaw.data import accepted, snapshots
 from thaw.data.difference import Difference, compare
@@ -14,7 +15,7 @@ from thaw.data.snapshots import Image
 from thaw.errors import ArtifactError, DataError
 from thaw.pipeline import artifacts, revisions
 from thaw.pipeline.revisions import Tree
-from thaw.report.data_diff import html, markdown, sections_of, shown, text
+from thaw.report.data_diff import html, in_report, markdown, sections_of, shown, text
 
 _EVIL = "ok/<script>alert(1)</script> `x` | @team\u202egnp\n.png"
 
@@ -99,6 +100,27 @@ def test_the_page_is_one_file_without_script_with_a_picture_of_each_side_and_esc
     assert page.count('src="data:image/webp;base64,') == 4  # two of what was replaced, one removed, one added
     assert not re.search(r'(src|href)="(?!data:|#)', page)
     assert "default-src 'none'" in page
+
+
+def test_the_report_gets_a_section_of_what_changed_at_the_places_that_its_template_keeps() -> None:
+    before = snapshot(Image("gone", "ok", "train", -1, "g", 3))
+    after = snapshot(Image(_EVIL, "<b>", "test", -1, "z", 4))
+    difference = compare(before, after)
+    template = (ROOT / "thaw" / "report" / "templates" / "report.html").read_bytes()
+    new = tree(5)
+    pages = {"reports/index.html": template}
+    with_report = Tree("v1", lambda path: BytesIO(pages[path]) if path in pages else new.open(path))
+    page = in_report(difference, sections_of(difference), tree(5), with_report)
+    assert page.count('<a href="#changes">') == page.count('<section id="changes">') == 1
+    assert page.index("</nav>") < page.index('<section id="changes">') < page.index('<section id="lineage">')
+    assert '<h3 id="changes-added-title">added</h3>' in page
+    assert "<b>:" not in page
+    assert page.count('src="data:image/webp;base64,') == 2
+    pages["reports/index.html"] = b"<html>"
+    with pytest.raises(
+        ArtifactError, match=r"^reports/index\.html of v1 was written by an earlier Thaw; run `dvc repro"
+    ):
+        in_report(difference, sections_of(difference), tree(5), with_report)
 
 
 def test_the_page_leaves_out_pictures_beyond_its_most_and_says_how_many() -> None:

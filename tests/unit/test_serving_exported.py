@@ -139,6 +139,18 @@ def test_nothing_in_the_program_is_pickled_and_what_is_would_be_found(
     assert [Path(name).parent.name for name in files.pickled(tmp_path / "usual.pt2")] == ["sample_inputs"]
 
 
+def without_program(folder: Path, final: Path) -> float:
+    classifier = model.load(final)
+    write_export(folder, final, torch_program=False)
+    return parity.check(folder, squares(5), classifier.probabilities(squares(5)))
+
+
+def test_the_program_is_written_only_if_asked_for(twins: Twins, tmp_path: Path, elsewhere: Callable[..., Any]) -> None:
+    assert elsewhere(without_program, tmp_path / "export", twins.final) < 1e-5
+    assert {path.name for path in (tmp_path / "export").iterdir()} == {"model.onnx", "model.json", "manifest.json"}
+    assert (tmp_path / "export" / "model.onnx").read_bytes() == (twins.exported / "model.onnx").read_bytes()
+
+
 def test_the_metadata_hold_what_the_file_needs_elsewhere(twins: Twins) -> None:
     carried = {entry.key: json.loads(entry.value) for entry in onnx.load(twins.exported / "model.onnx").metadata_props}
     assert carried == artifacts.read_json(twins.exported / "model.json")
@@ -292,7 +304,7 @@ def write_branching(folder: Path, stored: ExportedFacts) -> str:
     member = Member(Backbone(Branching(), tiny.backbone().spec), torch.nn.Linear(3, 3))
     whole = ExportableClassifier([member], cut=0, size_px=40, symmetries=[(False, False, False)], temperature=1.0)
     with pytest.raises(BackboneError) as error:
-        files.write(folder, whole, stored)
+        files.write(folder, whole, stored, torch_program=False)
     return str(error.value)
 
 

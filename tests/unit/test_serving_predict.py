@@ -90,7 +90,7 @@ def test_the_file_decides_the_format_and_holds_what_standard_output_would(
         "parquet": pd.read_parquet,
     }
     table = readers[suffix](file)
-    assert list(table.columns) == ["path", "class", "probability", *P_COLUMNS]
+    assert list(table.columns) == ["path", "class", "probability", *P_COLUMNS, "model"]
     assert table["path"].tolist() == [row["path"] for row in expected]
     assert table["class"].tolist() == [row["class"] for row in expected]
     np.testing.assert_allclose(table["probability"], [float(row["probability"]) for row in expected], rtol=1e-9)
@@ -102,7 +102,7 @@ def test_top_gives_the_best_classes_in_their_order(command: Command, photos: Pat
     (full,) = rows_of(command("predict", path, "--model", exported)[1])
     (best,) = rows_of(command("predict", path, "--model", exported, "--top", "2")[1])
     order = sorted(tiny.CLASSES, key=lambda name: -float(full[f"p:{name}"]))
-    assert list(best) == ["path", "class", "probability", "class_2", "probability_2"]
+    assert list(best) == ["path", "class", "probability", "class_2", "probability_2", "model"]
     assert [best["class"], best["class_2"]] == order[:2]
     assert [best["probability"], best["probability_2"]] == [full[f"p:{name}"] for name in order[:2]]
 
@@ -268,7 +268,7 @@ def test_what_predict_cannot_do_is_one_line(
     arguments, message = given[case]
     code, out, err = command("predict", *arguments)
     assert code == 1
-    assert out in ("", ",".join(["path", "class", "probability", *P_COLUMNS, "explanation"]) + "\n")
+    assert out in ("", ",".join(["path", "class", "probability", *P_COLUMNS, "model", "explanation"]) + "\n")
     assert message in err
     assert len(err.splitlines()) == 1
     assert not (tmp_path / "a.csv").exists()
@@ -277,9 +277,10 @@ def test_what_predict_cannot_do_is_one_line(
 def test_a_class_index_in_a_table_follows_the_largest_probability(tmp_path: Path) -> None:
     one = answers.Answer(tmp_path / "a.png", np.array([0.2, 0.5, 0.3]))
     names = answers.columns(["x", "y", "z"], top=3, explained=False)
-    assert answers.row(one, ["x", "y", "z"], names) == {
+    assert answers.row(one, ["x", "y", "z"], names, "v1") == {
         "path": str(tmp_path / "a.png"), "class": "y", "probability": 0.5,
         "class_2": "z", "probability_2": 0.3, "class_3": "x", "probability_3": 0.2,
+        "model": "v1",
     }  # fmt: skip
     with pytest.raises(DataError):
         answers.columns(["x"], top=2, explained=False)

@@ -179,6 +179,7 @@ def test_it_says_what_answers(address: tuple[str, int], exported: Exported) -> N
     found = ask(address, "/model").json
     assert found["classes"] == exported.classes
     assert found["fingerprint"] == exported.fingerprint
+    assert found["version"] == ""
     assert found["max_bytes"] == LIMITS.max_bytes
     operations = ask(address, "/openapi.json").json["paths"]
     assert sorted(operations) == ["/health", "/model", "/predict"]

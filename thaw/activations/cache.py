@@ -27,9 +27,12 @@ from thaw.progress import progress
 _OUR_CODE = (Path(views.__file__), Path(prefix.__file__), Path(__file__))
 
 
-def open_view(prefix: Prefix, rows: Rows, view: int, label: str) -> list[NDArray[np.floating]]:
-    """Return the boundary tensors of one view, memory-mapped, computed first if they are missing or damaged."""
-    folder = view_folder(prefix, rows, view)
+def open_view(prefix: Prefix, rows: Rows, view: int, label: str) -> tuple[list[NDArray[np.floating]], bool]:
+    """Return the boundary tensors of one view, memory-mapped, and whether they were missing or damaged, so computed.
+
+    Where another process computes them at the moment, it is waited for.
+    """
+    folder, computed = view_folder(prefix, rows, view), False
     with artifacts.one_at_a_time(folder):
         try:
             with timings.part("cache"):
@@ -37,9 +40,9 @@ def open_view(prefix: Prefix, rows: Rows, view: int, label: str) -> list[NDArray
             arrays = _opened(folder, len(rows))
         except ArtifactError:
             _compute_view(prefix, rows, view, folder, label)
-            arrays = _opened(folder, len(rows))
+            arrays, computed = _opened(folder, len(rows)), True
         folder.touch()  # the time of last use decides what `make_room` deletes first
-        return arrays
+        return arrays, computed
 
 
 def _opened(folder: Path, num_rows: int) -> list[NDArray[np.floating]]:

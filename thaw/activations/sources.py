@@ -34,7 +34,8 @@ class Cached:
         self._position[rows] = np.arange(len(rows))
         distinct = num_distinct(num_views, prefix.views.augment)
         opened = [open_view(prefix, rows, view, label) for view in range(distinct)]
-        self._views = [opened[view % distinct] for view in range(num_views)]
+        self._views = [opened[view % distinct][0] for view in range(num_views)]
+        self.num_computed = sum(computed for _, computed in opened)
         prefix.engine.release()  # what is cached need not be computed again
 
     @timings.counted("read")
@@ -111,5 +112,6 @@ def _source(prefix: Prefix, rows: Rows, num_views: int, passes: int, space: Spac
     started = time.perf_counter()
     source = Cached(prefix, rows, num_views, label=label)
     seconds = time.perf_counter() - started
-    print(f"{label}: {work.missing_views} of {distinct} views computed and cached in {seconds:.1f} s", flush=True)
+    # Not those that were missing before: another trial may have computed them meanwhile.
+    print(f"{label}: {source.num_computed} of {distinct} views computed and cached in {seconds:.1f} s", flush=True)
     return source

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
+from pathlib import PurePath
 from typing import Any
 
 from thaw.config.messages import FORMS, KERAS, shown
@@ -18,12 +19,28 @@ from thaw.errors import ParamsError
 
 def keys_without_effect(tree: Mapping[str, Any]) -> Iterator[str]:
     """Yield a line for each key that is set to no effect, beside what other keys say."""
+    yield from _data(tree)
     yield from _head(tree)
     yield from _backbone(tree)
     yield from _select(tree)
     phases = value_at(tree, "unfreeze", "phases")
     for name, phase in phases.items() if isinstance(phases, Mapping) else ():
         yield from _phase(f"unfreeze.phases.{name}", phase)
+
+
+def _data(tree: Mapping[str, Any]) -> Iterator[str]:
+    raw, labels = value_at(tree, "data", "raw"), value_at(tree, "data", "labels")
+    if not isinstance(raw, str) or not isinstance(labels, str) or PurePath(labels) == PurePath(raw):
+        return
+    if not labels.lower().endswith(".csv"):
+        yield (
+            f"data.labels is {labels}, and data.raw is {raw}; set data.labels to {raw}, whose folders or manifest have "
+            "the labels, or to a CSV"
+        )
+    elif raw.lower().endswith(".csv"):
+        yield f"data.labels is {labels}, and data.raw is {raw}, a CSV that has labels; set data.raw to the folder"
+    elif PurePath(labels).is_relative_to(PurePath(raw)):
+        yield f"data.labels is {labels}, which lies among the images of data.raw; move it elsewhere, where git keeps it"
 
 
 def _head(tree: Mapping[str, Any]) -> Iterator[str]:

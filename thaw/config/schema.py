@@ -7,6 +7,7 @@ required, if only as `{}`, and only the keys within have defaults.
 import re
 from collections.abc import Mapping
 from fractions import Fraction as Rational
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -185,8 +186,16 @@ class DataParams(Section):
     raw: Annotated[str, Field(min_length=1)]
     """A folder with one sub-folder per class, one with train/val/test folders of such, one with a `manifest.csv`,
     or a CSV manifest."""
+    labels: Annotated[str, Field(min_length=1)] | None = None
+    """Where the labels are: the same path as `data.raw`, or a CSV in git that names the images of that folder
+    (`thaw labels export` writes it). null is `data.raw`; params.yaml gives the path, since dvc.yaml names this key."""
     license: Annotated[str, Field(min_length=1)] | None = None
     """Licence of the images as the Hugging Face hub names it (`cc-by-4.0`), for the model card; null: not stated."""
+
+    @property
+    def label_file(self) -> str | None:
+        """The CSV of labels, or None where `raw` itself has them."""
+        return None if self.labels is None or PurePath(self.labels) == PurePath(self.raw) else self.labels
 
 
 class PrepareParams(Section):
@@ -364,11 +373,21 @@ class EvaluateParams(Section):
     """Most evaluations behind each 95 % interval: images (or groups) are left out one by one, or in so many parcels."""
 
 
+class ExportParams(Section):
+    """What the exported model consists of, beside model.onnx."""
+
+    torch: bool = False
+    """Whether model.pt2 is written too: the same classifier as a program of torch.export, about as large."""
+
+
 class CompareParams(Section):
     """What `thaw compare` lets pass; no stage depends on it."""
 
     margin: Annotated[float, Field(ge=0)] = 0.0
     """Loss in select.metric, in its own units, beyond which a challenger must surely be worse for `--gate` to fail."""
+
+
+Tracker = Literal["none", "mlflow", "wandb"]
 
 
 class ComputeParams(Section):
@@ -384,6 +403,9 @@ class ComputeParams(Section):
     """What runs the frozen prefix; auto takes the fastest engine that agrees with torch, and asks once per machine."""
     cache_gib: Positive = 8.0
     """Largest activation cache of a phase, in GiB; a phase that needs more computes them anew in every epoch."""
+    track: Tracker = "none"
+    """Where losses of each epoch and validation figures go as well: MLflow, or Weights & Biases (extras `mlflow`,
+    `wandb`)."""
 
 
 class Params(Section):
@@ -400,5 +422,6 @@ class Params(Section):
     unfreeze: UnfreezeParams
     select: SelectParams
     evaluate: EvaluateParams
+    export: ExportParams
     compare: CompareParams = CompareParams()
     compute: ComputeParams = ComputeParams()

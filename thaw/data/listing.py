@@ -3,18 +3,21 @@
 `data.raw` is one of: a folder with a sub-folder per class; a folder with train, val (or valid, validation) and test
 folders of class folders, whose split is kept; a CSV manifest with the columns path and label, and optionally split,
 group and confidence, with paths relative to the CSV's folder; a folder that holds such a manifest as manifest.csv.
+Where `data.labels` names another CSV, that one lists the images below the folder `data.raw`, and all of them.
 """
 
+import dataclasses
 import difflib
 import os
 import posixpath
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
+from thaw.config.schema import DataParams
 from thaw.errors import DataError
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -44,6 +47,19 @@ MANIFEST = "manifest.csv"
 """A folder that holds a file of this name is read by it: DVC then tracks the images together with the manifest."""
 
 
+def inputs(data: DataParams) -> list[str]:
+    """Return the paths that a data set is read from, as params.yaml has them. Raises: DataError if one is missing."""
+    locate(data.raw)
+    if data.label_file is None:
+        return [data.raw] if data.labels is None else [data.raw, data.labels]
+    if not Path(data.label_file).is_file():
+        raise DataError(
+            f"params.yaml: data.labels is {data.label_file}, which is no file; run `thaw labels export`, which writes "
+            f"the labels of {data.raw} into a CSV, or set data.labels to {data.raw}"
+        )
+    return [data.raw, data.label_file]
+
+
 def locate(raw: str) -> Path:
     """Return `data.raw` as a path. Raises: DataError if there is nothing."""
     path = Path(raw)
@@ -59,14 +75,55 @@ def locate(raw: str) -> Path:
     return path
 
 
-def read(raw: Path) -> Listing:
-    """Return what `data.raw` lists. Raises: DataError if that is not a data set of two classes or more."""
+def read_data(data: DataParams) -> Listing:
+    """Return what `data.raw` and `data.labels` list. Raises: DataError as `inputs` and `read` do."""
+    inputs(data)
+    return read(Path(data.raw), Path(data.label_file) if data.label_file is not None else None)
+
+
+def read(raw: Path, labels: Path | None = None) -> Listing:
+    """Return what `data.raw` lists, or a CSV of labels for the folder. Raises: DataError if that is no data set.
+
+    A data set has two classes or more; a CSV of labels names the files of the folder, each of them.
+    """
     manifest = raw / MANIFEST if raw.is_dir() else raw
-    listing = _read_csv(manifest) if manifest.is_file() else _read_folder(raw)
+    if labels is not None:
+        listing = _read_labels(raw, labels)
+    else:
+        listing = read_csv(manifest, manifest.parent) if manifest.is_file() else _read_folder(raw)
+    source = labels or raw
     for name in [*listing.table["path"], *listing.table["label"], *listing.table["group"], *listing.links]:
-        _check_name(name, raw)
-    _check_classes(listing.classes, raw)
+        _check_name(name, source)
+    _check_classes(listing.classes, source)
     return listing
+
+
+def _read_labels(raw: Path, labels: Path) -> Listing:
+    """Return the rows of a CSV of labels, once they are seen to name the files below the folder, and all of them."""
+    if (raw / MANIFEST).is_file():
+        raise DataError(f"{raw / MANIFEST} lists the images, and so does {labels} (data.labels); remove one of them")
+    listing, links = read_csv(labels, raw), list[str]()
+    named, present = set(listing.table["path"]), files_below(raw, links)
+    if missing := sorted(named - present):
+        raise DataError(
+            f"{labels} names {len(missing)} images that {raw} lacks ({_few(missing)}); bring them (`dvc pull` or "
+            "`dvc checkout`), or remove their rows"
+        )
+    if unnamed := sorted(present - named):
+        raise DataError(
+            f"{raw} holds {len(unnamed)} files that {labels} does not name ({_few(unnamed)}); add a row for each "
+            "(`thaw labels export` does, for class folders), or put a dot before the names of those to leave out"
+        )
+    return dataclasses.replace(listing, links=sorted(links))
+
+
+def files_below(raw: Path, links: list[str] | None = None) -> set[str]:
+    """Return the paths of all files below a folder, but hidden ones; links to folders are added to `links`."""
+    return set(_files(raw, raw, links if links is not None else []))
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _read_folder(raw: Path) -> Listing:
@@ -154,15 +211,17 @@ def _files(folder: Path, raw: Path, links: list[str]) -> Iterator[str]:
             yield path.relative_to(raw).as_posix()
 
 
-def _read_csv(raw: Path) -> Listing:
+def read_csv(raw: Path, root: Path) -> Listing:
+    """Return the rows of a CSV, whose paths are relative to `root`. Raises: DataError if it lists no images so."""
     try:
         table = pd.read_csv(raw, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (ValueError, OSError) as error:  # pandas' parser errors and UnicodeDecodeError are ValueErrors
         raise DataError(f"{raw} is neither a folder nor a CSV in UTF-8 ({' '.join(str(error).split())})") from None
+    _check_conflicts(raw)
     _check_columns(list(table.columns), raw)
     if table.empty:
         raise DataError(f"{raw} lists no images; it needs a row for each")
-    table["path"] = [_clean_path(path, raw) for path in table["path"]]
+    table["path"] = [_clean_path(path, raw, root) for path in table["path"]]
     for column in ("path", "label", "split"):
         if column in table and (empty := int((table[column].str.strip() == "").sum())):
             raise DataError(f"{raw}: {column} is empty in {empty} rows; fill it in, or leave out an optional column")
@@ -171,7 +230,17 @@ def _read_csv(raw: Path) -> Listing:
     table["split"] = [_split(text, raw) for text in table["split"]] if "split" in table else ""
     table["group"] = table.get("group", "")
     table["confidence"] = [_confidence(text, raw) for text in table["confidence"]] if "confidence" in table else 1.0
-    return Listing(raw.parent, table[list(COLUMNS)].sort_values("path", ignore_index=True))
+    return Listing(root, table[list(COLUMNS)].sort_values("path", ignore_index=True))
+
+
+def _check_conflicts(raw: Path) -> None:
+    """Refuse what a merge of git has left: its markers would be read as images."""
+    with raw.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if line.startswith(("<<<<<<< ", ">>>>>>> ")):
+                raise DataError(
+                    f"{raw}: line {number} is `{line.strip()}`, a conflict of git; resolve it, and run `dvc repro`"
+                )
 
 
 def _check_columns(names: list[str], raw: Path) -> None:
@@ -183,10 +252,10 @@ def _check_columns(names: list[str], raw: Path) -> None:
         raise DataError(f"{raw} has no column {' and no column '.join(sorted(missing))}; it needs path,label")
 
 
-def _clean_path(text: str, raw: Path) -> str:
+def _clean_path(text: str, raw: Path, root: Path) -> str:
     path = posixpath.normpath(text) if text else ""
     if path.startswith(("/", "../")) or path == "..":
-        raise DataError(f"{raw}: path {text!r} leads out of {raw.parent}; write paths relative to the CSV's folder")
+        raise DataError(f"{raw}: path {text!r} leads out of {root}; write paths relative to that folder")
     return path
 
 

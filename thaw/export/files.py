@@ -56,9 +56,10 @@ def describe(
 
 
 @timings.counted("export")
-def write(folder: Path, whole: ExportableClassifier, stored: ExportedFacts) -> None:
-    """Fill a folder with model.onnx, model.pt2 and model.json, and model.onnx.data where the weights are large.
+def write(folder: Path, whole: ExportableClassifier, stored: ExportedFacts, *, torch_program: bool) -> None:
+    """Fill a folder with model.onnx and model.json, and model.onnx.data where the weights are large.
 
+    With `torch_program` there is model.pt2 too, the program of torch.export.
     Raises: BackboneError, with the exporter's reason, if the network cannot be exported.
     """
     settings = stored.preprocessing
@@ -80,7 +81,8 @@ def write(folder: Path, whole: ExportableClassifier, stored: ExportedFacts) -> N
             "all the same (thaw.load); stop at `dvc repro evaluate`, or choose another backbone"
         ) from error
     _save_onnx(folder / ONNX_FILE, exported.model_proto, stored)
-    _save_program(folder / PROGRAM_FILE, program)
+    if torch_program:
+        _save_program(folder / PROGRAM_FILE, program)
     facts.write(folder / FACTS_FILE, stored)
 
 

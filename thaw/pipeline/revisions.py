@@ -1,19 +1,24 @@
 """Files of a revision, those that DVC tracks included: read where they lie, in DVC's cache or in a remote.
 
-The only module that imports DVC, through its public interface; no stage can import this one.
+It imports DVC, through its public interface, as storage.py does; no stage can import this one.
 """
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from thaw.errors import ArtifactError, RunError, first_line
 from thaw.pipeline import artifacts
 
 WORKSPACE = "workspace"
+_SECONDS = {"connect_timeout": 3, "read_timeout": 10}
+WAITING = {"s3": _SECONDS, "http": _SECONDS, "https": _SECONDS, "ssh": {"timeout": 10}}
+"""For the schemes of a remote's URL, DVC's options that end the wait for one that is silent, in seconds."""
+
 _SHORT = 7  # digits of a commit that are shown
 
 
@@ -86,8 +91,8 @@ def workspace(stage: str, out: str) -> Tree:
         raise RunError(
             f"{out} is missing in the {WORKSPACE}; run `dvc repro {stage}`, or `dvc pull {out}` for what dvc.lock names"
         )
-    with _dvc_errors(), _repository() as repository:
-        status = repository.status(targets=[stage])
+    with dvc_errors(), repository() as opened:
+        status = opened.status(targets=[stage])
     if stale := list(_changes(status.get(stage, []))):
         raise RunError(f"{out} in the {WORKSPACE} is out of date ({', '.join(stale)}); run `dvc repro {stage}`")
     return Tree(WORKSPACE, _open_here)
@@ -100,7 +105,7 @@ def here() -> Tree:
     """
     from dvc.api import DVCFileSystem
 
-    with _dvc_errors():
+    with dvc_errors():
         files = DVCFileSystem(url=".")
 
     def opened(path: str) -> BinaryIO:
@@ -122,25 +127,68 @@ def revision(name: str) -> Tree:
     from dvc.api import DVCFileSystem
     from dvc.scm import RevError, resolve_rev
 
-    with _dvc_errors(), _repository() as repository:
+    with dvc_errors(), repository() as opened:
         try:
-            commit = resolve_rev(repository.scm, name)
+            commit = resolve_rev(opened.scm, name)
         except RevError:
             raise RunError(
                 f"{name!r} is no commit, branch, tag or experiment here; `git log` and `dvc exp show` list them, "
                 "`git fetch` brings those of others"
             ) from None
-        config = _storage(repository.config)
-    with _dvc_errors():
+        config = _storage(opened.config)
+    with dvc_errors():
         files = DVCFileSystem(url=".", rev=commit, config=config)
     return Tree(name, lambda path: _open_of(files, name, path), commit)
+
+
+State = Literal["done", "running", "queued", "failed"]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment of DVC, or the commit that experiments start from."""
+
+    name: str
+    commit: str
+    state: State
+    params: Mapping[str, Any]
+    """The tree of its params.yaml; empty where that cannot be read."""
+
+
+def experiments(baseline: str) -> tuple[Experiment, list[Experiment]]:
+    """Return a commit, and the experiments that start from it, the queued and the failed ones included.
+
+    Raises: RunError if there is no such commit, or no DVC repository here.
+    """
+    commit = revision(baseline).commit
+    with dvc_errors(), repository() as opened:
+        shown = opened.experiments.show(revs=[commit], hide_workspace=True)
+    start = next(state for state in shown if state.rev == commit)
+    return _experiment(start, "done", baseline), [
+        _experiment(found.revs[0], _state(found.executor), found.revs[0].rev[:_SHORT])
+        for found in start.experiments or []
+    ]
+
+
+def _state(executor: Any) -> State:
+    """Return the state of an experiment; DVC names an executor while it is not done, and where it failed."""
+    state = "success" if executor is None else executor.state
+    return {"running": "running", "queued": "queued", "failed": "failed"}.get(state, "done")  # type: ignore[return-value]
+
+
+def _experiment(state: Any, at: State, unnamed: str) -> Experiment:
+    found = {} if state.data is None else state.data.dumpd()["params"].get("params.yaml", {})
+    return Experiment(state.name or unnamed, state.rev, at, found.get("data") or {})
 
 
 def _storage(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return where DVC's settings of today keep objects: the revision may have had another remote, or none."""
     name = config["core"].get("remote")
     known = name in config["remote"]
-    remote = {"core": {"remote": name}, "remote": {name: config["remote"][name]}} if known else {}
+    options = config["remote"][name] if known else {}
+    scheme = str(options.get("url", "")).partition("://")[0]
+    patient = {**WAITING.get(scheme, {}), **options}
+    remote = {"core": {"remote": name}, "remote": {name: patient}} if known else {}
     return {"cache": dict(config["cache"]), **remote}
 
 
@@ -197,15 +245,18 @@ def _changes(entries: list[Any]) -> Iterator[str]:
 
 
 @contextmanager
-def _repository() -> Iterator[Any]:
+def repository() -> Iterator[Any]:
+    """Yield the DVC repository of the current folder."""
     from dvc.repo import Repo
 
-    with Repo(".") as repository:
-        yield repository
+    os.environ.setdefault("AWS_MAX_ATTEMPTS", "1")  # s3fs tries five times, and botocore five times each
+
+    with Repo(".") as opened:
+        yield opened
 
 
 @contextmanager
-def _dvc_errors() -> Iterator[None]:
+def dvc_errors() -> Iterator[None]:
     """Within, an error of DVC's becomes one line. Raises: RunError."""
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.lock import LockError

@@ -1,4 +1,4 @@
-"""What `thaw new`, `thaw update` and `thaw setup` print around their work."""
+"""What `thaw new`, `thaw update`, `thaw setup` and `thaw verify` print around their work."""
 
 import os
 import shlex
@@ -6,9 +6,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 
-from thaw.project import files, git_setup, images, looking
+from thaw.project import files, git_setup, images, looking, verifying
 from thaw.project.layout import Made, Wish, new_project
 from thaw.project.params_text import value_at
 from thaw.project.updating import plan_update
@@ -42,9 +43,29 @@ def update(root: Path) -> None:
 
 
 def setup(root: Path) -> None:
-    """Make git merge dvc.lock and metrics in this clone of the project, and print what was done."""
+    """Give this clone of the project merge drivers and hooks, and print what was done."""
     for line in git_setup.set_up(root):
         print(line)
+
+
+class Verified(Enum):
+    """What `thaw verify` looks at."""
+
+    CACHE = "cache"
+    REMOTE = "remote"
+    PUSHED = "pushed"
+
+
+def verify(what: Verified, name: str | None, *, since: str | None, delete: bool, deadline_s: float) -> None:
+    """Print what is damaged or missing. Raises: ThawError if something is."""
+    if what is Verified.CACHE:
+        lines = verifying.verify_cache(delete=delete, deadline_s=deadline_s)
+    elif what is Verified.REMOTE:
+        lines = verifying.verify_remote(name, delete=delete, deadline_s=deadline_s)
+    else:
+        lines = verifying.verify_pushed(git_setup.commits(Path.cwd(), since), name, deadline_s=deadline_s)
+    for line in lines:
+        print(line, flush=True)  # an error comes last, on another stream
 
 
 def _seen(wish: Wish, made: Made) -> Iterator[str]:

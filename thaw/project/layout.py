@@ -82,7 +82,7 @@ def new_project(wish: Wish) -> Made:
                 track_images(partial)
             else:
                 (partial / images.FOLDER).mkdir(parents=True)
-            git_setup.configure(partial)
+            git_setup.configure(partial, target.name)
     except OSError as error:
         raise RunError(
             f"{target} was not made: {error.strerror or error}"
@@ -171,7 +171,9 @@ def _params(wish: Wish, seen: Seen | None) -> str:
     """
     from thaw.networks.sources.opening import describe
 
-    text = with_value(files.params_text(), "data.raw", images.FOLDER)
+    text = files.params_text()
+    for key in ("data.raw", "data.labels"):
+        text = with_value(text, key, images.FOLDER)
     if wish.backbone is not None:
         text = with_value(text, "backbone.source", _findable(wish.backbone))
         if value_at(text, "backbone.sha256") is not None:

@@ -1,6 +1,6 @@
-"""Git's merge drivers for what the pipeline writes into git: dvc.lock stage by stage, metrics as one side has them.
+"""Git's merge drivers: dvc.lock stage by stage, labels image by image.
 
-    python -m thaw.project.merging lock|metrics BASE OURS THEIRS PATH
+    python -m thaw.project.merging lock|labels BASE OURS THEIRS PATH
 
 Git calls this with three temporary files and the path in the repository (gitattributes(5), "Defining a custom merge
 driver"). The result goes into OURS, and the exit code is 0. If a file cannot be read, OURS stays as it was, a line says
@@ -8,7 +8,7 @@ why, and the exit code is 1: the command that `thaw setup` gives to git then mer
 process, so it imports little.
 """
 
-import json
+import csv
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,19 +54,34 @@ def merge_locks(base: str, ours: str, theirs: str) -> Merged:
     return Merged(text, note)
 
 
-def merge_metrics(base: str, ours: str, theirs: str) -> Merged:
-    """Return a metrics file that both sides changed as ours has it, or as theirs if ours is no JSON object.
+def merge_labels(base: str, ours: str, theirs: str) -> Merged:
+    """Return the three-way merge of texts of a CSV of labels, image by image: to git, neighbouring lines conflict.
 
-    Its stage was changed on both sides as well, so its entry is dropped from dvc.lock and `dvc repro` writes the file
-    anew: a mixture of figures would be true of no model. `base` says nothing that matters here.
-
-    Raises: ArtifactError if neither side is a JSON object.
+    The rows are sorted by path where both sides have them so. The base is empty where both sides added the file.
+    Raises: ArtifactError if both sides changed the row of an image, or the columns, or if a text is no such CSV.
     """
-    del base
-    for text, side in ((ours, "ours"), (theirs, "theirs")):
-        if _is_object(text):
-            return Merged(text, f"changed on both sides; it has the figures of {side} until `dvc repro` writes it anew")
-    raise ArtifactError("neither side is a JSON object")
+    sides = [_rows(text, side) for text, side in ((base, "base"), (ours, "ours"), (theirs, "theirs"))]
+    header, conflicts = _merge(*({"columns": text} if text else {} for text, _ in sides))
+    merged, twice = _merge(*(rows for _, rows in sides))
+    if conflicts or twice:
+        raise ArtifactError(f"both sides changed {twice[0] if twice else 'its columns'}")
+    if all(list(rows) == sorted(rows) for _, rows in sides[1:]):
+        merged = dict(sorted(merged.items()))
+    return Merged("".join([*header.values(), *merged.values()]))
+
+
+def _rows(text: str, side: str) -> tuple[str, dict[str, str]]:
+    """Return the first line of a CSV of labels, and each other line by its path."""
+    lines = [line if line.endswith("\n") else f"{line}\n" for line in text.splitlines(keepends=True)]
+    try:
+        rows = [next(csv.reader([line], strict=True)) for line in lines]
+        column = rows[0].index("path") if rows else 0
+        paths = [row[column] for row in rows[1:]]
+    except (csv.Error, ValueError, IndexError, StopIteration):  # also a value over several lines
+        raise ArtifactError(f"{side} is no CSV with a line and a path for each image") from None
+    if len(set(paths)) < len(paths):
+        raise ArtifactError(f"{side} has {next(path for path in paths if paths.count(path) > 1)} twice")
+    return "".join(lines[:1]), dict(zip(paths, lines[1:], strict=True))
 
 
 @dataclass(frozen=True)
@@ -126,14 +141,7 @@ def _merge(
     return merged, conflicts
 
 
-def _is_object(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except ValueError:
-        return False
-
-
-_DRIVERS = {"lock": merge_locks, "metrics": merge_metrics}
+_DRIVERS = {"lock": merge_locks, "labels": merge_labels}
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -21,7 +21,9 @@ from thaw.project import files
 from thaw.project.params_text import renamed, value_at, with_value, without
 from thaw.version import VERSION
 
-_FOLDS = "select.folds"
+_ADDED: dict[str, object] = {"select.folds": "auto", "export": {}}
+"""Keys that stages name, and params.yaml of an earlier version lacks: DVC refuses to run such a stage."""
+_LABELS = "data.labels"
 _BESIDE_PHASES = "models/phases/.gitignore"
 """Until 0.1.0; DVC takes the folder for an out that was changed where git has a file in it."""
 _PIN = re.compile(rf"^(\s*{DISTRIBUTION}\s*(?:\[[^\]]*\])?\s*==\s*)([^\s;#]+)", re.MULTILINE | re.IGNORECASE)
@@ -115,7 +117,6 @@ def _ignored(root: Path, graph: str) -> dict[str, str]:
 def _params(root: Path, notes: list[str]) -> dict[str, str]:
     """Return params.yaml with keys renamed, removed and added, if some were.
 
-    DVC refuses to run a stage that names a key which params.yaml lacks.
     Raises: ParamsError if it is not valid then.
     """
     text = _text(root / files.PARAMS)
@@ -124,9 +125,13 @@ def _params(root: Path, notes: list[str]) -> dict[str, str]:
     new, done = renamed(text, RENAMED_KEYS)
     new, gone = without(new, GONE_KEYS)
     done += [f"{path} is gone, and was removed" for path in gone]
-    if value_at(new, _FOLDS) is None:
-        new = with_value(new, _FOLDS, "auto")
-        done.append(f"{_FOLDS}: auto was added")
+    for key, value in _ADDED.items():
+        if value_at(new, key) is None:
+            new = with_value(new, key, value)
+            done.append(f"{key}: {value} was added")
+    if value_at(new, _LABELS) is None and (raw := value_at(new, "data.raw")) is not None:
+        new = with_value(new, _LABELS, raw)
+        done.append(f"{_LABELS}: {raw} was added, which is data.raw")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, files.PARAMS)
         path.write_text(new, encoding="utf-8")

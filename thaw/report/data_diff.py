@@ -9,18 +9,23 @@ from enum import StrEnum
 from itertools import chain
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import escape
 
 from thaw.data import accepted, snapshots
 from thaw.data.difference import Count, Difference, Pair, Rejection, compare, place, split_by
 from thaw.data.snapshots import Image
-from thaw.errors import DataError, RunError
+from thaw.errors import ArtifactError, DataError, RunError
 from thaw.pipeline.artifacts import write_text
 from thaw.pipeline.revisions import Tree
 from thaw.report.pictures import Budget, thumbnail
 
 _MOST_LINES, _MOST_CLASSES, _MOST_NAMED, _MOST_CARDS = 5, 12, 4, 60
 _PICTURE_PX, _PICTURE_CHARACTERS = 112, 6_000_000
+_TEMPLATES = Path(__file__).with_name("templates")
+_REPORT = "reports/index.html"
+_LINK_HERE, _SECTION_HERE = (f"<!-- thaw data diff: {what} -->" for what in ("link", "section"))
+_LINK = '<li><a href="#changes">Changes</a></li>'
 _ALWAYS = ("added", "removed", "replaced", "relabelled", "moved", "rejected", "duplicates")
 
 
@@ -54,8 +59,16 @@ class Section:
     count: int
 
 
-def command(before: str | None, after: str | None, *, form: Form, page: Path | None, gate: bool = False) -> None:
-    """Print what changed from one revision to another, and write the page if one is named.
+def command(
+    before: str | None,
+    after: str | None,
+    *,
+    form: Form,
+    page: Path | None = None,
+    report: Path | None = None,
+    gate: bool = False,
+) -> None:
+    """Print what changed from one revision to another, and write the page, or the report with it, if one is named.
 
     Without `before` it is HEAD, without `after` the workspace.
     Raises: ThawError if a data set cannot be had, or the page not written; with `gate` also if a good image is rejected
@@ -69,12 +82,13 @@ def command(before: str | None, after: str | None, *, form: Form, page: Path | N
     else:
         lines = markdown(found, sections) if form is Form.MARKDOWN else text(found, sections)
         print("\n".join(lines))
-    if page is not None:
-        try:
-            write_text(page, html(found, sections, old_files, new_files))
-        except OSError as error:
-            raise RunError(f"{page} cannot be written: {error.strerror}; name another file with --html") from None
-        print(f"{page} shows the images", file=sys.stderr)
+    for path, render, option in ((page, html, "--html"), (report, in_report, "--report")):
+        if path is not None:
+            try:
+                write_text(path, render(found, sections, old_files, new_files))
+            except OSError as error:
+                raise RunError(f"{path} cannot be written: {error.strerror}; name another file with {option}") from None
+            print(f"{path} shows the images", file=sys.stderr)
     if gate and (open_cases := [one for one in found.spoilt if not one.accepted]):
         raise DataError(_to_accept(open_cases, found))
 
@@ -213,8 +227,34 @@ def markdown(found: Difference, sections: list[Section]) -> Iterator[str]:
 
 def html(found: Difference, sections: list[Section], before: Tree, after: Tree) -> str:
     """Return the page: one file without a script, its pictures inside. Raises: ArtifactError if pictures are away."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(Path(__file__).with_name("data_diff.html").read_text(encoding="utf-8"))
+    return _render("data_diff.html", _for_templates(found, sections, before, after) | {"level": 2})
+
+
+def in_report(found: Difference, sections: list[Section], before: Tree, after: Tree) -> str:
+    """Return the report of the second data set with a section of what changed since the first.
+
+    DVC's page is left as it is: no stage may depend on the revision that a data set is compared with.
+    Raises: ArtifactError if the report or pictures are away, or if an earlier Thaw wrote the report.
+    """
+    page = after.read(_REPORT).decode()
+    body = _render("changes.html", _for_templates(found, sections, before, after) | {"level": 3})
+    head = f"<h2>What changed in the data, <bdi>{escape(found.before)}</bdi> → <bdi>{escape(found.after)}</bdi>?</h2>"
+    for marker, new in ((_LINK_HERE, _LINK), (_SECTION_HERE, f'<section id="changes">\n{head}\n{body}</section>')):
+        if marker not in page:
+            raise ArtifactError(f"{_REPORT} of {after.shown} was written by an earlier Thaw; run `dvc repro report`")
+        page = page.replace(marker, new, 1)
+    return page
+
+
+def _render(template: str, values: Mapping[str, object]) -> str:
+    loader = FileSystemLoader(_TEMPLATES)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template(template).render(values)
+
+
+def _for_templates(found: Difference, sections: list[Section], before: Tree, after: Tree) -> dict[str, object]:
     cards = [section.lines[:_MOST_CARDS] for section in sections]
     olds, news = (
         _pictures(tree, (image for lines in cards for line in lines if (image := getattr(line, side)) is not None))
@@ -232,15 +272,15 @@ def html(found: Difference, sections: list[Section], before: Tree, after: Tree) 
         for lines in cards
     ]
     rows, more = _class_rows(found, "→")
-    return template.render(
-        before=found.before,
-        after=found.after,
-        images=_change(found.images, "→"),
-        folds=_folds(found, "→"),
-        sections=list(zip(sections, shown_cards, strict=True)),
-        rows=rows,
-        more_classes=more,
-    )
+    return {
+        "before": found.before,
+        "after": found.after,
+        "images": _change(found.images, "→"),
+        "folds": _folds(found, "→"),
+        "sections": list(zip(sections, shown_cards, strict=True)),
+        "rows": rows,
+        "more_classes": more,
+    }
 
 
 def shown(name: str) -> str:

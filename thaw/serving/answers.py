@@ -59,7 +59,7 @@ def answer(model: Exported, paths: Iterable[Path], *, explain: Path | None = Non
 
 
 def columns(classes: Sequence[str], *, top: int | None, explained: bool) -> list[str]:
-    """Return the columns of the table: the class and its probability, then those of all classes or of the next best.
+    """Return the columns: the class and its probability, then those of all classes or of the next best, and the model.
 
     Raises: DataError if more classes are asked for than there are.
     """
@@ -69,15 +69,16 @@ def columns(classes: Sequence[str], *, top: int | None, explained: bool) -> list
         raise DataError(f"--top is {top}, and the model knows {len(classes)} classes; give 1 to {len(classes)}")
     else:
         rest = [f"{word}_{place}" for place in range(2, top + 1) for word in ("class", "probability")]
-    return ["path", "class", "probability", *rest, *(["explanation"] if explained else [])]
+    return ["path", "class", "probability", *rest, "model", *(["explanation"] if explained else [])]
 
 
-def row(answered: Answer, classes: Sequence[str], names: Sequence[str]) -> Row:
-    """Return an answer as a row with the columns of these names."""
+def row(answered: Answer, classes: Sequence[str], names: Sequence[str], model: str) -> Row:
+    """Return an answer of the model of a name as a row with the columns of these names."""
     assert answered.probabilities is not None
     values = answered.probabilities.tolist()
     best = sorted(range(len(values)), key=lambda index: -values[index])
     filled: Row = {"path": printable(answered.path), "class": classes[best[0]], "probability": values[best[0]]}
+    filled["model"] = model
     filled |= {f"p:{name}": value for name, value in zip(classes, values, strict=True)}
     for place, index in enumerate(best[1:], start=2):
         filled |= {f"class_{place}": classes[index], f"probability_{place}": values[index]}

@@ -12,7 +12,7 @@ from thaw.data.pixel_values import Pixels
 from thaw.data.square import Image, read_square
 from thaw.errors import ArtifactError, DataError, first_line
 from thaw.networks.onnx.runtime import open_session
-from thaw.pipeline import artifacts, facts
+from thaw.pipeline import artifacts, elsewhere, facts
 from thaw.pipeline.model_facts import ExportedFacts
 from thaw.serving.explain import occluded, overlay, patch_places
 
@@ -26,6 +26,7 @@ OCCLUSION = "occlusion"
 
 # Networks at once: ONNX Runtime is no faster on more, and the memory that it works in grows with them.
 _AT_ONCE = 8
+_NAMED_BY = 12  # digits of the fingerprint
 
 Squares = Pixels
 
@@ -39,23 +40,31 @@ class Exported:
     fingerprint: str
     """SHA-256 of the manifest of the folder."""
     _session: Any
+    version: str = ""
+    """What the registry calls it, such as classifier@v1.0.0, where that is known."""
 
     @classmethod
-    def open(cls, folder: Path | str = "models/export", *, threads: int | None = None) -> Self:
-        """Return the classifier in a folder; `threads` None takes every core that this process may use.
+    def open(
+        cls, folder: Path | str = "models/export", *, threads: int | None = None, version: str | None = None
+    ) -> Self:
+        """Return the classifier in a folder, or in REPOSITORY#PATH@REVISION, from where DVC brings it.
 
+        `threads` None takes every core that this process may use. `version` None is the revision, if there is one.
         Raises: ArtifactError if it is missing, altered, no exported classifier, or its files do not belong together.
         """
+        if elsewhere.is_elsewhere(str(folder)):
+            version = version or elsewhere.revision_of(str(folder))
+            folder = elsewhere.bring(str(folder))
         folder = Path(folder)
         if (folder / "weights.safetensors").is_file():
             raise ArtifactError(
                 f"{folder} holds a model of torch; run `dvc repro export` and give models/export, which needs no torch"
             )
         fingerprint = artifacts.verify(folder)
-        return cls.unverified(folder, fingerprint, threads=threads)
+        return cls.unverified(folder, fingerprint, threads=threads, version=version or "")
 
     @classmethod
-    def unverified(cls, folder: Path, fingerprint: str = "", *, threads: int | None = None) -> Self:
+    def unverified(cls, folder: Path, fingerprint: str = "", *, threads: int | None = None, version: str = "") -> Self:
         """Return the classifier in a folder that has no manifest yet: the one that is being written.
 
         Raises: ArtifactError if its files do not belong together.
@@ -69,7 +78,12 @@ class Exported:
         stored = facts.checked(tree, path, ExportedFacts)
         session = _session(folder / ONNX_FILE, threads)
         _check_belongs(folder, stored, session)
-        return cls(stored, fingerprint, session)
+        return cls(stored, fingerprint, session, version)
+
+    @property
+    def name(self) -> str:
+        """What an answer calls the model: its version, or else the start of its fingerprint."""
+        return self.version or self.fingerprint[:_NAMED_BY]
 
     @property
     def classes(self) -> list[str]:

@@ -22,7 +22,8 @@ def predict(
     output: Path | None,
     top: int | None,
     explain: Path | None,
-    folder: Path,
+    folder: str,
+    version: str | None,
 ) -> None:
     """Write a row for each image that can be used, and a line to stderr for each that cannot.
 
@@ -32,7 +33,7 @@ def predict(
     total = inputs.count(images)
     if total == 0:
         raise _nothing(images)
-    model = Exported.open(folder)
+    model = Exported.open(folder, version=version)
     names = columns(model.classes, top=top, explained=explain is not None)
     num_used = num_broken = 0
     try:
@@ -44,7 +45,7 @@ def predict(
                     print(_line(one.reason), file=sys.stderr)
                 else:
                     num_used += 1
-                    write(row(one, model.classes, names))
+                    write(row(one, model.classes, names, model.name))
             if not num_used + num_broken:
                 raise _nothing(images)
             sys.stdout.flush()

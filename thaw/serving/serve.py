@@ -1,7 +1,7 @@
 """A web page and an HTTP endpoint for an exported model, on FastAPI: `thaw serve`.
 
     POST /predict    the bytes of an image as the body; ?top=K classes (all without it), ?explain=true for an overlay
-    GET  /model      what answers: architecture, classes, fingerprint, limits
+    GET  /model      what answers: architecture, classes, version, fingerprint, limits
     GET  /health     {"status": "ok"}
     GET  /           the page
 
@@ -64,6 +64,8 @@ class About(BaseModel):
     classes: list[str]
     fingerprint: str
     """SHA-256 of the manifest of the model's folder."""
+    version: str
+    """What the registry calls the model; empty where that is not known."""
     max_bytes: int
     max_seconds: float
 
@@ -90,6 +92,8 @@ class Reply(BaseModel):
 
     predictions: list[Prediction]
     """Likeliest first."""
+    model: str
+    """The version of the model that answered, or else the start of its fingerprint."""
     explanation: Explanation | None
 
 
@@ -141,6 +145,7 @@ class PredictionQueue:
             architecture=_name(self._model),
             classes=self._model.classes,
             fingerprint=self._model.fingerprint,
+            version=self._model.version,
             max_bytes=self._limits.max_bytes,
             max_seconds=self._limits.seconds,
         )
@@ -169,7 +174,8 @@ class PredictionQueue:
         shares = self._model.probabilities(square[None])[0]
         order = shares.argsort(kind="stable")[::-1]
         best = [Prediction(name=self._model.classes[index], probability=float(shares[index])) for index in order[:top]]
-        return Reply(predictions=best, explanation=self._explanation(square, int(order[0])) if explain else None)
+        overlay = self._explanation(square, int(order[0])) if explain else None
+        return Reply(predictions=best, model=self._model.name, explanation=overlay)
 
     def _explanation(self, square: Squares, index: int) -> Explanation:
         buffer = BytesIO()

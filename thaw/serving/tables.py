@@ -44,7 +44,7 @@ def format_of(asked: Format | None, output: Path | None) -> Format:
 def table(form: Format, output: Path | None, columns: Sequence[str]) -> Iterator[Write]:
     """Yield what writes a row; a file gets its name when the block succeeds, and an old one stays until then.
 
-    Columns called path, class or class_N, and explanation are text, all others numbers.
+    Columns called path, class or class_N, model and explanation are text, all others numbers.
     Raises: ThawError if the file cannot be written.
     """
     if output is None:
@@ -105,4 +105,4 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Write]:
 
 
 def _is_text(column: str) -> bool:
-    return column in ("path", "class", "explanation") or column.startswith("class_")
+    return column in ("path", "class", "model", "explanation") or column.startswith("class_")

@@ -17,7 +17,7 @@ from thaw.errors import ArtifactError, ParamsError
 from thaw.memory import keep_freed_memory
 from thaw.networks.backbone import Backbone
 from thaw.networks.cut import UncutSuffix
-from thaw.pipeline import artifacts, guard, scratch
+from thaw.pipeline import artifacts, guard, scratch, trial
 from thaw.pipeline.model_facts import ModelFacts
 from thaw.training import phase_folder
 from thaw.training.averaging import Average, average_of, write_average
@@ -82,7 +82,7 @@ def run_phase(
     augment: AugmentParams,
     seed: int,
     compute: ComputeParams,
-    on_epoch: Callable[[Seen], None] = lambda _: None,
+    on_epoch: Callable[[Seen], object] = lambda _: None,
 ) -> Trained:
     """Train one phase from its start, prove that nothing below the cut moved, and return what it leaves.
 
@@ -132,7 +132,7 @@ class _Training:
     augment: AugmentParams
     seed: int
     compute: ComputeParams
-    on_epoch: Callable[[Seen], None]
+    on_epoch: Callable[[Seen], object]
 
     def run(
         self, parts: Sequence[Part], prefix: Prefix, settings: list[object]
@@ -149,11 +149,17 @@ class _Training:
         """Train each part. Raises: HalfOverflowError if an activation is beyond the type that they are kept in."""
         train, val = sources_of(self.name, self.params, prefix, self.images, self.compute)
         keep_freed_memory()
+        results = []
         with artifacts.one_at_a_time(checkpoints):  # two trials of the same phase would share their checkpoints
-            return [
-                self._run(part, train, val, checkpoints / f"part-{number:02d}", prefix)
-                for number, part in enumerate(parts)
-            ]
+            for number, part in enumerate(parts):
+                results.append(self._run(part, train, val, checkpoints / f"part-{number:02d}", prefix))
+                self._tell(number, part, results[-1][0])
+        return results
+
+    def _tell(self, fold: int, part: Part, result: Result) -> None:
+        if part.val is not None:
+            seen = self.images.samples.iloc[part.val.rows]
+            trial.tell(self.name, fold, logits=result.val_logits, labels=part.val.labels, images=seen)
 
     def _run(
         self, part: Part, train: Source, val: Source, folder: Path, prefix: Prefix

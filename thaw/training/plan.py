@@ -209,7 +209,7 @@ def _data_set(params: Params) -> _DataSet:
         check_channels(params.backbone.asked_channels, channels)
         num_train, num_folds = int((samples["split"] == "train").sum()), int(samples["fold"].max()) + 1
         return _DataSet(num_train, num_folds, channels, int(samples["label"].nunique()))
-    listed = listing.read(listing.locate(params.data.raw))
+    listed = listing.read_data(params.data)
     given = listed.table["split"]
     held_out = params.prepare.test_fraction if not (given == "test").any() else float((given == "test").mean())
     development, asked = round(len(listed.table) * (1 - held_out)), params.select.folds

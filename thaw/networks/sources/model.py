@@ -4,15 +4,12 @@ A parent is a run's models/final, which holds the whole network and says what it
 or where DVC has it, `REPOSITORY#PATH` or `REPOSITORY#PATH@REVISION`.
 """
 
-import functools
-import subprocess
-import sys
 from pathlib import Path
 
 from thaw.errors import ArtifactError, BackboneError
 from thaw.networks.sources.weights import Found, read_tensors
 from thaw.networks.spec import Spec
-from thaw.pipeline import artifacts, facts, scratch
+from thaw.pipeline import artifacts, elsewhere, facts
 from thaw.pipeline.model_facts import ModelFacts, Parent
 
 _WEIGHTS = "weights.safetensors"
@@ -46,54 +43,19 @@ def fetch(name: str, _: Spec) -> Found:
 def folder_of(name: str, *, fingerprint: str | None = None) -> Path:
     """Return the folder of a model, brought from where DVC has it if it is named so.
 
-    One that was brought before is used again only if its manifest has the `fingerprint`, a SHA-256, that is wanted.
+    One that was brought before is used again if its manifest has the `fingerprint`, a SHA-256, or if its revision is a
+    version or the hash of a commit.
     Raises: BackboneError if it is not there or cannot be brought.
     """
-    if "#" in name:
-        kept = _kept(name)
-        return kept if fingerprint is not None and _is(kept, fingerprint) else _from_dvc(name)
+    if elsewhere.is_elsewhere(name):
+        try:
+            return elsewhere.bring(name, fingerprint=fingerprint)
+        except ArtifactError as error:
+            raise BackboneError(f"model:{error}") from None
     folder = Path(name)
     if not folder.is_dir():
         raise BackboneError(
             f"model:{name}: there is no such folder; give a copy of a run's models/final, or "
             "REPOSITORY#models/final@REVISION"
         )
-    return folder
-
-
-def _kept(name: str) -> Path:
-    return scratch.folder() / "downloads" / artifacts.sha256_of_bytes(name.encode())[:16]
-
-
-def _is(folder: Path, fingerprint: str) -> bool:
-    try:
-        return artifacts.verify(folder) == fingerprint
-    except ArtifactError:
-        return False
-
-
-@functools.cache
-def _from_dvc(name: str) -> Path:
-    """Return a folder that DVC tracks in a repository, brought here once per process: a branch may have moved."""
-    repository, _, place = name.partition("#")
-    path, _, revision = place.partition("@")
-    folder = _kept(name)
-    partial = folder.with_name(f".{folder.name}.partial")
-    artifacts.remove(partial)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "dvc", "get", repository, path, "--out", str(partial)]
-    done = subprocess.run(
-        [*command, *(["--rev", revision] if revision else [])], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        artifacts.remove(partial)
-        reason = next(
-            (line for line in done.stderr.splitlines() if line.startswith("ERROR: ")), "ERROR: dvc get failed"
-        )
-        raise BackboneError(
-            f"model:{name} could not be brought: {reason.removeprefix('ERROR: ')}; write REPOSITORY#PATH or "
-            "REPOSITORY#PATH@REVISION, and see that its remote can be reached"
-        )
-    artifacts.remove(folder)
-    partial.rename(folder)
     return folder

@@ -14,7 +14,7 @@ from PIL import Image
 
 from thaw.config.reader import load_params, read_tree
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "dvc.yaml").is_file())
 IMAGES_A_CLASS = 20
 SIZE_PX = 64
 
@@ -43,7 +43,9 @@ def test_a_tiny_run_ends_with_metrics_and_a_report(tmp_path: Path) -> None:
     """Forty images of 64 pixels, a tiny network with random weights, one epoch: it runs, whatever the figures are."""
     for name in ("dvc.yaml", "requirements.txt", ".dvcignore"):
         shutil.copy(ROOT / name, tmp_path / name)
-    shutil.copytree(ROOT / "stages", tmp_path / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("stages", "thaw"):  # thaw is a folder in a clone of Thaw alone
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc" / "config").write_text("[core]\n    no_scm = true\n    analytics = false\n", encoding="utf-8")
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(_tiny(read_tree(ROOT / "params.yaml"))), encoding="utf-8")
@@ -56,7 +58,7 @@ def test_a_tiny_run_ends_with_metrics_and_a_report(tmp_path: Path) -> None:
 
 def _tiny(tree: dict[str, Any]) -> dict[str, Any]:
     """Return the project's settings for tiny images and a tiny network."""
-    name, phase = next(iter(tree["unfreeze"]["phases"].items()), ("top", {}))
+    name, phase = next(iter(tree["unfreeze"]["phases"].items()), ("top", {"lr": 1e-3}))
     tree["unfreeze"]["phases"] = {name: {**phase, "start": "head", "depth": 1, "epochs": 1, "views": 1}}
     tree["data"] = {"raw": "images"}
     tree["prepare"] = (tree.get("prepare") or {}) | {"size_px": SIZE_PX, "max_rejected": 0.0, "value_range": None}
@@ -65,7 +67,12 @@ def _tiny(tree: dict[str, Any]) -> dict[str, Any]:
     for section in ("select", "evaluate"):
         tree[section] = (tree.get(section) or {}) | {"draws": 100}
     tree["select"] |= {"folds": 2}
-    tree["compute"] = (tree.get("compute") or {}) | {"threads": 1, "workers": 0, "frozen_engine": "torch"}
+    tree["compute"] = (tree.get("compute") or {}) | {
+        "threads": 1,
+        "workers": 0,
+        "device": "cpu",
+        "frozen_engine": "torch",
+    }
     return tree
 
 
