@@ -257,7 +257,7 @@ def reuse(story: Team) -> None:
     carla = Clone(story.place / "carla", dict(story.service.variables))
     carla.root.mkdir()
     photo = story.place / "photos" / "dark" / "1.jpg"
-    registry = str(story.service.origin)
+    registry = story.service.origin.as_uri()  # DVC takes a bare path for a project without git
     carla.succeed("dvc", "artifacts", "get", registry, "classifier", "--rev", "v1.0.0", "--out", "model")
     answers = carla.succeed("thaw", "predict", str(photo), "--model", "model")
     story.say("  " + answers.splitlines()[-1])
