@@ -128,6 +128,9 @@ def tell(story: Team) -> None:
     with story.chapter("CI judges the change: it runs nothing, compares, comments, and passes it. A merges."):
         passed = judge(story, "better")
         assert passed.code == 0, passed.output
+        (comment,) = story.comments.bodies.values()
+        assert comment.partition("\n")[2].strip() == passed.summary.strip()
+        story.say("  comment: " + next(line for line in comment.splitlines() if line.startswith("**")))
         anna.succeed("git", "fetch", "--quiet")
         anna.succeed("git", "merge", "--quiet", "--no-edit", "origin/better")
         anna.succeed("git", "push", "--quiet", "origin", "main")
