@@ -17,7 +17,6 @@ from tests.ci.runner import Outcome, Service
 from tests.photos import as_installed, write_photos
 from tests.pipeline.clone import Clone, stages_run
 from thaw.project.layout import Wish, new_project
-from thaw.project.params_text import with_value
 
 _SMALL = {
     "backbone.pretrained": False,
