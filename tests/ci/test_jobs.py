@@ -1,6 +1,7 @@
 """The jobs of a project of `thaw new`, run line by line: at night, and for a change that GitLab gates.
 
-All stages run once, in the first night. GitHub judges a change in tests/story. `python -m pytest` of the test job is run by tests/pipeline/test_project.py.
+All stages run once, in the first night. GitHub judges a change in tests/story, and tests/pipeline/test_project.py runs
+`python -m pytest` of the test job.
 """
 
 import subprocess
