@@ -231,6 +231,9 @@ def test_a_damaged_object_is_named_by_path_and_taken_in_by_no_other_clone(ours: 
 
 
 def test_a_push_of_git_waits_for_its_data_and_names_the_paths(ours: Clone, tmp_path: Path) -> None:
+    assert ours.succeed(*_THAW, "verify", "--pushed").startswith(
+        "no remote of DVC's is set up, so no data can be in it"
+    )
     _add(ours, Remote(str(tmp_path / "store"), {}))
     ours.succeed(*_THAW, "setup")
     _commit(ours, "a remote")

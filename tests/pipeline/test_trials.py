@@ -169,7 +169,7 @@ def test_trials_side_by_side_compute_each_view_once(finished: Run, tmp_path: Pat
     for name, rate in (("one", "1e-4"), ("two", "2e-4")):
         clone.succeed("dvc", "exp", "run", "--queue", "--name", name, "-S", f"{RATE}={rate}", "select")
     clone.succeed("dvc", "queue", "start", "-j", "2")
-    wait_for(lambda: clone.run("dvc", "queue", "status")[1].count("Success") == 2, "the end of two trials", 300)
+    wait_for(lambda: clone.run("dvc", "queue", "status")[1].count("Success") == 2, "the end of two trials", 600)
     logs = [clone.succeed("dvc", "queue", "logs", name) for name in ("one", "two")]
     computed, wanted = zip(
         *[re.findall(r"activations: (\d+) of (\d+) views computed", log)[0] for log in logs], strict=True

@@ -61,7 +61,9 @@ def main() -> None:
     log, program, *words = sys.argv[1:]
     if words[:1] == ["-m"] and words[1].startswith("stages."):
         stage, key = words[1].removeprefix("stages."), words[2] if len(words) > 2 else None
-        line = json.dumps({"stage": f"{stage}@{key}" if key else stage, "inputs": inputs_of(stage, key)}, default=str)
+        # .dvc/config names the remote: the same stage of a project that shares none cannot find what it has left.
+        inputs = {**inputs_of(stage, key), "remote": Path(".dvc/config").read_text(encoding="utf-8")}
+        line = json.dumps({"stage": f"{stage}@{key}" if key else stage, "inputs": inputs}, default=str)
         with Path(log).open("a", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.write(f"{line}\n")

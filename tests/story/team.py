@@ -128,6 +128,9 @@ def tell(story: Team) -> None:
     with story.chapter("CI judges the change: it runs nothing, compares, comments, and passes it. A merges."):
         passed = judge(story, "better")
         assert passed.code == 0, passed.output
+        (comment,) = story.comments.bodies.values()
+        assert comment.partition("\n")[2].strip() == passed.summary.strip()
+        story.say("  comment: " + next(line for line in comment.splitlines() if line.startswith("**")))
         anna.succeed("git", "fetch", "--quiet")
         anna.succeed("git", "merge", "--quiet", "--no-edit", "origin/better")
         anna.succeed("git", "push", "--quiet", "origin", "main")
@@ -257,7 +260,7 @@ def reuse(story: Team) -> None:
     carla = Clone(story.place / "carla", dict(story.service.variables))
     carla.root.mkdir()
     photo = story.place / "photos" / "dark" / "1.jpg"
-    registry = str(story.service.origin)
+    registry = story.service.origin.as_uri()  # DVC takes a bare path for a project without git
     carla.succeed("dvc", "artifacts", "get", registry, "classifier", "--rev", "v1.0.0", "--out", "model")
     answers = carla.succeed("thaw", "predict", str(photo), "--model", "model")
     story.say("  " + answers.splitlines()[-1])
