@@ -35,7 +35,7 @@ check: $(VENV)/.installed-dev ## lint, spelling, types and params.yaml, without 
 	python -m thaw check
 
 test: repository browser sshd check ## everything in check, then all tests (ARGS="tests/unit -x" narrows them)
-	pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
+	pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 story: repository $(VENV)/.installed-dev ## a team of three with trials, CI, a merge and a version, told step by step; takes minutes
 	python -m tests.story.team
