@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def workspace(tmp_path: Path) -> Path:
     """A folder with params.yaml and raw/: two classes of 20 noise images each."""
     params = read_tree(ROOT / "params.yaml")
-    params["data"]["raw"] = "raw"
+    params["data"] = {"raw": "raw", "labels": "raw"}
     params["prepare"] |= {"size_px": 16, "max_rejected": 0.2}
     params["compute"] = {"workers": 0}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))

@@ -45,7 +45,7 @@ def raw(workspace: Path, scratch: Path) -> Path:
 def settings(folder: Path, source: str) -> Params:
     """Return the shipped params for a source: random weights, since tests download nothing, on one thread."""
     tree = read_tree(ROOT / "params.yaml")
-    tree["data"]["raw"] = "raw"
+    tree["data"] = {"raw": "raw", "labels": "raw"}
     tree["backbone"] |= {"source": source, "pretrained": False}
     tree["compute"] = {"threads": 1, "workers": 0, "frozen_engine": "torch"}
     (folder / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")

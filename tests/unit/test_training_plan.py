@@ -81,7 +81,7 @@ def test_before_prepare_the_plan_counts_what_it_will_give(
     for name in table["path"]:
         Image.new("L", (8, 8)).save(tmp_path / "mine" / name)
     changes = {
-        "data": params.data.model_copy(update={"raw": str(tmp_path / "mine")}),
+        "data": params.data.model_copy(update=dict.fromkeys(("raw", "labels"), str(tmp_path / "mine"))),
         "prepare": params.prepare.model_copy(update={"test_fraction": 0.25, "val_fraction": 0.1}),
         "select": params.select.model_copy(update={"folds": asked}),
     }

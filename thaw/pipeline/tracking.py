@@ -8,10 +8,12 @@ base in the scratch folder, or wandb.ai.
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
-from thaw import extras
+from thaw import DISTRIBUTION
 from thaw.config.schema import Tracker
+from thaw.errors import MissingLibraryError
 from thaw.pipeline import scratch
 
 Log = Callable[[Mapping[str, float], int], object]
@@ -27,7 +29,11 @@ def run(kind: Tracker, stage: str) -> Iterator[Log]:
         yield lambda _values, _step: None
         return
     group = os.environ.get(_EXPERIMENT, "workspace")
-    with extras.named(), _RUNS[kind](f"{group}: {stage}", group) as log:
+    if find_spec(kind) is None:  # not by `extras`: a stage would run again after every change of what is extra
+        raise MissingLibraryError(
+            f"{kind} is not installed; run `pip install '{DISTRIBUTION}[{kind}]'`, or set compute.track to none"
+        )
+    with _RUNS[kind](f"{group}: {stage}", group) as log:
         yield log
 
 

@@ -60,7 +60,7 @@ def _tiny(tree: dict[str, Any]) -> dict[str, Any]:
     """Return the project's settings for tiny images and a tiny network."""
     name, phase = next(iter(tree["unfreeze"]["phases"].items()), ("top", {"lr": 1e-3}))
     tree["unfreeze"]["phases"] = {name: {**phase, "start": "head", "depth": 1, "epochs": 1, "views": 1}}
-    tree["data"] = {"raw": "images"}
+    tree["data"] = {"raw": "images", "labels": "images"}
     tree["prepare"] = (tree.get("prepare") or {}) | {"size_px": SIZE_PX, "max_rejected": 0.0, "value_range": None}
     tree["backbone"] = {"source": "timm:test_resnet", "sha256": None, "input_px": SIZE_PX, "pretrained": False}
     tree["head"] = (tree.get("head") or {}) | {"grow_from": None}
