@@ -7,7 +7,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo repro check test story browser bench docs zoo screenshots repository project sshd
+.PHONY: help install demo repro check test long story browser bench docs zoo screenshots repository project sshd
 
 # DVC runs `python` as it finds it on PATH: every recipe below sees the environment's own.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -34,11 +34,14 @@ check: $(VENV)/.installed-dev ## lint, spelling, types and params.yaml, without 
 	mypy
 	python -m thaw check
 
-test: repository browser sshd check ## everything in check, then all tests (ARGS="tests/unit -x" narrows them)
-	pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+test: repository browser sshd check ## everything in check, then all tests but `make long` (ARGS="tests/unit -x" narrows them)
+	pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --ignore=tests/long $(ARGS)
+
+long: repository $(VENV)/.installed-dev ## tests of several minutes each: trials, sweeps, the jobs of CI, the story of a team
+	pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder tests/long $(ARGS)
 
 story: repository $(VENV)/.installed-dev ## a team of three with trials, CI, a merge and a version, told step by step; takes minutes
-	python -m tests.story.team
+	python -m tests.long.team
 
 project: repository $(VENV)/.installed-dev ## where params and images are your own: a project's tests, and not Thaw's
 	thaw check

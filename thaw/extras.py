@@ -18,6 +18,8 @@ LIBRARIES = {
     "mlflow": ("mlflow",),
     "wandb": ("wandb",),
     "registry": (),
+    "s3": (),
+    "ssh": (),
     "train": (
         "dvc", "huggingface_hub", "jinja2", "markupsafe", "onnx", "onnx2pytorch", "onnxscript", "pandas",
         "psutil", "safetensors", "scipy", "sklearn", "threadpoolctl", "timm", "torch", "torchvision",

@@ -26,9 +26,7 @@ stages:
   evaluate:
     cmd: echo "{\\"weights\\":" $(cat weights.txt), "\\"images\\":" $(cat prepared.txt)} > reports/metrics.json
     deps: [prepared.txt, weights.txt]
-    metrics:
-      - reports/metrics.json:
-          cache: false
+    metrics: [reports/metrics.json]
   export:
     cmd: cp weights.txt exported.txt
     deps: [weights.txt]
@@ -135,7 +133,7 @@ def test_after_a_text_conflict_the_guide_takes_one_side_and_dvc_runs_what_that_l
     ours, _ = clones
     _run(ours, "git", "fetch", "--quiet")
     subprocess.run(["git", "merge", "--quiet", "origin/lower-rate"], cwd=ours, env=os.environ | _PERSON, check=False)
-    assert _run(ours, "git", "diff", "--name-only", "--diff-filter=U").split() == ["dvc.lock", "reports/metrics.json"]
+    assert _run(ours, "git", "diff", "--name-only", "--diff-filter=U").split() == ["dvc.lock"]
     *_, (take, repro) = _guide()
     _by_shell(ours, take)
     assert stages_run(_by_shell(ours, repro)) == ["backbone", "evaluate", "export"]

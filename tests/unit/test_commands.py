@@ -163,7 +163,8 @@ def test_plan_counts_the_hidden_layers_of_the_head(command: Command, data_set: P
 
 
 def test_plan_of_a_data_set_that_is_not_there_is_one_line(command: Command, workspace: Path) -> None:
-    edit(workspace, r"raw: \S+\n  labels: \S+", "raw: nowhere\n  labels: nowhere")
+    for key in ("raw", "labels"):
+        edit(workspace, rf"{key}: \S+", f"{key}: nowhere")
     code, _, err = command("plan")
     assert code == 1
     assert err == "params.yaml: data.raw is nowhere, which does not exist; give a folder of classes or a CSV\n"

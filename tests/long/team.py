@@ -25,9 +25,9 @@ from PIL import Image
 from tests.ci import runner
 from tests.ci.answering import Comments, answering
 from tests.ci.runner import Outcome, Service
+from tests.long import counted
 from tests.photos import as_installed, write_photos
 from tests.pipeline.clone import Clone, wait_for
-from tests.story import counted
 from thaw.project.params_text import with_value
 
 _SMALL = {

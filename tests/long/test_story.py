@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.story import team as story
+from tests.long import team as story
 
 
 def test_two_clones_trials_ci_a_merge_a_version_and_another_project_run_no_stage_twice(tmp_path: Path) -> None:
