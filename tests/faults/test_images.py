@@ -391,7 +391,7 @@ def test_a_manifest_gives_groups_and_confidence(workspace: Path) -> None:
         f"{label}/{i:02d}.png,{label},g{label}{i // 4},{0.5 + i / 40}" for label in ("cat", "dog") for i in range(20)
     ]
     (workspace / "raw" / "list.csv").write_text("\n".join(["path,label,group,confidence", *reversed(rows)]))
-    change(workspace, "data", raw="raw/list.csv")
+    change(workspace, "data", raw="raw/list.csv", labels="raw/list.csv")
     assert prepare(workspace)[0] == 0
     table = samples(workspace)
     assert table["path"].is_monotonic_increasing
@@ -416,5 +416,5 @@ def test_a_manifest_gives_groups_and_confidence(workspace: Path) -> None:
 )
 def test_a_manifest_that_cannot_be_used_is_refused_in_one_line(workspace: Path, text: str, line: str) -> None:
     (workspace / "raw" / "list.csv").write_text(text)
-    change(workspace, "data", raw="raw/list.csv")
+    change(workspace, "data", raw="raw/list.csv", labels="raw/list.csv")
     assert refused(workspace).startswith(line)
