@@ -1,7 +1,7 @@
 """The jobs of a project of `thaw new`, run line by line: at night, and for a change that GitLab gates.
 
-All stages run once, in the first night. test_story.py has GitHub judge a change. tests/pipeline/test_project.py runs what
-the test job runs.
+All stages run once, in the first night. GitHub judges a change in test_story.py, and tests/pipeline/test_project.py has
+what the test job runs.
 """
 
 import subprocess
