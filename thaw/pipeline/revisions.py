@@ -142,6 +142,7 @@ def revision(name: str) -> Tree:
 
 
 State = Literal["done", "running", "queued", "failed"]
+_STATES: Mapping[str, State] = {"running": "running", "queued": "queued", "failed": "failed"}
 
 
 @dataclass(frozen=True)
@@ -172,8 +173,7 @@ def experiments(baseline: str) -> tuple[Experiment, list[Experiment]]:
 
 def _state(executor: Any) -> State:
     """Return the state of an experiment; DVC names an executor while it is not done, and where it failed."""
-    state = "success" if executor is None else executor.state
-    return {"running": "running", "queued": "queued", "failed": "failed"}.get(state, "done")  # type: ignore[return-value]
+    return "done" if executor is None else _STATES.get(executor.state, "done")
 
 
 def _experiment(state: Any, at: State, unnamed: str) -> Experiment:
