@@ -4,6 +4,7 @@ import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -169,3 +170,15 @@ def test_the_tensors_and_the_counters_of_the_last_checkpoint_come_back(
     assert bits(training.model.state_dict()) == expected
     assert found == state
     assert json.dumps(found) == json.dumps(state)
+
+
+def test_a_checkpoint_that_a_killed_save_had_put_aside_is_resumed_from(tmp_path: Path, scratch: Path) -> None:
+    folder, trained, resumed = tmp_path / "part-00", CHANNELS_LAST.start(0), CHANNELS_LAST.start(1)
+    trained.step(1)
+    checkpoint.save(folder, trained.model, trained.optimizer, {"epoch": 3})
+    folder.rename(tmp_path / ".part-00.old.partial")  # where a kill between the two renames of a save leaves it
+    assert checkpoint.restore(folder, resumed.model, resumed.optimizer) == {"epoch": 3}
+    assert resumed.bits() == trained.bits()
+    checkpoint.save(folder, trained.model, trained.optimizer, {"epoch": 4})
+    assert checkpoint.restore(folder, resumed.model, resumed.optimizer) == {"epoch": 4}
+    assert [path.name for path in tmp_path.iterdir() if path != scratch] == ["part-00"]

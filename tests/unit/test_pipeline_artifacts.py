@@ -125,6 +125,53 @@ def test_a_folder_is_never_seen_half_written(tmp_path: Path) -> None:
     assert not target.exists()
 
 
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from thaw.pipeline import artifacts
+
+left, rename = int(sys.argv[2]), Path.rename
+
+def counted(path, target):
+    global left
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left -= 1
+    return rename(path, target)
+
+Path.rename = counted
+artifacts.shutil.rmtree = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+with artifacts.new_folder(Path(sys.argv[1])) as folder:
+    (folder / "a.txt").write_text("new")
+"""
+
+
+@pytest.mark.parametrize(
+    ("renames", "beside", "kept"),
+    [
+        (0, [".prepared.partial", "prepared"], "old"),
+        (1, [".prepared.old.partial", ".prepared.partial"], "old"),
+        (2, [".prepared.old.partial", "prepared"], "new"),
+    ],
+    ids=["before the old is put aside", "between the two renames", "before the old is deleted"],
+)
+def test_a_kill_at_any_moment_of_a_replacement_leaves_one_of_the_two(
+    tmp_path: Path, scratch: Path, renames: int, beside: list[str], kept: str
+) -> None:
+    folder = tmp_path / "prepared"
+    with artifacts.new_folder(folder) as new:
+        (new / "a.txt").write_text("old")
+    command = [sys.executable, "-c", _KILLED, str(folder), str(renames)]
+    assert subprocess.run(command, check=False, cwd=ROOT).returncode == -9
+    assert sorted(path.name for path in tmp_path.iterdir() if path != scratch) == beside
+    artifacts.put_back(folder)
+    assert (folder / "a.txt").read_text() == kept
+    assert artifacts.verify(folder)
+    with artifacts.new_folder(folder) as new:
+        (new / "a.txt").write_text("newer")
+    assert sorted(path.name for path in tmp_path.iterdir() if path != scratch) == ["prepared"]
+
+
 @pytest.mark.parametrize("damage", ["bit", "cut", "longer", "gone", "extra", "manifest", "listing", "entry"])
 def test_a_folder_that_was_altered_is_refused_with_the_name_of_the_file(tmp_path: Path, damage: str) -> None:
     folder = _folder(tmp_path / "prepared")

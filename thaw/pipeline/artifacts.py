@@ -91,19 +91,36 @@ def new_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder to fill; it becomes `path`, with a manifest, only if the block succeeds.
 
     Two processes that write one folder take turns, so that a folder under the temporary name was left by a killed one.
+    The folder before is put aside and deleted last: a kill at any moment leaves one of the two, which `put_back` finds.
     """
-    partial = path.with_name(f".{path.name}{_PARTIAL}")
+    partial, aside = path.with_name(f".{path.name}{_PARTIAL}"), _aside(path)
     with one_at_a_time(path):
+        put_back(path)
         remove(partial)
         partial.mkdir(parents=True)
         try:
             yield partial
             with timings.part("write"):
                 write_json(partial / MANIFEST, {"files": _describe(partial)})
-                remove(path)
+                remove(aside)
+                with suppress(FileNotFoundError):
+                    path.rename(aside)
                 partial.rename(path)
+                remove(aside)
         finally:
             remove(partial)
+            put_back(path)
+
+
+def put_back(path: Path) -> None:
+    """Give a folder its name again that `new_folder` had put aside when it was killed; a newer one stays."""
+    with one_at_a_time(path):
+        if not path.exists() and (aside := _aside(path)).exists():
+            aside.rename(path)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old{_PARTIAL}")
 
 
 @contextmanager

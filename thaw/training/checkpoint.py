@@ -40,7 +40,11 @@ def save(
 def restore(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None = None
 ) -> dict[str, Any] | None:
-    """Put a checkpoint back and return its counters, or None if there is no whole one."""
+    """Put a checkpoint back and return its counters, or None if there is no whole one.
+
+    A save that was killed between its two renames has put the checkpoint before aside, which is then taken.
+    """
+    artifacts.put_back(folder)
     try:
         artifacts.verify(folder)
     except ArtifactError:
