@@ -6,6 +6,7 @@ from safetensors.torch import save_file
 
 from thaw.networks.backbone import assemble
 from thaw.networks.sources.opening import fetch_tensors, random_tensors
+from thaw.networks.sources.pinning import check_parent
 from thaw.pipeline import artifacts, facts, guard
 from thaw.pipeline.model_facts import BackboneFacts
 
@@ -19,6 +20,8 @@ def main() -> None:
     with guard.stage("backbone", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
         source, sha256, pretrained = params.backbone.source, params.backbone.sha256, params.backbone.pretrained
         spec, tensors = fetch_tensors(source, sha256=sha256) if pretrained else random_tensors(source)
+        if sha256 is None:
+            check_parent(source, spec)
         keep, taps, pool = params.backbone.keep, params.backbone.taps, params.head.pool
         spec = spec.with_input_size(params.backbone.input_px).truncated(keep, taps, pool)
         asked = params.backbone.asked_channels

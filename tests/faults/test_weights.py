@@ -8,10 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from tests import tiny
+from tests.unit.test_training_model import write_final
 from thaw.errors import BackboneError
+from thaw.networks.sources.opening import open_backbone
 from thaw.networks.sources.weights import read_tensors
+from thaw.pipeline import artifacts
+from thaw.training.model import load
 
 
 class Canary:
@@ -124,3 +129,49 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
         refused(tmp_path / name, "No such file|bring it again")
     (tmp_path / "folder.pth").mkdir()
     refused(tmp_path / "folder.pth", "bring it again")
+
+
+def sparse(value: torch.Tensor) -> torch.Tensor:
+    return value.to_sparse()
+
+
+@pytest.mark.parametrize(
+    ("tensor", "change", "what"),
+    [
+        ("conv1.0.weight", lambda value: value.double(), "values of type float64 where the network has float32"),
+        ("conv1.0.weight", lambda value: value.char(), "values of type int8 where the network has float32"),
+        ("conv1.0.weight", lambda value: value.to(torch.complex64), r"complex numbers \(complex64\)"),
+        ("conv1.0.weight", lambda value: value.index_fill(0, torch.tensor(1), float("-inf")), "NaN or infinity"),
+        ("conv1.0.weight", sparse, "no dense values"),
+        ("bn1.running_var", lambda value: value - 1.5, r"a variance below zero \(-0\.5\)"),
+        ("bn1.num_batches_tracked", lambda value: value.float(), "values of type float32 where .* has int64"),
+    ],
+)
+def test_a_value_that_no_weight_has_is_refused_with_the_name_of_its_tensor(
+    tmp_path: Path, tensor: str, change: Callable[[torch.Tensor], torch.Tensor], what: str
+) -> None:
+    tensors = dict(tiny.backbone().module.state_dict())
+    tensors[tensor] = change(tensors[tensor])
+    torch.save(tensors, tmp_path / "w.pth")
+    with pytest.raises(BackboneError, match=f"^the weights hold {what} in {tensor}; bring them again"):
+        open_backbone(f"file:{tmp_path / 'w.pth'}@timm:test_resnet")
+
+
+def test_halves_become_floats_without_loss(tmp_path: Path) -> None:
+    tensors = tiny.backbone().module.half().state_dict()
+    torch.save(tensors, tmp_path / "w.pth")
+    opened = open_backbone(f"file:{tmp_path / 'w.pth'}@timm:test_resnet").module.state_dict()
+    assert all(torch.equal(value, tensors[name].to(value.dtype)) for name, value in opened.items())
+    assert opened["conv1.0.weight"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("tensor", ["backbone.bn1.running_var", "head.weight", "members.1.head.bias"])
+def test_a_model_from_elsewhere_is_looked_at_to_its_last_member(tmp_path: Path, tensor: str) -> None:
+    folder = write_final(tmp_path / "good", members=2)
+    tensors = load_file(folder / "weights.safetensors")
+    tensors[tensor] = torch.full_like(tensors[tensor], -1.0 if tensor.endswith("var") else float("nan"))
+    with artifacts.new_folder(tmp_path / "final") as new:
+        save_file(tensors, new / "weights.safetensors")
+        (new / "model.json").write_bytes((folder / "model.json").read_bytes())
+    with pytest.raises(BackboneError, match=rf"^the weights hold .* in {tensor}; bring them again"):
+        load(tmp_path / "final")

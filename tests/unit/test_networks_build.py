@@ -108,9 +108,18 @@ def test_an_output_layer_that_is_a_1_x_1_convolution_is_removed(source: str) -> 
     torch.testing.assert_close(network.module(images), maps.mean((2, 3)))
 
 
-def test_a_network_without_an_output_layer_to_replace_is_refused() -> None:
-    with pytest.raises(BackboneError, match=r"raft_small ends in no linear layer and no 1 x 1 conv"):
-        build(describe("torchvision:mobilenet_v3_small").model_copy(update={"name": "raft_small"}))
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("torchvision:mobilenet_v3_small", "raft_small"),
+        ("torchvision:mobilenet_v3_small", "fasterrcnn_resnet50_fpn"),
+        ("timm:test_resnet", "hf-hub:somebody/something"),
+        ("timm:test_resnet", "local-dir:/tmp"),
+    ],
+)
+def test_a_name_that_would_bring_something_or_is_no_classifier_is_refused(source: str, name: str) -> None:
+    with pytest.raises(BackboneError, match=rf"has no (classification )?model '{name}'; take the version"):
+        build(describe(source).model_copy(update={"name": name}))
 
 
 def test_an_input_size_that_the_network_cannot_take_is_one_line() -> None:
@@ -183,7 +192,7 @@ def test_a_spec_survives_its_fact_file_and_a_damaged_one_says_where(tmp_path: Pa
     path = tmp_path / "model.json"
     stored = BackboneFacts(source="timm:test_resnet", backbone=spec(), blocks=["conv1"], features=96)
     facts.write(path, stored)
-    assert Spec.of(facts.read(path, BackboneFacts).backbone) == spec()
+    assert Spec.of(facts.read(path, BackboneFacts).backbone, tmp_path) == spec()
     artifacts.write_json(path, stored.model_dump() | {"backbone": spec().model_dump() | {"input_px": 0}})
     with pytest.raises(ArtifactError, match=r"model.json: backbone.input_px is 0: .* greater than 0; run `dvc repro`"):
         facts.read(path, BackboneFacts)

@@ -154,7 +154,7 @@ def run_stage(workspace: Path, **settings: object) -> Path:
 
 
 def spec_of(folder: Path) -> Spec:
-    return Spec.of(facts.read(folder / "model.json", BackboneFacts).backbone)
+    return Spec.of(facts.read(folder / "model.json", BackboneFacts).backbone, folder)
 
 
 def test_the_stage_stores_what_was_asked_for_and_other_images_are_refused(workspace: Path, scratch: Path) -> None:

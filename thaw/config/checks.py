@@ -67,6 +67,12 @@ def _backbone(tree: Mapping[str, Any]) -> Iterator[str]:
             f"backbone.pretrained is false, and backbone.source {shown(source)} names weights that would not be used; "
             "name the architecture alone, such as timm:NAME"
         )
+    python = value_at(tree, "backbone", "python")
+    if isinstance(python, str) and isinstance(source, str) and not source.startswith("model:"):
+        yield (
+            f"backbone.python is {shown(python)}, which only a model: source calls, and backbone.source is "
+            f"{shown(source)}; set it to null"
+        )
     if isinstance(taps, list):
         names = [name for name in taps if isinstance(name, str)]
         for name in sorted({name for name in names if names.count(name) > 1}):

@@ -17,6 +17,7 @@ FORMS = {
     "phase": r"^[a-z][a-z0-9_]{0,30}$",
     "source": r"^(package|timm|torchvision|file|onnx|keras|python|model):\S.*$",
     "model": r"^model:\S.*$",
+    "callable": r"^[\w.]+:\w+$",
     "sha256": r"^[0-9a-f]{64}$",
     "device": r"^(auto|cpu|mps|cuda(:\d+)?)$",
 }
@@ -25,6 +26,7 @@ FORM_WORDS = {
     FORMS["source"]: "package:NAME, timm:NAME[.TAG], torchvision:NAME[/WEIGHTS], file:PATH@ARCHITECTURE, onnx:PATH, "
     "python:MODULE:CALLABLE, model:FOLDER or model:REPOSITORY#PATH@REVISION",
     FORMS["model"]: "null or model:FOLDER or model:REPOSITORY#PATH@REVISION",
+    FORMS["callable"]: "null or MODULE:CALLABLE",
     FORMS["sha256"]: "null or the 64 small hex digits of a SHA-256",
     FORMS["device"]: "auto, cpu, mps, cuda or cuda:NUMBER",
 }

@@ -229,6 +229,9 @@ class BackboneParams(Section):
     a known architecture, `file:PATH@timm:NAME` or `file:PATH@torchvision:NAME`; a network that another framework
     exported, `onnx:PATH`; one that a function of yours returns, `python:MODULE:CALLABLE`; or a model that Thaw made,
     `model:FOLDER`."""
+    python: Annotated[str, Field(pattern=messages.FORMS["callable"])] | None = None
+    """The callable of yours, MODULE:CALLABLE, that a `model:` source was made from. A model is data: the code that it
+    names is run only if it is named here."""
     sha256: Annotated[str, Field(pattern=messages.FORMS["sha256"])] | None = None
     """SHA-256 of the weights file. null accepts any; the run prints it, and records it in models/backbone/model.json,
     whose hash dvc.lock holds."""

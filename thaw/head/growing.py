@@ -14,6 +14,7 @@ from thaw.head.examples import Labels, check_every_class
 from thaw.head.features import Features
 from thaw.head.layers import CosineHead, mean_directions
 from thaw.head.linear import linear_layer
+from thaw.networks import values
 from thaw.networks.sources.model import folder_of
 from thaw.pipeline import artifacts, facts
 from thaw.pipeline.model_facts import Grown, ModelFacts, Recall
@@ -30,8 +31,8 @@ def grow(source: str, data: Features, *, kind: str = "linear") -> "Growth":
     are on average, and its bias gives its mean the logit that the old classes' means get; in a cosine head it is the
     mean direction of its images.
     Raises: ParamsError if the model's head is of another kind, does not fit these features or shares no class with the
-    data, ArtifactError if the model is not whole, BackboneError if it is not there, TrainingError if a class has no
-    training image.
+    data, ArtifactError if the model is not whole, BackboneError if it is not there or its weights hold what no weights
+    do, TrainingError if a class has no training image.
     """
     parent = data.facts.backbone.parent.model if data.facts.backbone.parent else None
     folder = folder_of(source.removeprefix("model:"), fingerprint=parent)
@@ -42,6 +43,7 @@ def grow(source: str, data: Features, *, kind: str = "linear") -> "Growth":
         for name, value in load_file(folder / "weights.safetensors").items()
         if name.startswith("head.")
     }
+    values.check(tensors)
     known, classes = theirs.classes, data.facts.classes
     if tensors["weight"].shape[1] != data.train.features.shape[1]:
         raise ParamsError(

@@ -162,10 +162,11 @@ def check_channels(asked: int | None, have: int) -> None:
 def load_backbone(folder: Path, *, in_channels: int) -> Backbone:
     """Return the backbone that the stage of that name stored, for images of that many channels.
 
-    Raises: ArtifactError if the folder is not whole, BackboneError if it is for images of other channels.
+    Raises: ArtifactError if the folder is not whole, BackboneError if it is for images of other channels, or names code
+    that params.yaml does not name.
     """
     fingerprint = artifacts.verify(folder)
     stored = facts.read(folder / "model.json", BackboneFacts)
     check_channels(stored.in_channels, in_channels)
-    spec = Spec.of(stored.backbone).with_channels(in_channels)
+    spec = Spec.of(stored.backbone, folder).with_channels(in_channels)
     return replace(assemble(spec, load_file(folder / "weights.safetensors")), fingerprint=fingerprint)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from thaw.errors import BackboneError, first_line
-from thaw.networks import input_layer
+from thaw.networks import input_layer, values
 from thaw.networks.blocks import list_blocks
 from thaw.networks.spec import Spec
 
@@ -31,10 +31,11 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], spec: Spec) -
     """Put tensors into a network by name; tensors of an output layer that it no longer has are left out.
 
     A first layer that still has three input channels is adapted to those of the spec. Raises: BackboneError naming
-    what is missing, has another shape or is not finite.
+    what is missing, has another shape or another type, or a value that no weight has.
     """
     wanted = module.state_dict()
     given = {name: tensor for name, tensor in tensors.items() if name in wanted}
+    values.check(given, wanted)
     given = input_layer.adapt_tensors(module, given, spec)
     if spec.library == "timm" and any(tensor.shape != wanted[name].shape for name, tensor in given.items()):
         given = _resampled(module, given)
@@ -50,8 +51,6 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], spec: Spec) -
                 f"the weights are not those of {spec.name}: {name} has shape {list(tensor.shape)}, "
                 f"the network wants {list(wanted[name].shape)}; name the architecture that they belong to"
             )
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise BackboneError(f"the weights hold NaN or infinity in {name}; bring them again from their source")
     module.load_state_dict(given)
     if spec.library == "onnx" and spec.in_channels == 1 and max(len(set(spec.mean)), len(set(spec.std))) > 1:
         _compare_grey(module, tensors, spec)
@@ -61,6 +60,8 @@ def _build_timm(spec: Spec) -> nn.Module:
     """A network that is made for one input size, as transformers are, is told when it is to be another."""
     import timm
 
+    if not timm.is_model(spec.name):  # of a model.json, which could name a hub or a folder
+        raise BackboneError(f"timm has no model {spec.name!r}; take the version of timm that this model was made with")
     config = timm.get_pretrained_cfg(spec.name)
     resized = config is not None and config.fixed_input_size and config.input_size[-1] != spec.input_px
     size: dict[str, Any] = {"img_size": spec.input_px} if resized else {}
@@ -79,14 +80,13 @@ def _build_torchvision(spec: Spec) -> nn.Module:
     from torchvision import models
 
     name = spec.name
+    if name not in models.list_models(module=models):  # networks of other kinds bring weights by themselves
+        raise BackboneError(f"torchvision has no classification model {name!r}; take the version that it was made with")
     # GoogLeNet and Inception v3 have side outputs that serve their own training only.
     extra = {"aux_logits": False, "init_weights": False} if name in {"googlenet", "inception_v3"} else {}
     module: nn.Module = models.get_model(name, weights=None, **extra)
-    if not _remove_output(module) and not _remove_output_conv(module):
-        raise BackboneError(
-            f"torchvision's {name} ends in no linear layer and no 1 x 1 convolution for {_IMAGENET_CLASSES} classes; "
-            "choose another, or timm's"
-        )
+    removed = _remove_output(module) or _remove_output_conv(module)
+    assert removed, f"{name} ends in no linear layer and no 1 x 1 convolution for {_IMAGENET_CLASSES} classes"
     input_layer.widen(module, spec.in_channels)
     return module
 

@@ -1,9 +1,11 @@
 """What identifies a network: where it comes from, and what it expects of an image."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Self
 
 from thaw.errors import BackboneError
+from thaw.networks import trust
 from thaw.pipeline.model_facts import BackboneSpec
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -14,8 +16,12 @@ class Spec(BackboneSpec):
     """A backbone's description, and what changes it."""
 
     @classmethod
-    def of(cls, stored: BackboneSpec) -> Self:
-        """Return the Spec that a fact file holds."""
+    def of(cls, stored: BackboneSpec, folder: Path) -> Self:
+        """Return the Spec that the model.json of a folder holds.
+
+        Raises: BackboneError if it names Python that params.yaml does not name: to build it would run that.
+        """
+        trust.check_code(stored, folder)
         return cls.model_validate(dict(stored))
 
     def with_channels(self, in_channels: int) -> Self:

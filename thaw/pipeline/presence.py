@@ -52,6 +52,17 @@ def _bring(folder: Path) -> None:
     print(f"{folder} was missing, and is brought from DVC's cache or remote", flush=True)
 
 
+def recorded(path: str, target: Path) -> bool:
+    """Copy a file of an out, as dvc.lock has it, from DVC's cache or remote to `target`; return whether it was there.
+
+    For a stage whose own out DVC has removed before it called the stage.
+    """
+    out = path.rpartition("/")[0]
+    if not LOCK.exists() or f"- path: {out}\n" not in LOCK.read_text(encoding="utf-8"):
+        return False
+    return not _failure([sys.executable, "-m", "dvc", "get", ".", path, "--out", str(target)], target)
+
+
 def _failure(command: Sequence[str], partial: Path) -> str:
     """Run a command that fills a folder; return why it failed, or nothing. If no byte comes for long, it is ended."""
     with tempfile.TemporaryFile("w+") as said:

@@ -16,6 +16,7 @@ from thaw.config.schema import AugmentParams
 from thaw.data.pixel_values import Pixels
 from thaw.data.square import Image, read_square
 from thaw.errors import ArtifactError, DataError
+from thaw.networks import values
 from thaw.networks.backbone import Backbone, assemble, load_backbone, twin
 from thaw.networks.spec import Spec
 from thaw.networks.together import Member, Together
@@ -128,13 +129,19 @@ class Model:
 
 
 def load(folder: Path | str = "models/final") -> Model:
-    """Return the classifier in a folder. Raises: ArtifactError if it is missing, altered or of another kind."""
+    """Return the classifier in a folder, which is data: no code that it names is run, but for what params.yaml names.
+
+    Raises: ArtifactError if it is missing, altered or of another kind; BackboneError if it names other code, or if its
+    weights hold what no weights do.
+    """
     folder = Path(folder)
     fingerprint = artifacts.verify(folder)
     stored = facts.read(folder / "model.json", ModelFacts)
-    first, *others = _by_member(load_file(folder / "weights.safetensors"), stored, folder)
+    spec, tensors = Spec.of(stored.backbone, folder), load_file(folder / "weights.safetensors")
+    values.check(tensors)
+    first, *others = _by_member(tensors, stored, folder)
     own = {name.removeprefix("backbone."): value for name, value in first.items() if name.startswith("backbone.")}
-    return Model(_members(assemble(Spec.of(stored.backbone), own), first, others, stored, folder), stored, fingerprint)
+    return Model(_members(assemble(spec, own), first, others, stored, folder), stored, fingerprint)
 
 
 def load_phase(folder: Path, backbone_folder: Path, *, members: int = 1) -> Model:

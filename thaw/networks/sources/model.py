@@ -23,7 +23,7 @@ def describe(name: str) -> Spec:
         stored = facts.read(folder / "model.json", ModelFacts)
     except ArtifactError as error:
         raise BackboneError(f"model:{name} is no whole model of Thaw: {error}") from None
-    spec = Spec.of(stored.backbone)
+    spec = Spec.of(stored.backbone, folder)
     parent = Parent(model=fingerprint, classes=stored.classes, data=stored.lineage.data, parent=spec.parent)
     return spec.model_copy(update={"parent": parent, "url": f"model:{name}"})
 
