@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from thaw import extras
-from thaw.config.reader import PARAMS_FILE, load_params
+from thaw.config.reader import PARAMS_FILE, load_params, read_tree
 from thaw.errors import ThawError
 from thaw.pipeline import facts
 from thaw.pipeline.report_facts import Metrics, Selection
@@ -127,9 +127,34 @@ def verify(
 @app.command()
 def check(path: Annotated[Path, typer.Argument(help="The params file.")] = PARAMS_FILE) -> None:
     """Validate params.yaml: every mistake at once, without running a stage."""
+    from thaw.project import ignoring
+
     params = load_params(path)
+    ignoring.check(path.parent, read_tree(path))
     phases = ", ".join(params.unfreeze.phases) or "none"
     print(f"{path} is valid: {params.backbone.source} on {params.data.raw}, phases {phases}")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def repro(context: typer.Context) -> None:
+    """Look at params.yaml and the data, then call `dvc repro` with the same arguments.
+
+    What DVC would hang on, die of, run or obey is a line each: pipes, broken links, names, dvc.yaml among the images.
+    """
+    from thaw.project import repro as command
+
+    command.repro(context.args)
+
+
+@app.command()
+def doctor(
+    fix: Annotated[bool, typer.Option("--fix", help="Mend what is torn, and keep each torn file.")] = False,
+) -> None:
+    """Say what a kill or a full disk has left torn, of DVC's files, tables and caches; exit with 1 if something is."""
+    from thaw.project import doctor as command
+
+    for line in command.doctor(fix=fix):
+        print(line, flush=True)
 
 
 @app.command()

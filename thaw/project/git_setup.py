@@ -10,7 +10,7 @@ import sys
 from pathlib import Path, PurePosixPath
 
 from thaw.errors import RunError
-from thaw.project import files, hooks, remotes
+from thaw.project import files, hooks, ignoring, remotes
 
 ATTRIBUTES = ".gitattributes"
 _MODULE = "thaw.project.merging"
@@ -47,7 +47,7 @@ def set_up(root: Path) -> list[str]:
         raise RunError(f"{root} has no dvc.yaml, so it is no project; run from a project's folder")
     _git(root, "rev-parse", "--show-toplevel")
     _check_driver()
-    return [*_add_attributes(root), *configure(root), *remotes.guard_remotes(root)]
+    return [*_add_attributes(root), *ignoring.add(root), *configure(root), *remotes.guard_remotes(root)]
 
 
 def configure(root: Path, name: str | None = None) -> list[str]:
