@@ -21,11 +21,11 @@ help: ## list the targets
 install: $(VENV)/.installed ## create .venv if there is none; install requirements.txt and the command `thaw` into it
 
 demo: repository install ## install, run the whole pipeline on the sample images, print how well each step did
-	dvc repro
+	python -m thaw repro
 	python -m thaw summary
 
 repro: repository install ## run what is out of date in the pipeline (ARGS="unfreeze@top" runs up to one stage)
-	dvc repro $(ARGS)
+	python -m thaw repro $(ARGS)
 
 check: $(VENV)/.installed-dev ## lint, spelling, types and params.yaml, without running a test
 	ruff check .

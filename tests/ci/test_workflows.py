@@ -56,7 +56,7 @@ def test_a_workflow_says_what_it_may_do_and_what_it_runs_beside(path: Path) -> N
 
 @pytest.mark.parametrize("path", [*WORKFLOWS, *GITLAB], ids=shown)
 def test_where_revisions_are_compared_all_commits_are_there_and_caches_are_kept(path: Path) -> None:
-    comparing = [job for job in jobs_of(path) if any(line.startswith("dvc repro") for line in job.lines)]
+    comparing = [job for job in jobs_of(path) if any(line.startswith("thaw repro") for line in job.lines)]
     for job in comparing if path in WORKFLOWS else []:
         given = {step["uses"].partition("@")[0]: step.get("with", {}) for step in job.steps if "uses" in step}
         assert given["actions/checkout"]["fetch-depth"] == 0

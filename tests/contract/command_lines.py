@@ -33,6 +33,9 @@ def _check_thaw(words: list[str], command: str) -> None:
     while words[1:] and hasattr(inner, "commands"):  # `thaw data diff` is a command of the group `thaw data`
         assert words[1] in inner.commands, command
         inner, words = inner.commands[words[1]], words[1:]
+    if inner.context_settings.get("ignore_unknown_options"):  # `thaw repro`, which passes them on to `dvc repro`
+        _check_dvc(["dvc", *words], command)
+        return
     options = {option for parameter in inner.params for option in parameter.opts}
     used = {word.partition("=")[0] for word in words[1:] if word.startswith("-")}
     assert used <= options | {"--help"}, command

@@ -168,7 +168,7 @@ def test_other_images_replace_those_of_the_project_and_a_stage_that_fails_is_nam
     shutil.copytree(tuned.photos, tmp_path / "photos")
     for path in (tmp_path / "photos" / "dark").iterdir():
         path.write_bytes(b"no image")
-    with pytest.raises(RunError, match=r"^`dvc repro` failed in .*: 30 of 60 files cannot be used, more than prepare"):
+    with pytest.raises(RunError, match=r"^`thaw repro` failed in .*: 30 of 60 files cannot be used, more than prepare"):
         fine_tune(tmp_path / "photos", copy)
     assert stages_run(capsys.readouterr().out) == ["prepare"]
     assert {path.read_bytes() for path in (copy / "data" / "images" / "dark").iterdir()} == {b"no image"}

@@ -281,4 +281,4 @@ def test_the_command_prints_what_was_seen_and_what_comes_next(
     assert "prepare.size_px 160, backbone.source timm:test_resnet" in printed.out
     after = printed.out[printed.out.index("next:") :].splitlines()
     assert after[1] == "  cd demo"
-    assert after[-1].startswith("  dvc repro")
+    assert after[-1].startswith("  thaw repro")

@@ -107,4 +107,4 @@ def _next_commands(made: Made) -> Iterator[str]:
     if made.seen is None:
         yield f"  dvc add {images.FOLDER}   # once there is a folder for each class in it, with its images"
     yield "  git add --all . && git commit --message 'Project laid out by thaw new'"
-    yield "  dvc repro   # trains, chooses, tests; then open reports/index.html"
+    yield "  thaw repro   # trains, chooses, tests; then open reports/index.html"

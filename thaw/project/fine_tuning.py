@@ -46,7 +46,7 @@ def fine_tune(
     backbone: str | None = None,
     params: Mapping[str, object] | None = None,
 ) -> FineTuned:
-    """Fine-tune a network on images, as `thaw new` and `dvc repro` do; return metrics, model and report.
+    """Fine-tune a network on images, as `thaw new` and `thaw repro` do; return metrics, model and report.
 
     `images` is a folder with a sub-folder for each class, or a CSV that lists the images; None takes those that the
     project has. `project` is a folder: a project that is there is reused, and stages whose inputs have not changed do
@@ -108,14 +108,14 @@ def _replace_images(root: Path, source: Path) -> None:
 
 
 def _repro(root: Path) -> None:
-    """Run `dvc repro` with this interpreter, and print what it prints. Raises: RunError with a failed stage's message.
+    """Run `thaw repro` with this interpreter, and print what it prints. Raises: RunError with a failed stage's message.
 
     Its output goes through Python's own: in a notebook a child's would end in the server's log.
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     said: list[str] = []
     with subprocess.Popen(
-        [sys.executable, "-m", "dvc", "repro"],
+        [sys.executable, "-m", "thaw", "repro"],
         cwd=root,
         env=os.environ | {"PATH": path, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
@@ -132,4 +132,4 @@ def _repro(root: Path) -> None:
             raise
     if process.returncode:
         reasons = [line for line in said if line and not line.startswith(("ERROR: failed to reproduce", "Running"))]
-        raise RunError(f"`dvc repro` failed in {root}: {reasons[-1] if reasons else 'it printed nothing'}")
+        raise RunError(f"`thaw repro` failed in {root}: {reasons[-1] if reasons else 'it printed nothing'}")
