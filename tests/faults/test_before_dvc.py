@@ -114,6 +114,28 @@ def test_a_model_that_is_named_by_its_folder_is_data_too(toy: Path) -> None:
         before_dvc.check()
 
 
+def test_a_pipe_in_the_place_of_the_labels_is_refused(toy: Path) -> None:
+    os.mkfifo("labels.csv")
+    text = with_value(Path("params.yaml").read_text(), "data.labels", "labels.csv")
+    Path("params.yaml").write_text(text)
+    with pytest.raises(DataError, match=r"^labels\.csv is a pipe"):
+        before_dvc.check()
+
+
+def test_the_folder_of_the_sample_keeps_its_own_stage_and_no_other(toy: Path) -> None:
+    Path("data/sample/images/cat").mkdir(parents=True)
+    Path("data/sample/dvc.yaml").write_text("stages: {}\n")
+    set_raw("data/sample")
+    before_dvc.check()
+    ignoring.add(toy)
+    ignoring.check(toy, {"data": {"raw": "data/sample"}})
+    assert not ignored("data/sample/dvc.yaml")
+    assert ignored("data/sample/images/dvc.yaml")
+    Path("data/sample/images/cat/dvc.yaml").touch()
+    with pytest.raises(DataError, match=r"^data/sample/images/cat/dvc\.yaml has stages"):
+        before_dvc.check()
+
+
 def test_of_a_csv_the_folders_of_its_images_are_data_and_those_above_may_track_others(toy: Path) -> None:
     Path("data/list.csv").write_text("path,label\nimages/cat/1.jpg,cat\nimages/dog/1.jpg,dog\n")
     Path("data/images.dvc").write_text("outs:\n- path: images\n")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from thaw.config.checks import value_at
 from thaw.config.reader import PARAMS_FILE, load_params, read_tree
 from thaw.errors import DataError, ParamsError
 from thaw.project import data_places, torn
@@ -35,8 +36,10 @@ def check() -> None:
         raise ParamsError(f"{PARAMS_FILE} is no regular file; restore it with `git checkout -- {PARAMS_FILE}`")
     load_params()
     torn.check(Path())
-    places = data_places.of(read_tree(PARAMS_FILE))
-    findings = (line for folder in places.whole for line in _in_folder(folder))
+    tree = read_tree(PARAMS_FILE)
+    places, labels = data_places.of(tree), str(value_at(tree, "data", "labels"))
+    files = [] if Path(labels).is_dir() else [Path(labels)]
+    findings = (line for path in [*places.whole, *files] for line in _below(path))
     lines = list(islice((line for source in (findings, _in_levels(places.flat)) for line in source), _MOST + 1))
     if len(lines) > _MOST:
         lines[_MOST:] = ["and there is more of the kind; run this again once these are gone"]
@@ -53,7 +56,7 @@ def _in_levels(folders: list[Path]) -> Iterator[str]:
                 yield _for_dvc(entry.name, name)
 
 
-def _in_folder(top: Path) -> Iterator[str]:
+def _below(top: Path) -> Iterator[str]:
     """Yield a line for each entry below a folder, or a file itself, that must not be there."""
     if not os.path.lexists(top):
         return  # a stage, or `dvc repro --pull`, brings it
@@ -87,6 +90,8 @@ def _reason(entry: os.DirEntry[str]) -> str | None:
     except UnicodeEncodeError:
         return f"{_shown(entry.path)} has a name that is not valid UTF-8, which DVC cannot record; rename it"
     if entry.name in ("dvc.yaml", ".dvcignore") or entry.name.endswith(".dvc"):
+        if Path(entry.path).as_posix() in OWN:  # data.raw is data/sample
+            return None
         return _for_dvc(entry.name, _shown(entry.path))
     if entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False):
         return None

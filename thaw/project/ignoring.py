@@ -25,9 +25,14 @@ def rules(tree: Mapping[str, object]) -> list[str]:
 
     What a pattern could take for something else becomes `?`, which stands for any character.
     """
-    folders = [path.as_posix() for path in data_places.of(tree).whole if data_places.inside(path)]
-    patterns = [_UNSAFE.sub("?", folder) for folder in folders]
-    return [f"/{pattern}/**/{name}" for pattern in patterns for name in _NAMES]
+    folders = [path for path in data_places.of(tree).whole if data_places.inside(path)]
+    patterns = [f"/{_UNSAFE.sub('?', folder.as_posix())}/{_below(folder)}" for folder in folders]
+    return [f"{pattern}{name}" for pattern in patterns for name in _NAMES]
+
+
+def _below(folder: Path) -> str:
+    """Return what stands for every folder below one; where a dvc.yaml of ours lies, its own files are left."""
+    return "*/**/" if any(folder == Path(own).parent for own in data_places.OWN) else "**/"
 
 
 def check(root: Path, tree: Mapping[str, object]) -> None:
@@ -35,7 +40,7 @@ def check(root: Path, tree: Mapping[str, object]) -> None:
     if not (root / ".dvc").is_dir():
         return
     if missing := _missing(root, tree):
-        folder = missing[0].rpartition("/**/")[0].removeprefix("/")
+        folder = missing[0].partition("/**/")[0].removeprefix("/").removesuffix("/*")
         raise ParamsError(
             f"{FILE} has no line {missing[0]}, so plain `dvc repro` would obey such a file in {folder}; run "
             "`thaw setup`, which adds what is missing"
