@@ -14,9 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 from dvc.ignore import DvcIgnorePatterns
+from typer.testing import CliRunner
 
 from tests.pipeline.clone import wait_for
 from tests.pipeline.toy import write_toy
+from thaw.cli import app
 from thaw.errors import ArtifactError, DataError, ParamsError
 from thaw.project import before_dvc, ignoring
 from thaw.project.params_text import with_value
@@ -209,6 +211,13 @@ def test_dvc_sees_no_file_of_its_own_wherever_the_images_lie(toy: Path, raw: str
     assert not ignored(f"{folder}/cat/1.jpg")
     for own in ("dvc.yaml", "data/sample/dvc.yaml", f"{folder}.dvc", f"{folder}x/dvc.yaml"):
         assert not ignored(own)
+
+
+def test_check_wants_the_lines_that_setup_adds(toy: Path) -> None:
+    set_raw("pictures")
+    assert isinstance(CliRunner().invoke(app, ["check"]).exception, ParamsError)
+    ignoring.add(toy)
+    assert CliRunner().invoke(app, ["check"]).exit_code == 0
 
 
 def test_a_line_that_takes_something_out_again_puts_the_rules_before_it_out_of_force(toy: Path) -> None:

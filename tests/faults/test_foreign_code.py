@@ -120,6 +120,16 @@ def test_it_runs_where_params_yaml_names_the_same_callable(cars: Path, settings:
     assert (cars / "canary").exists()
 
 
+def test_the_params_of_another_project_count_where_the_caller_names_it(cars: Path, tmp_path: Path) -> None:
+    project = tmp_path / "rust"
+    project.mkdir()
+    with_backbone(tmp_path, source=f"python:{_NAMED}")
+    Path("params.yaml").rename(project / "params.yaml")
+    with pytest.raises(BackboneError, match="so it was not run"):
+        load("parents/cars")
+    assert load("parents/cars", project=project).backbone.spec.name == _NAMED
+
+
 @pytest.mark.parametrize("python", ["parents.cars.evil:main", "other:net", None])
 def test_another_callable_opens_nothing(cars: Path, python: str | None) -> None:
     with_backbone(Path.cwd(), source="model:parents/cars", python=python)

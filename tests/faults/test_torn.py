@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import yaml
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+from typer.testing import CliRunner
 from voluptuous import Invalid
 
 from tests.pipeline.clone import Clone
 from tests.pipeline.toy import write_toy
+from thaw.cli import app
 from thaw.errors import ArtifactError, RunError
 from thaw.pipeline import artifacts
 from thaw.project import torn
@@ -50,6 +52,7 @@ def kept(root: Path) -> dict[str, bytes]:
 def test_a_whole_project_has_nothing_to_mend(toy: Clone) -> None:
     Path("dvc.lock").write_text(lock(prepare=1))
     assert list(doctor(fix=False)) == list(doctor(fix=True)) == [_WHOLE]
+    assert CliRunner().invoke(app, ["doctor", "--fix"]).output == f"{_WHOLE}\n"
     assert not Path(".thaw").exists()
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+from thaw.config.reader import PARAMS_FILE
 from thaw.errors import BackboneError
 from thaw.networks import trust
 from thaw.pipeline.model_facts import BackboneSpec
@@ -16,12 +17,12 @@ class Spec(BackboneSpec):
     """A backbone's description, and what changes it."""
 
     @classmethod
-    def of(cls, stored: BackboneSpec, folder: Path) -> Self:
+    def of(cls, stored: BackboneSpec, folder: Path, params: Path = PARAMS_FILE) -> Self:
         """Return the Spec that the model.json of a folder holds.
 
         Raises: BackboneError if it names Python that params.yaml does not name: to build it would run that.
         """
-        trust.check_code(stored, folder)
+        trust.check_code(stored, folder, params)
         return cls.model_validate(dict(stored))
 
     def with_channels(self, in_channels: int) -> Self:

@@ -36,7 +36,7 @@ class FineTuned:
     @cached_property
     def model(self) -> model.Model:
         """The classifier: `model.predict(["a.jpg"])` gives probabilities, in the order of `model.classes`."""
-        return model.load(self.project / "models" / "final")
+        return model.load(self.project / "models" / "final", project=self.project)
 
 
 def fine_tune(

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from thaw.augment.views import num_answers, render, symmetry_of
+from thaw.config.reader import PARAMS_FILE
 from thaw.config.schema import AugmentParams
 from thaw.data.pixel_values import Pixels
 from thaw.data.square import Image, read_square
@@ -128,16 +129,20 @@ class Model:
         return logits
 
 
-def load(folder: Path | str = "models/final") -> Model:
+def load(folder: Path | str = "models/final", *, project: Path | str = ".") -> Model:
     """Return the classifier in a folder, which is data: no code that it names is run, but for what params.yaml names.
 
+    That is the params.yaml of `project`, the current folder unless you say otherwise.
     Raises: ArtifactError if it is missing, altered or of another kind; BackboneError if it names other code, or if its
     weights hold what no weights do.
     """
     folder = Path(folder)
     fingerprint = artifacts.verify(folder)
     stored = facts.read(folder / "model.json", ModelFacts)
-    spec, tensors = Spec.of(stored.backbone, folder), load_file(folder / "weights.safetensors")
+    spec, tensors = (
+        Spec.of(stored.backbone, folder, Path(project, PARAMS_FILE)),
+        load_file(folder / "weights.safetensors"),
+    )
     values.check(tensors)
     first, *others = _by_member(tensors, stored, folder)
     own = {name.removeprefix("backbone."): value for name, value in first.items() if name.startswith("backbone.")}
