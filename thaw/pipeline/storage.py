@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from thaw.errors import RunError, first_line
@@ -251,6 +252,26 @@ class Project:
             yield Named(
                 f"{folder.path}/{entry['relpath']}", entry["md5"], folder.kind, folder.pushed, folder.remote, folder.oid
             )
+
+
+def databases() -> list[Path]:
+    """Return the data bases in which DVC keeps hashes of files and links, outside of the project in this folder.
+
+    DVC says where they are, but is not opened: it opens them itself, and fails where one is torn. Raises: RunError if
+    its settings cannot be read.
+    """
+    from dvc.config import Config
+    from dvc.fs import localfs
+    from dvc.repo import Repo
+
+    created = Path(".dvc", "tmp", "btime")
+    if not created.exists():  # no command of DVC has run here yet
+        return []
+    with revisions.dvc_errors():
+        config = Config.from_cwd()
+    asked: Any = SimpleNamespace(config=config, fs=localfs, root_dir=str(Path.cwd()), _btime=created.stat().st_mtime)
+    place: Any = vars(Repo)["site_cache_dir"]  # a cached property
+    return sorted(Path(place.fget(asked)).rglob("cache.db"))
 
 
 @contextmanager

@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import yaml
 
@@ -22,8 +20,7 @@ from thaw.config.checks import value_at
 from thaw.config.reader import PARAMS_FILE, read_tree
 from thaw.data import accepted
 from thaw.errors import ArtifactError, ParamsError, RunError
-from thaw.pipeline import artifacts, scratch
-from thaw.pipeline.revisions import dvc_errors
+from thaw.pipeline import artifacts, scratch, storage
 from thaw.project import torn
 
 _OUTS = ("data/code", "data/prepared", "data/features", "models/*", "models/phases/*", "reports/*")
@@ -94,7 +91,7 @@ def _of_dvc_and_git() -> Iterator[Finding]:
     for path in _tables():
         if (torn_table := _of_table(path.read_bytes())) is not None:
             yield Finding(path, torn_table, "git's last commit takes its place", _restored)
-    for path in _databases():
+    for path in storage.databases():
         if (damage := _of_database(path)) is not None:
             yield Finding(path.parent, damage, "DVC makes it anew, and hashes files again for it")
 
@@ -173,25 +170,6 @@ def _of_table(content: bytes) -> str | None:
     except (csv.Error, UnicodeDecodeError, StopIteration):
         return "is cut short in its last line"
     return "is cut short in its last line" if len(first) != len(last) else None
-
-
-def _databases() -> Iterator[Path]:
-    """Yield the data bases in which DVC keeps hashes of files and links, outside of the project.
-
-    DVC is asked where they are, but not opened: it opens them itself, and fails where one is torn.
-    """
-    from dvc.config import Config
-    from dvc.fs import localfs
-    from dvc.repo import Repo
-
-    created = Path(".dvc", "tmp", "btime")
-    if not created.exists():  # no command of DVC has run here yet
-        return
-    with dvc_errors():
-        config = Config.from_cwd()
-    asked: Any = SimpleNamespace(config=config, fs=localfs, root_dir=str(Path.cwd()), _btime=created.stat().st_mtime)
-    place: Any = vars(Repo)["site_cache_dir"]  # a cached property
-    yield from sorted(Path(place.fget(asked)).rglob("cache.db"))
 
 
 def _of_database(path: Path) -> str | None:
