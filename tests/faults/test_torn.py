@@ -7,7 +7,6 @@ import pytest
 import yaml
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from typer.testing import CliRunner
-from voluptuous import Invalid
 
 from tests.pipeline.clone import Clone
 from tests.pipeline.toy import write_toy
@@ -90,7 +89,7 @@ def test_a_lock_is_torn_where_dvc_itself_refuses_it() -> None:
         try:
             COMPILED_LOCKFILE_SCHEMA(yaml.safe_load(text))
             accepted = True
-        except (Invalid, yaml.YAMLError):
+        except Exception:  # noqa: BLE001 - those of YAML, and of the library that DVC checks with
             accepted = False
         # A value that is cut in the middle may be another valid one: DVC takes it, and so does everyone.
         assert (torn.of_text(text.encode(), "dvc.lock") is None) == accepted, text
