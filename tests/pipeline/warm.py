@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -79,11 +80,20 @@ def _serve(address: str) -> list[str]:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         request, streams, _, _ = socket.recv_fds(asked, _MESSAGE, 3)
         if stage := os.fork():
-            _, status = os.waitpid(stage, 0)
-            asked.send(str(os.waitstatus_to_exitcode(status) % 256).encode())
-            os._exit(0)
+            _wait(stage, asked)
         asked.close()
         return _become(streams, *json.loads(request))
+
+
+def _wait(stage: int, asked: socket.socket) -> None:
+    """Answer with the exit code of a stage; where nobody waits for that any more, end the stage."""
+    ended = os.pidfd_open(stage)
+    if asked.fileno() in select.select([asked.fileno(), ended], [], [])[0]:
+        os.kill(stage, signal.SIGTERM)
+    _, status = os.waitpid(stage, 0)
+    with suppress(OSError):
+        asked.send(str(os.waitstatus_to_exitcode(status) % 256).encode())
+    os._exit(0)
 
 
 def _become(streams: list[int], where: str, command: list[str], environment: dict[str, str]) -> list[str]:
