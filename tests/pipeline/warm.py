@@ -7,6 +7,7 @@ a test kills something, or starts Python with another locale or hash seed, stage
 `python -m tests.pipeline.warm SOCKET` is the server, the file `python` that `folder` writes is what DVC finds on PATH.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -111,6 +112,7 @@ def _become(streams: list[int], where: str, command: list[str], environment: dic
 def _main() -> Any:
     for name in _LIBRARIES:
         importlib.import_module(name)
+    gc.freeze()  # or else the end of each fork looks at, and so copies, all that the libraries made
     name, *sys.argv[1:] = _serve(sys.argv[1])
     return runpy.run_module(name, run_name="__main__", alter_sys=True)
 
