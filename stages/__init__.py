@@ -4,6 +4,7 @@ Each first makes sure that it runs in the right interpreter, and that it will en
 torch is imported, which takes seconds in which a kill must not leave an orphan.
 """
 
+import gc
 import importlib.util
 import sys
 from pathlib import Path
@@ -19,6 +20,8 @@ from thaw.errors import RunError
 from thaw.pipeline.guard import leave_with_dvc
 from thaw.pipeline.record import refuse_newer
 
+if sys.argv[0] == "-m":  # Python runs a stage, and no test imports one
+    gc.disable()  # until guard.main: each collection would walk all that was imported so far
 leave_with_dvc()
 try:
     refuse_newer(Path.cwd())

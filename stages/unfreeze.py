@@ -6,6 +6,7 @@ from pathlib import Path
 from thaw.config.reader import load_params
 from thaw.data.packed import PackedImages
 from thaw.errors import ParamsError
+from thaw.networks import model_files
 from thaw.networks.backbone import load_backbone
 from thaw.pipeline import artifacts, guard, tracking
 from thaw.training import phase_folder
@@ -33,7 +34,7 @@ def main() -> None:
                 params.unfreeze.phases[name],
                 images=images,
                 backbone=load_backbone(Path(INPUTS[1]), in_channels=images.channels),
-                start=Start(*phase_folder.read(Path(before)), phase_folder.read_folds(Path(before))),
+                start=Start(*phase_folder.read(Path(before)), model_files.load_folds(Path(before))),
                 augment=params.augment,
                 seed=params.seed,
                 compute=params.compute,

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import save_file
 
 from tests import tiny
 from thaw.data.packed import PackedImages
 from thaw.evaluation import test_set
 from thaw.evaluation.plots import write_test_plots, write_training_plots
 from thaw.head.layers import build_head
+from thaw.networks import model_files
 from thaw.pipeline import artifacts, facts, tables
 from thaw.pipeline.data_facts import ClassNames
 from thaw.pipeline.model_facts import ModelFacts
@@ -136,7 +136,7 @@ def _final(folder: Path, classes: Sequence[str], channels: int) -> ModelFacts:
     tensors |= {f"head.{name}": value for name, value in head.state_dict().items()}
     model_json = tiny.changed(tiny.start(network).model, classes=list(classes), phase="top", temperature=1.25)
     with artifacts.new_folder(folder) as partial:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, partial / "weights.safetensors")
+        model_files.save(tensors, partial / "weights.safetensors")
         facts.write(partial / "model.json", model_json)
     return model_json
 

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -195,7 +196,7 @@ def start() -> Iterator[Start]:
     running: list[subprocess.Popen[str]] = []
 
     def begin(clone: Clone, *command: str) -> subprocess.Popen[str]:
-        running.append(clone.start(*command))
+        running.append(replace(clone, cold=True).start(*command))
         return running[-1]
 
     yield begin

@@ -4,6 +4,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable
+from math import nan
 from pathlib import Path
 
 import pytest
@@ -165,13 +166,19 @@ def test_halves_become_floats_without_loss(tmp_path: Path) -> None:
     assert opened["conv1.0.weight"].dtype == torch.float32
 
 
-@pytest.mark.parametrize("tensor", ["backbone.bn1.running_var", "head.weight", "members.1.head.bias"])
-def test_a_model_from_elsewhere_is_looked_at_to_its_last_member(tmp_path: Path, tensor: str) -> None:
-    folder = write_final(tmp_path / "good", members=2)
-    tensors = load_file(folder / "weights.safetensors")
-    tensors[tensor] = torch.full_like(tensors[tensor], -1.0 if tensor.endswith("var") else float("nan"))
+@pytest.mark.parametrize(
+    ("file", "tensor", "value"),
+    [("fold-00", "backbone.bn1.running_var", -1.0), ("fold-00", "head.weight", nan), ("fold-01", "head.bias", nan)],
+)
+def test_a_model_from_elsewhere_is_looked_at_to_its_last_member(
+    tmp_path: Path, file: str, tensor: str, value: float
+) -> None:
+    good = write_final(tmp_path / "good", members=2)
     with artifacts.new_folder(tmp_path / "final") as new:
-        save_file(tensors, new / "weights.safetensors")
-        (new / "model.json").write_bytes((folder / "model.json").read_bytes())
+        for path in good.glob("[!m]*"):
+            (new / path.name).write_bytes(path.read_bytes())
+        (new / "model.json").write_bytes((good / "model.json").read_bytes())
+        tensors = load_file(new / f"{file}.safetensors")
+        save_file(tensors | {tensor: torch.full_like(tensors[tensor], value)}, new / f"{file}.safetensors")
     with pytest.raises(BackboneError, match=rf"^the weights hold .* in {tensor}; bring them again"):
         load(tmp_path / "final")

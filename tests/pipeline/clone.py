@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from tests.pipeline import warm
 from thaw.config.reader import read_tree
 from thaw.data import sample
 
@@ -55,11 +56,14 @@ class Clone:
 
     root: Path
     environment: dict[str, str] = field(default_factory=dict)
+    cold: bool = False
+    """Whether each stage is a Python of its own from the start, and no fork of one that has imported its libraries."""
 
     def start(self, *command: str) -> subprocess.Popen[str]:
         """Start a command in the clone, with its output and errors in one pipe."""
+        first = [] if self.cold else [str(warm.folder())]
         ours = {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PATH": os.pathsep.join([*first, str(Path(sys.executable).parent), os.environ["PATH"]]),
             "THAW_SCRATCH": str(self.root / ".thaw"),
             "DVC_SITE_CACHE_DIR": str(self.root / ".dvc" / "tmp" / "site"),
             "COLUMNS": "200",
@@ -136,7 +140,7 @@ class Clone:
     def copy(self, to: Path, **environment: str) -> "Clone":
         """Return a copy elsewhere, with the hard links between cache and workspace; `environment` is laid over ours."""
         subprocess.run(["cp", "-a", str(self.root), str(to)], check=True)
-        return Clone(to, environment)
+        return Clone(to, environment, self.cold)
 
 
 def make_clone(root: Path) -> Clone:

@@ -36,7 +36,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fresh(place: Path) -> tuple[Run, Run]:
     """Two clones after a first, forced repro: the second elsewhere, in another locale, decoding in two processes."""
     here = Clone(place / "thaw")
-    there = Clone(place / "another place", {"PYTHONHASHSEED": "7", "LC_ALL": "C", "TZ": "Asia/Tokyo"})
+    there = Clone(place / "another place", {"PYTHONHASHSEED": "7", "LC_ALL": "C", "TZ": "Asia/Tokyo"}, cold=True)
     with FileLock(place / "fresh.lock"):
         if not _output(here).exists():
             make_clone(here.root)

@@ -163,9 +163,10 @@ def test_a_head_that_grows_from_an_ensemble_takes_the_rows_of_its_first_network_
 ) -> None:
     model(tmp_path / "one", ["truck", "car"])
     tensors = load_file(tmp_path / "one" / "weights.safetensors")
-    others = {f"members.1.{name}": -value for name, value in tensors.items()}
+    others = {name: -value for name, value in tensors.items()}
     with artifacts.new_folder(tmp_path / "two") as new:
-        save_file(tensors | others, new / "weights.safetensors")
+        for number, own in enumerate((tensors, others)):
+            save_file(own, new / f"fold-{number:02d}.safetensors")
         facts.write(new / "model.json", tiny.model_facts(classes=["truck", "car"], members=2))
     heads = []
     for name in ("one", "two"):

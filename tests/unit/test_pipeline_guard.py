@@ -1,5 +1,6 @@
 """The guards around a stage, tried on real processes."""
 
+import gc
 import json
 import os
 import shutil
@@ -396,3 +397,26 @@ def test_the_scratch_folder_of_a_queued_trial_is_that_of_the_repository(
     assert scratch_folder.folder() == tmp_path / ".thaw"
     monkeypatch.setenv("THAW_SCRATCH", str(tmp_path / "big"))
     assert scratch_folder.folder() == tmp_path / "big"
+
+
+def test_a_stage_collects_garbage_and_its_end_does_not_walk_what_it_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    seen: list[tuple[bool, int]] = []
+    left: list[list[int]] = []
+
+    def body() -> None:
+        seen.append((gc.isenabled(), gc.get_freeze_count()))
+        left.extend([] for _ in range(5000))
+
+    gc.unfreeze()
+    gc.disable()  # as stages/__init__.py leaves it
+    try:
+        guard.main(body)
+        after = gc.get_freeze_count()
+    finally:
+        gc.enable()
+        gc.unfreeze()
+    ((collects, imported),) = seen
+    assert collects
+    assert imported > 1000
+    assert after >= imported + len(left)

@@ -19,6 +19,7 @@ from thaw.config.schema import AugmentParams, ComputeParams
 from thaw.data.packed import PackedImages
 from thaw.data.units import unit_numbers
 from thaw.errors import ArtifactError
+from thaw.networks import model_files
 from thaw.pipeline import artifacts
 from thaw.training import phase_folder
 from thaw.training.parts import Start, parts_of
@@ -283,11 +284,11 @@ def test_the_folder_of_a_phase_holds_what_each_fold_trained_and_the_next_phase_s
     with artifacts.new_folder(tmp_path / "top") as folder:
         top.write(folder)
     tensors, model = phase_folder.read(tmp_path / "top")
-    folds = phase_folder.read_folds(tmp_path / "top")
+    folds = model_files.load_folds(tmp_path / "top")
     for ours, theirs in zip([tensors, *folds], [top.outcome.tensors, *top.outcome.folds], strict=True):
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
-    assert len(phase_folder.read_folds(tmp_path / "top" / "average")) == NUM_FOLDS
+    assert len(model_files.load_folds(tmp_path / "top" / "average")) == NUM_FOLDS
     deeper = run_phase(
         "mid", tiny.phase(start="top", depth=3, epochs=1), images=IMAGES, backbone=tiny.backbone(),
         start=Start(tensors, model, folds), augment=MIRRORED, seed=3, compute=tiny.TORCH,

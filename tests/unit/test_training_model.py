@@ -1,5 +1,6 @@
 """The deliverable: loaded from its folder, it answers for paths and arrays as the network itself does."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tests import tiny
@@ -16,6 +16,7 @@ from thaw.augment.views import render
 from thaw.errors import ArtifactError, DataError
 from thaw.evaluation import test_answers
 from thaw.head.layers import build_head
+from thaw.networks import model_files
 from thaw.networks.backbone import Backbone
 from thaw.pipeline import artifacts, facts
 from thaw.pipeline.model_facts import ModelFacts
@@ -39,39 +40,41 @@ def write_final(
     head.get_parameter("weight").data.mul_(20)
     tensors = {f"backbone.{name}": value for name, value in network.module.state_dict().items()}
     tensors |= {f"head.{name}": value for name, value in head.state_dict().items()}
-    if members > 1:
-        tensors |= others_of(network, head, members, depth)
-        changes |= {"members": members}
+    others = [others_of(network, head, depth) for _ in range(1, members)]
+    changes |= {"members": members} if others else {}
     stored = tiny.changed(
         tiny.start(network, depth_blocks=depth).model, phase="top", temperature=temperature, **changes
     )
     with artifacts.new_folder(folder) as partial:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, partial / "weights.safetensors")
+        save_networks(partial, [tensors, *others])
         facts.write(partial / "model.json", stored)
     return folder
 
 
-def others_of(network: Backbone, head: nn.Module, members: int, depth: int) -> dict[str, Tensor]:
-    """Return what the members after the first have in place of its last `depth` blocks and head."""
+def save_networks(folder: Path, networks: Sequence[Mapping[str, Tensor]]) -> None:
+    """Write the tensors of one network, or of several, as `select` does."""
+    names = [f"fold-{number:02d}" for number in range(len(networks))] if len(networks) > 1 else ["weights"]
+    for name, tensors in zip(names, networks, strict=True):
+        model_files.save(tensors, folder / f"{name}.safetensors")
+
+
+def others_of(network: Backbone, head: nn.Module, depth: int) -> dict[str, Tensor]:
+    """Return what a member after the first has in place of its last `depth` blocks and head."""
     above = network.split(depth)[1].state_dict() if depth else {}
     first = {f"backbone.{name}": value for name, value in above.items()} | phase_folder.head_tensors(head)
     return {
-        f"members.{number}.{name}": value * (1 + 0.2 * torch.rand(value.shape)) if value.ndim else value.clone()
-        for number in range(1, members)
+        name: value * (1 + 0.2 * torch.rand(value.shape)) if value.ndim else value.clone()
         for name, value in first.items()
     }
 
 
 def one_by_one(folder: Path, into: Path) -> list[model.Model]:
     """Return the networks of an ensemble, each laid over the first by hand and loaded as a model of one network."""
-    tensors, stored = load_file(folder / "weights.safetensors"), facts.read(folder / "model.json", ModelFacts)
-    plain = {name: value for name, value in tensors.items() if not name.startswith("members.")}
+    networks, stored = model_files.load_networks(folder), facts.read(folder / "model.json", ModelFacts)
     found = []
-    for number in range(stored.members or 1):
-        start = f"members.{number}."
-        own = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+    for number, own in enumerate(networks):
         with artifacts.new_folder(into / str(number)) as partial:
-            save_file(plain | own, partial / "weights.safetensors")
+            save_networks(partial, [networks[0] | own])
             facts.write(partial / "model.json", stored.model_copy(update={"members": None, "temperature": 1.0}))
         found.append(model.load(into / str(number)))
     return found
@@ -273,33 +276,33 @@ def test_the_blocks_that_the_networks_share_are_run_once_and_held_once(tmp_path:
     ("change", "message"),
     [
         (
-            lambda tensors: tensors.pop("members.2.head.bias"),
+            lambda networks: networks[2].pop("head.bias"),
             r"head.bias of member 2 is absent, and that of the first ne",
         ),
         (
-            lambda tensors: tensors.update({"members.1.head.bias": torch.zeros(4)}),
+            lambda networks: networks[1].update({"head.bias": torch.zeros(4)}),
             r"head.bias of member 1 is float32 \[4\], and that of the first network float32 \[3\]; delete it",
         ),
         (
-            lambda tensors: tensors.update({"members.1.backbone.conv1.0.weight": torch.zeros(4)}),
+            lambda networks: networks[1].update({"backbone.conv1.0.weight": torch.zeros(4)}),
             r"backbone.conv1.0.weight of member 1 is float32 \[4\], and that of the first network absent",
         ),
         (
-            lambda tensors: [tensors.pop(name) for name in [*tensors] if name.startswith("members.1.")],
+            lambda networks: networks.pop(1),
             "holds tensors of 2 networks, and its model.json says 3; delete it and run `dvc repro`",
         ),
         (
-            lambda tensors: tensors.update({"members.3.head.bias": torch.zeros(3)}),
+            lambda networks: networks.append({"head.bias": torch.zeros(3)}),
             "holds tensors of 4 networks, and its model.json says 3",
         ),
     ],
 )
 def test_members_that_do_not_fit_are_one_line(tmp_path: Path, change: Any, message: str) -> None:
     whole = write_final(tmp_path / "final", members=3)
-    tensors, stored = load_file(whole / "weights.safetensors"), facts.read(whole / "model.json", ModelFacts)
-    change(tensors)
+    networks, stored = model_files.load_networks(whole), facts.read(whole / "model.json", ModelFacts)
+    change(networks)
     with artifacts.new_folder(tmp_path / "odd") as partial:
-        save_file(tensors, partial / "weights.safetensors")
+        save_networks(partial, networks)
         facts.write(partial / "model.json", stored)
     with pytest.raises(ArtifactError, match=message) as error:
         model.load(tmp_path / "odd")

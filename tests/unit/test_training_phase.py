@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tests import tiny
@@ -465,3 +466,15 @@ def test_a_phase_says_what_computed_it(threads: int, shown: str) -> None:
         torch.set_num_threads(1)
     instructions = torch.backends.cpu.get_cpu_capability()
     assert trained.model.lineage.computed_on == f"{machine.processor()} ({instructions}), {shown}"
+
+
+def test_what_a_phase_keeps_is_what_its_file_stores_in_half_the_bytes(tmp_path: Path) -> None:
+    trained = train(tiny.phase(depth=2, epochs=2))
+    with artifacts.new_folder(tmp_path / "top") as folder:
+        trained.write(folder)
+    stored = load_file(tmp_path / "top" / "weights.safetensors")
+    matrices = {name for name, value in stored.items() if name.startswith("backbone.") and value.ndim > 1}
+    assert {stored[name].dtype for name in matrices} == {torch.float16}
+    assert torch.float16 not in {value.dtype for name, value in stored.items() if name not in matrices}
+    read, _ = phase_folder.read(tmp_path / "top")
+    assert all(torch.equal(read[name], value) for name, value in trained.outcome.tensors.items())

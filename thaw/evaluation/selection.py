@@ -1,5 +1,6 @@
 """Read the trained phases, put the verdict into words, and write the network that was chosen."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,7 @@ def read_phases(root: Path, starts: Mapping[str, str]) -> list[TrainedPhase]:
 def check_final(phases: Sequence[TrainedPhase], settings: SelectParams) -> None:
     """Raises: ParamsError if an ensemble is asked for and there is one network, or no memory for all of them.
 
-    `evaluate` holds those of all candidates at once. Their files have the size of their tensors.
+    `evaluate` holds those of all candidates at once. Their files have at least half the size of their tensors.
     """
     if settings.final != "ensemble":
         return
@@ -112,7 +113,7 @@ def check_final(phases: Sequence[TrainedPhase], settings: SelectParams) -> None:
             "params.yaml: select.final is ensemble, but there is one fold, which trains one network; set select.final "
             "to refit, or select.folds to 2 or more"
         )
-    needed = sum(path.stat().st_size for phase in phases for path in phase.folder.glob("fold-*.safetensors"))
+    needed = 2 * sum(path.stat().st_size for phase in phases for path in phase.folder.glob("fold-*.safetensors"))
     free = psutil.virtual_memory().available
     if needed > free:
         raise ParamsError(
@@ -188,24 +189,24 @@ def reason(results: Sequence[Result], settings: SelectParams, *, images: int, fo
 def write_final(
     folder: Path, backbone: Path, phase: TrainedPhase, result: Result, *, candidates: Sequence[str], ensemble: bool
 ) -> None:
-    """Write the whole network, the backbone's tensors with the chosen phase's laid over them, and its model.json.
+    """Write the whole network in the files that model_files.py describes, and its model.json.
 
-    With `ensemble` it is that of the first fold; what the others have in its place follows as `members.N.…`.
+    They are the chosen phase's own, of all folds with `ensemble`, and the backbone's tensors that are not in there.
     Raises: ArtifactError if a tensor of the phase has no place in the backbone, or another shape or type.
     """
     fingerprint = artifacts.verify(backbone)
     pretrained = {f"backbone.{name}": tensor for name, tensor in _load(backbone / "weights.safetensors").items()}
     files = sorted(phase.folder.glob("fold-*.safetensors")) if ensemble else [phase.folder / "weights.safetensors"]
-    first, *others = [_laid_over(pretrained, _load(path), path, backbone) for path in files]
-    tensors = pretrained | first
-    for number, trained in enumerate(others, 1):
-        tensors |= {f"members.{number}.{name}": tensor for name, tensor in trained.items()}
+    trained, *_ = [_names_that_fit(pretrained, path, backbone) for path in files]
+    frozen = {name: tensor for name, tensor in pretrained.items() if name not in trained}
     made_from = {"backbone_manifest": fingerprint, "phase_manifest": phase.fingerprint}
     lineage = phase.model.lineage.model_copy(update=made_from)
     chosen = {"temperature": result.temperature, "selected_from": list(candidates), "lineage": lineage}
-    members = {"members": len(files)} if others else {}
+    members = {"members": len(files)} if len(files) > 1 else {}
     with artifacts.new_folder(folder) as new:
-        save_file(tensors, new / "weights.safetensors")
+        save_file(frozen, new / "frozen.safetensors")
+        for path in files:
+            shutil.copyfile(path, new / path.name)
         facts.write(new / "model.json", phase.model.model_copy(update=chosen | members))
 
 
@@ -238,20 +239,24 @@ def read_range_tests(phases: Sequence[TrainedPhase]) -> dict[str, pd.DataFrame]:
     return found
 
 
-def _laid_over(
-    pretrained: Mapping[str, NDArray[Any]], trained: dict[str, NDArray[Any]], path: Path, backbone: Path
-) -> dict[str, NDArray[Any]]:
-    """Return what was trained. Raises: ArtifactError if a tensor of it has no place in the backbone."""
+def _names_that_fit(pretrained: Mapping[str, NDArray[Any]], path: Path, backbone: Path) -> set[str]:
+    """Return the names of what was trained. Raises: ArtifactError if a tensor of it has no place in the backbone."""
+    trained = _load(path)
     for name, tensor in trained.items():
         if name.startswith("head."):
             continue
         place = pretrained.get(name)
         # A first layer trained on grey images has fewer input channels than the one that was pretrained.
-        if place is None or _but_channels(place.shape) != _but_channels(tensor.shape) or place.dtype != tensor.dtype:
+        if place is None or _but_channels(place.shape) != _but_channels(tensor.shape) or not _same(place, tensor):
             found = "absent" if place is None else f"{place.dtype} {place.shape}"
             wanted = f"{tensor.dtype} {tensor.shape}"
             raise ArtifactError(f"{path}: {name} is {wanted}, in {backbone} it is {found}; run `dvc repro`")
-    return trained
+    return set(trained)
+
+
+def _same(place: NDArray[Any], tensor: NDArray[Any]) -> bool:
+    """Return whether one is of the type of the other; float16 stands for float32 (thaw/networks/model_files.py)."""
+    return tensor.dtype in ({place.dtype, np.dtype(np.float16)} if place.dtype == np.float32 else {place.dtype})
 
 
 def _but_channels(shape: tuple[int, ...]) -> tuple[int, ...]:

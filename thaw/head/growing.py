@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from thaw.errors import ParamsError
@@ -14,7 +13,7 @@ from thaw.head.examples import Labels, check_every_class
 from thaw.head.features import Features
 from thaw.head.layers import CosineHead, mean_directions
 from thaw.head.linear import linear_layer
-from thaw.networks import values
+from thaw.networks import model_files, values
 from thaw.networks.sources.model import folder_of
 from thaw.pipeline import artifacts, facts
 from thaw.pipeline.model_facts import Grown, ModelFacts, Recall
@@ -40,7 +39,7 @@ def grow(source: str, data: Features, *, kind: str = "linear") -> "Growth":
     _check(source, fingerprint == parent, theirs, data, kind)
     tensors = {
         name.removeprefix("head."): value
-        for name, value in load_file(folder / "weights.safetensors").items()
+        for name, value in model_files.load_networks(folder)[0].items()
         if name.startswith("head.")
     }
     values.check(tensors)

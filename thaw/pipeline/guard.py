@@ -6,6 +6,7 @@ would start a second writer; a partial output would be consumed by `dvc repro -s
 """
 
 import errno
+import gc
 import json
 import os
 import signal
@@ -46,6 +47,8 @@ _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Failed to allocate 
 def main(body: Callable[[], None]) -> None:
     """Call a stage's body and leave with its exit code: 0 done, 1 a ThawError (one line), 130 or 143 interrupted."""
     signal.signal(signal.SIGTERM, _raise_exit)
+    gc.freeze()  # what the imports made stays to the end; stages/__init__.py put collections off until here
+    gc.enable()
     try:
         body()
     except ThawError as error:
@@ -58,6 +61,8 @@ def main(body: Callable[[], None]) -> None:
             raise
         print(line, file=sys.stderr)
         sys.exit(1)
+    finally:
+        gc.freeze()  # or else Python looks at every object once more before it ends, which takes a second or two
 
 
 def _explained(error: Exception) -> str | None:

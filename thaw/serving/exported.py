@@ -56,7 +56,7 @@ class Exported:
             version = version or elsewhere.revision_of(str(folder))
             folder = elsewhere.bring(str(folder))
         folder = Path(folder)
-        if (folder / "weights.safetensors").is_file():
+        if any(folder.glob("*.safetensors")):
             raise ArtifactError(
                 f"{folder} holds a model of torch; run `dvc repro export` and give models/export, which needs no torch"
             )

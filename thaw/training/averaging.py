@@ -18,7 +18,7 @@ from thaw.data.packed import LabelledRows
 from thaw.pipeline import artifacts
 from thaw.pipeline.candidates import FOLDER, average_name
 from thaw.pipeline.model_facts import ModelFacts
-from thaw.training import phase_folder
+from thaw.training import checkpoint, phase_folder
 from thaw.training.loop import Phase
 from thaw.training.parts import Outcome
 
@@ -58,7 +58,8 @@ def average_of(
     tensors = mean_of(start, trained)
     for module in (phase.model, phase.stepper.eval_model):
         module.load_state_dict(tensors)
-    return Average(tensors, phase.answer(val))
+    phase.stepper.round()
+    return Average(checkpoint.trained_tensors(phase.stepper.eval_model), phase.answer(val))
 
 
 def mean_of(start: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> dict[str, Tensor]:

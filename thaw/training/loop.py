@@ -111,7 +111,10 @@ class Phase:
             on_epoch(row)
         while state["epoch"] < self.params.epochs:
             epoch = state["epoch"] + 1
-            row = self._epoch(epoch, batches) | self._look(val, f"after epoch {epoch}; lower lr, or unfreeze less")
+            trained = self._epoch(epoch, batches)
+            if epoch == self.params.epochs:
+                self.stepper.round()
+            row = trained | self._look(val, f"after epoch {epoch}; lower lr, or unfreeze less")
             state["curves"].append(row)
             state["epoch"] = epoch
             checkpoint.save(self.folder, self.model, self.stepper.optimizer, state, self.stepper.average)

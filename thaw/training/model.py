@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor
 
 from thaw.augment.views import num_answers, render, symmetry_of
@@ -17,7 +16,7 @@ from thaw.config.schema import AugmentParams
 from thaw.data.pixel_values import Pixels
 from thaw.data.square import Image, read_square
 from thaw.errors import ArtifactError, DataError
-from thaw.networks import values
+from thaw.networks import model_files, values
 from thaw.networks.backbone import Backbone, assemble, load_backbone, twin
 from thaw.networks.spec import Spec
 from thaw.networks.together import Member, Together
@@ -139,12 +138,15 @@ def load(folder: Path | str = "models/final", *, project: Path | str = ".") -> M
     folder = Path(folder)
     fingerprint = artifacts.verify(folder)
     stored = facts.read(folder / "model.json", ModelFacts)
-    spec, tensors = (
-        Spec.of(stored.backbone, folder, Path(project, PARAMS_FILE)),
-        load_file(folder / "weights.safetensors"),
-    )
-    values.check(tensors)
-    first, *others = _by_member(tensors, stored, folder)
+    spec = Spec.of(stored.backbone, folder, Path(project, PARAMS_FILE))
+    first, *others = model_files.load_networks(folder)
+    if len(others) != (stored.members or 1) - 1:
+        raise ArtifactError(
+            f"{folder} holds tensors of {len(others) + 1} networks, and its model.json says {stored.members or 1}; "
+            "delete it and run `dvc repro`"
+        )
+    for tensors in (first, *others):
+        values.check(tensors)
     own = {name.removeprefix("backbone."): value for name, value in first.items() if name.startswith("backbone.")}
     return Model(_members(assemble(spec, own), first, others, stored, folder), stored, fingerprint)
 
@@ -155,32 +157,13 @@ def load_phase(folder: Path, backbone_folder: Path, *, members: int = 1) -> Mode
     Raises: ArtifactError if a folder is not whole, or has not that many folds.
     """
     tensors, stored = phase_folder.read(folder)
-    first, *others = [tensors] if members == 1 else phase_folder.read_folds(folder) or [tensors]
+    first, *others = [tensors] if members == 1 else model_files.load_folds(folder) or [tensors]
     if len(others) != members - 1:
         raise ArtifactError(f"{folder} was trained in {len(others) + 1} folds, not in {members}; run `dvc repro`")
     backbone = load_backbone(backbone_folder, in_channels=stored.backbone.in_channels)
     if stored.lineage.backbone != backbone.fingerprint:
         raise ArtifactError(f"{folder} was trained on another backbone than is in {backbone_folder}; run `dvc repro`")
     return Model(_members(backbone, first, others, stored, folder), stored, stored.lineage.parent or "")
-
-
-def _by_member(tensors: Mapping[str, Tensor], stored: ModelFacts, folder: Path) -> list[dict[str, Tensor]]:
-    """Return the tensors of the first network, and what each further one has in place of those that were trained.
-
-    Raises: ArtifactError if they are not as many as model.json says.
-    """
-    found: dict[str, dict[str, Tensor]] = {"0": {}}
-    for name, value in tensors.items():
-        of_other = name.startswith("members.")
-        number, _, own = name.removeprefix("members.").partition(".") if of_other else ("0", "", name)
-        found.setdefault(number, {})[own] = value
-    wanted = [str(number) for number in range(stored.members or 1)]
-    if set(found) != set(wanted):
-        raise ArtifactError(
-            f"{folder} holds tensors of {len(found)} networks, and its model.json says {stored.members or 1}; "
-            "delete it and run `dvc repro`"
-        )
-    return [found[number] for number in wanted]
 
 
 def _members(

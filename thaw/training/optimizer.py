@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from thaw.config.schema import PhaseParams
+from thaw.networks.model_files import round_matrices
 from thaw.training.groups import Rule, param_groups
 from thaw.training.schedule import rate_factor
 
@@ -70,6 +71,10 @@ class Stepper:
         if self.average is None or int(self.average.n_averaged) == 0:
             return self.model
         return self.average.module
+
+    def round(self) -> None:
+        """Bring what is kept of the backbone to what its file stores: answers are given by what is stored."""
+        round_matrices(self.eval_model.get_submodule("backbone"))
 
     def set_rates(self, step: int, num_steps: int, epoch: int) -> float:
         """Give every group its rate at a step of the whole phase and return the factor on the peaks."""

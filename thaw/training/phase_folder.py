@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from thaw.errors import TrainingError
 from thaw.head.layers import build_head
+from thaw.networks import model_files
 from thaw.networks.build import load_tensors
 from thaw.pipeline import artifacts, facts, tables, timings
 from thaw.pipeline.model_facts import ModelFacts
@@ -54,7 +55,7 @@ def write(
     """
     named = {"weights": tensors} | {f"fold-{number:02d}": trained for number, trained in enumerate(folds)}
     for name, trained in named.items():
-        save_file({key: value.contiguous() for key, value in trained.items()}, folder / f"{name}.safetensors")
+        model_files.save(trained, folder / f"{name}.safetensors")
     stored = {"logits": answers.logits, "labels": answers.labels, "rows": answers.rows, "folds": answers.folds}
     save_file({key: torch.from_numpy(value) for key, value in stored.items()}, folder / "validation.safetensors")
     facts.write(folder / "model.json", model)
@@ -73,12 +74,7 @@ def read(folder: Path) -> tuple[dict[str, Tensor], ModelFacts]:
     fingerprint = artifacts.verify(folder)
     model = facts.read(folder / "model.json", ModelFacts)
     lineage = model.lineage.model_copy(update={"parent": fingerprint})
-    return load_file(folder / "weights.safetensors"), model.model_copy(update={"lineage": lineage})
-
-
-def read_folds(folder: Path) -> list[dict[str, Tensor]]:
-    """Return what was trained in each of several folds, in order, from a folder that was verified; else nothing."""
-    return [load_file(path) for path in sorted(folder.glob("fold-*.safetensors"))]
+    return model_files.load(folder / model_files.WEIGHTS), model.model_copy(update={"lineage": lineage})
 
 
 def assemble(backbone: "Backbone", tensors: Mapping[str, Tensor], model: ModelFacts) -> nn.Module:

@@ -7,12 +7,11 @@ or where DVC has it, `REPOSITORY#PATH` or `REPOSITORY#PATH@REVISION`.
 from pathlib import Path
 
 from thaw.errors import ArtifactError, BackboneError
-from thaw.networks.sources.weights import Found, read_tensors
+from thaw.networks import model_files
+from thaw.networks.sources.weights import Found
 from thaw.networks.spec import Spec
 from thaw.pipeline import artifacts, elsewhere, facts
 from thaw.pipeline.model_facts import ModelFacts, Parent
-
-_WEIGHTS = "weights.safetensors"
 
 
 def describe(name: str) -> Spec:
@@ -30,14 +29,16 @@ def describe(name: str) -> Spec:
 
 def fetch(name: str, _: Spec) -> Found:
     """Return the whole backbone of the model in a folder, as its training left it; of several networks, the first's."""
-    path = folder_of(name) / _WEIGHTS
-    members = facts.read(path.parent / "model.json", ModelFacts).members
+    folder = folder_of(name)
+    members = facts.read(folder / "model.json", ModelFacts).members
     if members:
         print(f"model:{name} is the mean of {members} networks; the first of them is what is built on")
     tensors = {
-        key.removeprefix("backbone."): value for key, value in read_tensors(path).items() if key.startswith("backbone.")
+        key.removeprefix("backbone."): value
+        for key, value in model_files.load_networks(folder)[0].items()
+        if key.startswith("backbone.")
     }
-    return Found(tensors, artifacts.sha256_of(path), f"see what changed model:{name}")
+    return Found(tensors, model_files.digest(folder), f"see what changed model:{name}")
 
 
 def folder_of(name: str, *, fingerprint: str | None = None) -> Path:
