@@ -6,7 +6,9 @@ or where DVC has it, `REPOSITORY#PATH` or `REPOSITORY#PATH@REVISION`.
 
 from pathlib import Path
 
-from thaw.errors import ArtifactError, BackboneError
+from safetensors import SafetensorError
+
+from thaw.errors import ArtifactError, BackboneError, first_line
 from thaw.networks import model_files
 from thaw.networks.sources.weights import Found
 from thaw.networks.spec import Spec
@@ -28,16 +30,22 @@ def describe(name: str) -> Spec:
 
 
 def fetch(name: str, _: Spec) -> Found:
-    """Return the whole backbone of the model in a folder, as its training left it; of several networks, the first's."""
+    """Return the whole backbone of the model in a folder, as its training left it; of several networks, the first's.
+
+    Raises: BackboneError if a file holds something other than tensors, of which nothing is run.
+    """
     folder = folder_of(name)
     members = facts.read(folder / "model.json", ModelFacts).members
     if members:
         print(f"model:{name} is the mean of {members} networks; the first of them is what is built on")
-    tensors = {
-        key.removeprefix("backbone."): value
-        for key, value in model_files.load_networks(folder)[0].items()
-        if key.startswith("backbone.")
-    }
+    try:
+        first = model_files.load_networks(folder)[0]
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BackboneError(
+            f"model:{name}: weights.safetensors is not a whole safetensors file ({first_line(error)}); bring it again "
+            "from its source"
+        ) from None
+    tensors = {key.removeprefix("backbone."): value for key, value in first.items() if key.startswith("backbone.")}
     return Found(tensors, model_files.digest(folder), f"see what changed model:{name}")
 
 
