@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from thaw.errors import ArtifactError
 from thaw.networks import model_files
 
 
@@ -48,3 +49,10 @@ def test_a_model_is_read_from_its_files_and_from_the_one_file_of_an_older_one(tm
     (found,) = model_files.load_networks(older)
     assert {*found} == {*first}
     assert len({model_files.digest(tmp_path), model_files.digest(older)}) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x04.", b"x" * 300])
+def test_a_file_that_holds_no_tensors_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "weights.safetensors").write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"weights\.safetensors is not a whole safetensors file \(.*\); bring its"):
+        model_files.load_networks(tmp_path)

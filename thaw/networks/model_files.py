@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from thaw.errors import ArtifactError, first_line
 from thaw.pipeline import artifacts
 
 FROZEN, WEIGHTS, FOLDS = "frozen.safetensors", "weights.safetensors", "fold-*.safetensors"
@@ -22,8 +24,14 @@ def save(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def load(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file, those of float16 as float32. Raises: OSError, SafetensorError."""
-    return {name: value.float() if value.dtype == torch.float16 else value for name, value in load_file(path).items()}
+    """Return the tensors of a file, those of float16 as float32. Raises: ArtifactError if it holds something else."""
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{path} is not a whole safetensors file ({first_line(error)}); bring its folder again from its source"
+        ) from None
+    return {name: value.float() if value.dtype == torch.float16 else value for name, value in tensors.items()}
 
 
 def load_folds(folder: Path) -> list[dict[str, Tensor]]:

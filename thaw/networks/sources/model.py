@@ -6,9 +6,7 @@ or where DVC has it, `REPOSITORY#PATH` or `REPOSITORY#PATH@REVISION`.
 
 from pathlib import Path
 
-from safetensors import SafetensorError
-
-from thaw.errors import ArtifactError, BackboneError, first_line
+from thaw.errors import ArtifactError, BackboneError
 from thaw.networks import model_files
 from thaw.networks.sources.weights import Found
 from thaw.networks.spec import Spec
@@ -40,11 +38,8 @@ def fetch(name: str, _: Spec) -> Found:
         print(f"model:{name} is the mean of {members} networks; the first of them is what is built on")
     try:
         first = model_files.load_networks(folder)[0]
-    except (SafetensorError, OSError, ValueError) as error:
-        raise BackboneError(
-            f"model:{name}: weights.safetensors is not a whole safetensors file ({first_line(error)}); bring it again "
-            "from its source"
-        ) from None
+    except ArtifactError as error:
+        raise BackboneError(f"model:{name}: {error}") from None
     tensors = {key.removeprefix("backbone."): value for key, value in first.items() if key.startswith("backbone.")}
     return Found(tensors, model_files.digest(folder), f"see what changed model:{name}")
 
