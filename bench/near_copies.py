@@ -60,7 +60,12 @@ def measure(files: list[bytes], num_copies: int) -> _tools.Facts:
 
 def summary(table: pd.DataFrame, pairs: list[tuple[int, int]]) -> _tools.Facts:
     """Return what was found; `table` has source, kind ('' for an original), split and fold of each image."""
-    source, kinds, sides = table["source"].tolist(), table["kind"].tolist(), places(table)
+    paths, source, kinds, sides = (
+        table["path"].tolist(),
+        table["source"].tolist(),
+        table["kind"].tolist(),
+        places(table),
+    )
     true = [pair for pair in pairs if source[pair[0]] == source[pair[1]]]
     found = {row for pair in true for row in pair}
     false = {row for pair in pairs if source[pair[0]] != source[pair[1]] for row in pair}
@@ -74,6 +79,7 @@ def summary(table: pd.DataFrame, pairs: list[tuple[int, int]]) -> _tools.Facts:
         "found_percent": round(100 * sum(row in found for row in planted) / len(planted), 1),
         "false_alarms_percent": round(100 * len(false) / len(table), 2),
         "false_pairs": len(pairs) - len(true),
+        "false_pairs_first": [[paths[row] for row in pair] for pair in pairs if pair not in true][:5],
         "found_left_on_both_sides": sum(row in found for row in apart),
         "missed_left_on_both_sides": sum(row not in found for row in apart),
         "below_all": {kind: round(100 * share, 1) for kind, share in shares.items() if share < 1},
@@ -170,9 +176,7 @@ def _watermarked(image: Image.Image) -> bytes:
     layer = Image.new("RGBA", image.size)
     draw = ImageDraw.Draw(layer)
     font = ImageFont.load_default(image.height // 8)
-    for line in range(3):
-        place = (image.width * (0.1 + 0.05 * line), image.height * (0.1 + 0.3 * line))
-        draw.text(place, "sample copy", fill=(255, 255, 255, 100), font=font)
+    draw.text((image.width / 2, image.height / 2), "sample copy", fill=(255, 255, 255, 100), font=font, anchor="mm")
     return _saved(Image.alpha_composite(image.convert("RGBA"), layer).convert("RGB"))
 
 

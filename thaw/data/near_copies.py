@@ -29,14 +29,14 @@ FILE = "near_copies.csv"
 """In data/prepared; where the stage stops, in the scratch folder."""
 
 _LEAST_CORRELATION = 0.75  # at a glance; planted copies have 0.9, and a few 0.8
-_COMPARED = 3  # pairs of an image that are compared: those that are the most alike at a glance
+_COMPARED = 5  # pairs of an image that are compared: those that are the most alike at a glance
 _OTHERS = 3  # the third nearest image is no copy, as a rule
 _NEAREST_OTHERS = 1  # percent of the images whose third nearest image is nearer
 # For each kind of details: the farthest that others count as, where they are far, and the part that a copy may have.
 _FARTHEST = {"large": 0.01, "middle": 0.12, "fine": 0.3}
-_NEARER = {"large": 0.3, "middle": 0.35, "fine": 0.6}  # measured on cells by bench/near_copies.py
+_NEARER = {"large": 0.31, "middle": 0.26, "fine": 0.51}  # measured on cells by bench/near_copies.py
 _LOOKED_AT = 1.0  # times the distance of others, at half the size, within which a pair is looked at in full
-_NEAREST_LOOKED_AT = 3.0  # the same for the nearest pair of an image
+_NEAREST_LOOKED_AT = 12.0  # the same for the nearest pair of an image
 _READ_AT_ONCE = 512
 
 
