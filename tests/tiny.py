@@ -90,6 +90,7 @@ def samples(num_images: int, classes: int = 3) -> pd.DataFrame:
             "row": rows,
             "confidence": 1.0,
             "fold": -1,
+            "look": "",
         },
         columns=list(COLUMNS),
     )

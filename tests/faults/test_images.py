@@ -326,6 +326,28 @@ def test_copies_share_a_split_and_contradicted_images_are_rejected(workspace: Pa
     assert report.near_duplicates.first[0].paths == ["dog/05.png", "dog/mirrored.png"]
 
 
+def test_near_copies_share_a_split_and_their_contradictory_labels_are_counted(workspace: Path) -> None:
+    change(workspace, "prepare", size_px=64)
+    turn, raw = Image.Transpose.ROTATE_90, workspace / "raw"
+    for index in range(10):
+        scene = np.random.default_rng(1000 + index).integers(0, 256, (20, 24), dtype=np.uint8)
+        large = Image.fromarray(scene).resize((120, 100), Image.Resampling.BICUBIC)
+        large.save(raw / "cat" / f"large{index}.png")
+        large.transpose(turn).save(raw / "dog" / f"copy{index}.jpg", quality=60)
+    assert prepare(workspace) == (0, "")
+    table = samples(workspace).set_index("path")
+    for index in range(10):
+        pair = table.loc[[f"cat/large{index}.png", f"dog/copy{index}.jpg"]]
+        assert pair["split"].nunique() == pair["fold"].nunique() == pair["look"].nunique() == 1
+    near = audit(workspace).near_duplicates
+    assert (near.count, near.contradictory, near.groups_across_splits) == (10, 10, 0)
+    change(workspace, "prepare", near_copies="fail")
+    code, line = prepare(workspace)
+    assert (code, line.count("\n")) == (1, 0)
+    assert line.startswith("10 pairs of images look the same (cat/large0.png and dog/copy0.jpg first; ")
+    assert len(pd.read_csv(workspace / ".thaw" / "near_copies.csv")) == 10
+
+
 def test_strange_names_make_the_round_trip_in_any_locale(workspace: Path) -> None:
     names = [
         "a b.png",

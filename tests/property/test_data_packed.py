@@ -75,6 +75,7 @@ def cases(draw: st.DrawFn) -> Case:
             "row": range(num_rows),
             "confidence": 1 - random.random(num_rows),
             "fold": -1,
+            "look": "",
         },
     )
     return Case(images, keep, classes, samples[draw(st.permutations(COLUMNS))])

@@ -30,6 +30,7 @@ def write_packed(
             "row": range(size),
             "confidence": 1 / 3,
             "fold": -1,
+            "look": "",
         }
     )
     with artifacts.new_folder(folder) as partial, TemporaryFile() as file:

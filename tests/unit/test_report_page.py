@@ -71,6 +71,16 @@ def viewer_of(page: str) -> dict[str, Any]:
     return viewer
 
 
+def test_contradictory_labels_of_near_copies_stand_beside_the_verdict_and_under_their_pictures(page: str) -> None:
+    assert "1 group of near copies has more than one label" in Text(page.partition('<section id="data">')[0]).text
+    group = page.partition("images that look alike</summary>")[2].partition("</li>")[0]
+    assert "contradictory labels</span>" in group
+    assert group.count("<img") == 3
+    assert len(set(re.findall(r"<figcaption><b>(.*?)</b>", group))) == 2
+    nothing = tiny.audit()
+    assert text.contradictions(nothing) == ""
+
+
 def test_the_verdict_is_that_of_the_test_images_and_the_choice_that_of_selection(root: Path, page: str) -> None:
     text, metrics = Text(page).text, facts.read(root / "reports" / "metrics.json", Metrics)
     test = metrics.test

@@ -216,6 +216,12 @@ class PrepareParams(Section):
     """An image that claims more millions of pixels than this is rejected before it is decoded."""
     background: Annotated[int, Field(ge=0, le=255)] = 255
     """Grey level (0 black, 255 white) behind transparent images and around padded ones."""
+    near_copies: Literal["group", "warn", "fail"] = "group"
+    """What becomes of images that are one but for a turn, a crop, a border, other light or compression: they share
+    split and fold (`group`), they are listed only (`warn`), or the stage stops (`fail`)."""
+    max_leaks: Fraction = 0.05
+    """Largest share of held-out images that may have a near copy on another side, as a given split can have it; `warn`
+    tolerates any."""
     value_range: Annotated[tuple[tuple[float, float], ...] | None, BeforeValidator(messages.as_ranges)] = None
     """Which values of the files become black and white: `[low, high]` for all channels, or a list of one such pair for
     each; what lies beyond is clipped. null takes the whole range of the type (65535 for 16 bits, 0 to 1 for floats)."""

@@ -57,7 +57,7 @@ def collect(
         if item.pixels is None:
             rejected.append((item.path, item.reason))
             continue
-        number = spool.append(item.pixels)
+        number = spool.append(item.pixels, item.look)
         facts = {name: getattr(item, name) for name in _FROM_ITEM}
         kind = (_family(item.pixels.shape[2]), 8 * item.pixels.itemsize if one_depth else 0)
         rows.append(dict(zip(columns, values, strict=True)) | {"number": number, "kind": kind} | facts)
@@ -72,7 +72,7 @@ def collect(
     return Catalog(usable, table, conflicts)
 
 
-_FROM_ITEM = ("sha256", "perceptual_hash", "width", "height", "animated", "measured")
+_FROM_ITEM = ("sha256", "width", "height", "animated", "measured")
 
 
 def _family(channels: int) -> int:

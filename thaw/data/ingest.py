@@ -14,8 +14,9 @@ from functools import partial
 from pathlib import Path
 
 from thaw.config.schema import PrepareParams
-from thaw.data import audit, decoding
+from thaw.data import decoding, looks
 from thaw.data.decoding import read_regular
+from thaw.data.looks import Look
 from thaw.data.pixel_values import Measured, Pixels
 from thaw.errors import DataError
 from thaw.pipeline.machine import process_context, usable_cores
@@ -30,12 +31,12 @@ class Ingested:
     path: str
     reason: str = ""
     sha256: str = ""
-    perceptual_hash: str = ""
     width: int = 0
     height: int = 0
     animated: bool = False
     measured: Measured | None = None
     pixels: Pixels | None = None
+    look: Look | None = None
 
 
 def ingest(root: Path, paths: list[str], settings: PrepareParams, *, workers: int | None) -> Iterator[Ingested]:
@@ -100,12 +101,12 @@ def _ingest_one(root: str, settings: PrepareParams, path: str) -> Ingested:
     return Ingested(
         path,
         sha256=hashlib.sha256(data).hexdigest(),
-        perceptual_hash=audit.appearance(picture.pixels),
         width=picture.width,
         height=picture.height,
         animated=picture.animated,
         measured=picture.measured,
         pixels=picture.pixels,
+        look=looks.look(picture.pixels),
     )
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from thaw import memory
 from thaw.config.schema import PrepareParams
+from thaw.data.looks import SIDE_PX, Look, Looks
 from thaw.data.pixel_values import Pixels, as_channels, as_depth
 from thaw.errors import ArtifactError
 from thaw.pipeline import artifacts, facts, tables, timings
@@ -22,7 +23,7 @@ from thaw.pipeline.data_facts import ClassNames, Preprocessing
 
 Rows = NDArray[np.int64]
 SHARD_BYTES = 2**30
-COLUMNS = ("id", "path", "label", "split", "group", "sha256", "width", "height", "row", "confidence", "fold")
+COLUMNS = ("id", "path", "label", "split", "group", "sha256", "width", "height", "row", "confidence", "fold", "look")
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,12 @@ class PackedImages:
 
 def preprocessing(settings: PrepareParams, dtype: str) -> Preprocessing:
     """Return settings.json: how an image became the packed square, with the type of the pixels if it is not uint8."""
-    return Preprocessing.model_validate(settings.model_dump() | {"dtype": None if dtype == "uint8" else dtype})
+    found = settings.model_dump(exclude={"near_copies", "max_leaks"})  # they change the split, and no pixel
+    return Preprocessing.model_validate(found | {"dtype": None if dtype == "uint8" else dtype})
 
 
 class Spool:
-    """Decoded images on disk, one after the other, until it is known which are kept, and what they have in common.
+    """Decoded images and their looks on disk, until it is known which are kept, and what they have in common.
 
     Images are [height, width, channels], uint8 or uint16; only one is in memory at a time.
     """
@@ -100,10 +102,12 @@ class Spool:
         self._size_px = size_px
         self._places: list[tuple[int, int, np.dtype[Any]]] = []
 
-    def append(self, image: Pixels) -> int:
-        """Store the next image and return its number."""
+    def append(self, image: Pixels, look: Look | None = None) -> int:
+        """Store the next image, with its look if that is asked for later, and return its number."""
         self._places.append((self._file.tell(), image.shape[2], image.dtype))
         self._file.write(np.ascontiguousarray(image).data)
+        if look is not None:
+            self._file.write(np.ascontiguousarray(look).data)
         return len(self._places) - 1
 
     def num_channels(self, numbers: Iterable[int]) -> int:
@@ -123,6 +127,15 @@ class Spool:
         data = self._file.read(self._size_px**2 * stored * own.itemsize)
         image = as_depth(np.frombuffer(data, own).reshape(self._size_px, self._size_px, stored), dtype)
         return as_channels(image, num_channels)
+
+    def looks(self, numbers: Rows) -> Looks:
+        """Return the looks of these images."""
+        found = np.empty((len(numbers), SIDE_PX, SIDE_PX), np.uint8)
+        for place, number in enumerate(numbers.tolist()):
+            start, channels, dtype = self._places[number]
+            self._file.seek(start + self._size_px**2 * channels * dtype.itemsize)
+            found[place] = np.frombuffer(self._file.read(SIDE_PX**2), np.uint8).reshape(SIDE_PX, SIDE_PX)
+        return found
 
 
 @timings.counted("write")

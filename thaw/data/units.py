@@ -1,4 +1,4 @@
-"""Which images must stay together: all of a group, all exact copies of an image, and groups that share a copy."""
+"""Which images must stay together: all of a group, all copies of an image, exact or near, and groups that share one."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -49,7 +49,8 @@ def place_of(key: str, seed: int) -> float:
 def units_of(table: pd.DataFrame) -> tuple[list[Unit], list[GivenSplitChanged]]:
     """Return the units in order of their keys, and the given splits that had to be unified for exact copies.
 
-    `table` has the columns path, sha256, group, label and split, where '' is a group or split that is not given.
+    `table` has the columns path, sha256, group, label and split, where '' is a group or split that is not given, and
+    may have look, which near copies share.
     Raises: DataError if a group is given two splits.
     """
     _check_groups(table)
@@ -57,7 +58,7 @@ def units_of(table: pd.DataFrame) -> tuple[list[Unit], list[GivenSplitChanged]]:
     units: list[Unit] = []
     changed: list[GivenSplitChanged] = []
     paths, labels, splits = (table[name].tolist() for name in ("path", "label", "split"))
-    for key, rows in sorted(_tied(table["group"].tolist(), table["sha256"].tolist()).items()):
+    for key, rows in sorted(_tied(table).items()):
         wanted = {splits[row] for row in rows}
         # Copies in two given splits are a leak: all go to the one that is held out most.
         split = next((name for name in strictest if name in wanted), None)
@@ -78,13 +79,23 @@ def _check_groups(table: pd.DataFrame) -> None:
             )
 
 
-def _tied(groups: list[str], hashes: list[str]) -> dict[str, list[int]]:
-    """Return the rows of each unit under its key: rows are tied by an equal group or an equal hash."""
-    first: dict[tuple[str, str], int] = {}
-    ties = [(row, first.setdefault(("sha256", sha256), row)) for row, sha256 in enumerate(hashes)]
-    ties += [(row, first.setdefault(("group", group), row)) for row, group in enumerate(groups) if group]
-    units = connected(len(groups), ties)
+def _tied(table: pd.DataFrame) -> dict[str, list[int]]:
+    """Return the rows of each unit under its key: rows are tied by an equal group, an equal hash or an equal look."""
+    groups, hashes = table["group"].tolist(), table["sha256"].tolist()
+    units = connected(len(groups), ties(table))
     return {min({groups[row] for row in rows} - {""} or {hashes[row] for row in rows}): rows for rows in units}
+
+
+def ties(table: pd.DataFrame) -> list[tuple[int, int]]:
+    """Return pairs of rows that are tied by an equal group, hash or, where there is that column, look."""
+    first: dict[tuple[str, str], int] = {}
+    return [
+        (row, first.setdefault((name, value), row))
+        for name in ("sha256", "group", "look")
+        if name in table
+        for row, value in enumerate(table[name].tolist())
+        if value
+    ]
 
 
 def connected(num_rows: int, ties: Iterable[tuple[int, int]]) -> list[list[int]]:
@@ -101,11 +112,11 @@ def connected(num_rows: int, ties: Iterable[tuple[int, int]]) -> list[list[int]]
 
 
 def unit_numbers(samples: pd.DataFrame) -> NDArray[np.int64]:
-    """Return the number of each row's unit, for rows of samples.csv (group and sha256).
+    """Return the number of each row's unit, for rows of samples.csv (group, sha256 and look).
 
     Units are numbered in the order of the hashes of their keys, which has nothing to do with classes or files.
     """
-    tied = _tied(samples["group"].tolist(), samples["sha256"].tolist())
+    tied = _tied(samples)
     numbers = np.zeros(len(samples), np.int64)
     for number, (_, rows) in enumerate(sorted(tied.items(), key=lambda unit: place_of(unit[0], 0))):
         numbers[rows] = number

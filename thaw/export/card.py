@@ -214,10 +214,12 @@ def _limits(evidence: Evidence) -> str:
         f"- Weakest class: `{worst['class']}`, of which {found} are found (95 % interval {between}).",
         f"- Calibration: {calibrated}; few images make that look larger.",
     ]
-    pairs, conflicts = audit.near_duplicates.count, audit.label_conflicts.count
-    if pairs:
-        lines.append(f"- {pairs} groups of images look almost alike; where one of them is on both sides of the split, "
-                     "the test is a little too optimistic.")  # fmt: skip
+    near, conflicts = audit.near_duplicates, audit.label_conflicts.count
+    if near.count:
+        lines.append(f"- {near.count} groups of images look almost alike; {near.groups_across_splits} of them are on "
+                     "both sides of the split, where the test is a little too optimistic.")  # fmt: skip
+    if near.contradictory:
+        lines.append(f"- {near.contradictory} of these groups have more than one label.")
     if conflicts:
         lines.append(f"- {conflicts} images are labelled in two ways.")
     return (

@@ -82,6 +82,8 @@ class NearDuplicates(Listed[Group]):
 
     groups_across_splits: int
     """How many lie in more than one split or fold."""
+    contradictory: int = 0
+    """How many have more than one label; they are the first on the list."""
 
 
 class Move(Facts):

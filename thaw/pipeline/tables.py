@@ -14,10 +14,11 @@ from thaw.errors import ArtifactError
 from thaw.pipeline import artifacts
 
 TEXT = frozenset(
-    {"id", "path", "label", "split", "group", "sha256", "reason", "predicted", "head_predicted", "actual", "series",
+    {"id", "path", "label", "split", "group", "sha256", "look", "reason", "other", "other_label",
+     "place", "other_place", "predicted", "head_predicted", "actual", "series",
      "phase", "block"}
 )  # fmt: skip
-"""Columns of text in samples.csv, rejected.csv, predictions.csv and reports/plots; curves.csv has none."""
+"""Columns of text in the tables of data/prepared, predictions.csv and reports/plots; curves.csv has none."""
 
 
 def read(path: Path) -> pd.DataFrame:

@@ -70,6 +70,8 @@ class Lookalikes:
     size: int
     splits: Sequence[str]
     images: list[Copy]
+    labels: list[str]
+    """The labels of its first images, each once."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class Duplicates:
     count: int
     groups: list[Lookalikes]
     more: int
+    contradictory: int
+    """How many have more than one label, as near copies may have."""
 
 
 def viewer(sources: Sources, *, characters: int = VIEWER_CHARACTERS) -> Viewer:
@@ -160,17 +164,22 @@ def label_errors(
 
 
 def lookalikes(sources: Sources) -> dict[str, Duplicates]:
-    """Return the groups of duplicates in audit.json by kind, those that lie in several splits first."""
+    """Return the groups of duplicates in audit.json by kind, first those with several labels, then across splits."""
     rows = {str(path): row for row, path in enumerate(sources.images.samples["path"])}
     kinds = {}
     audit = sources.audit
     for kind, listed in (("exact_duplicates", audit.exact_duplicates), ("near_duplicates", audit.near_duplicates)):
-        groups = sorted(listed.first, key=lambda group: len(group.splits) < 2)
+        groups = sorted(listed.first, key=lambda group: (len(set(group.labels)) < 2, len(group.splits) < 2))
         shown = [
-            Lookalikes(group.images, group.splits, [_copy(sources, rows, *pair) for pair in _first_pairs(group)])
+            Lookalikes(
+                group.images,
+                group.splits,
+                [_copy(sources, rows, *pair) for pair in _first_pairs(group)],
+                sorted(set(group.labels)),
+            )
             for group in groups[:_MOST_GROUPS]
         ]
-        kinds[kind] = Duplicates(listed.count, shown, listed.count - len(shown))
+        kinds[kind] = Duplicates(listed.count, shown, listed.count - len(shown), getattr(listed, "contradictory", 0))
     return kinds
 
 

@@ -33,6 +33,7 @@ def render(sources: Sources, model: Model, *, raw: str, settings: Mapping[str, A
     rejected = list(sources.rejected[["path", "reason"]].itertuples(index=False, name=None))
     context = {
         "verdict": text.verdict(sources),
+        "contradictions": text.contradictions(sources.audit),
         "bars": text.bars(sources),
         "tiles": text.tiles(sources),
         "findings": sources.selection.findings,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from thaw.export.card import SAMPLE
+from thaw.pipeline.data_facts import Audit
 from thaw.pipeline.report_facts import Comparison, Figures, interval
 from thaw.report.sources import Sources
 
@@ -61,6 +62,19 @@ def verdict(sources: Sources) -> Verdict:
         f"{_interval(test, 'accuracy')}; always naming the most frequent class gives {metrics.majority.accuracy:.3f}."
     )
     return Verdict(headline, rest, ": " if headline else "", tested, sources.selection.reason)
+
+
+def contradictions(audit: Audit) -> str:
+    """Return how many looks and images have more than one label; empty where none has."""
+    copies, looks = audit.label_conflicts.count, audit.near_duplicates.contradictory
+    said = []
+    if looks:
+        few = "1 group of near copies has" if looks == 1 else f"{looks} groups of near copies have"
+        said.append(f"{few} more than one label: no model can be right about all of their images (see Duplicates).")
+    if copies:
+        few = "1 image was" if copies == 1 else f"{copies} images were"
+        said.append(f"{few} listed under more than one label, and rejected.")
+    return " ".join(said)
 
 
 @dataclass(frozen=True)
