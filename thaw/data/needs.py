@@ -11,11 +11,15 @@ from PIL import Image
 
 from thaw.data.jpeg import Layout
 from thaw.data.pixel_values import UnusableError
+from thaw.pipeline.bounded import Bounds
 
 MOST_BYTES_A_PIXEL = 8
 """What `prepare.max_megapixels` allows for: RGB and a turned copy of it, or 16 bits for each of four channels."""
 
 _LEAST_BYTES = 2**26  # for the file itself, tables, and small images of costly kinds
+
+_SECONDS = 60
+"""Of processor time; 100 million pixels took 1 to 9."""
 
 # libwebp: two canvases of the animation, the picture, its transformed copy, and Pillow's two copies.
 _WEBP_BYTES_A_PIXEL = 20
@@ -30,6 +34,11 @@ _WEIGHT_BYTES = 48
 def allowed(max_megapixels: float) -> int:
     """Return how many bytes the decoding of one image may take, the file's own included."""
     return round(max_megapixels * 1e6 * MOST_BYTES_A_PIXEL) + _LEAST_BYTES
+
+
+def bounds(max_megapixels: float) -> Bounds:
+    """Return what a process may take to decode an image, should its header have told too little."""
+    return Bounds(memory_bytes=allowed(max_megapixels) + _LEAST_BYTES, seconds=_SECONDS)
 
 
 def check(needed: float, max_megapixels: float) -> None:

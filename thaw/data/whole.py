@@ -105,17 +105,23 @@ def _load_jpeg(image: Image.Image, data: bytes, layout: Layout) -> None:
     """Read the pixels of a JPEG. Raises: UnusableError if blocks are missing before its end marker."""
     if layout.several_scans:
         expected = _digest(_opened(jpeg.followed_by_noise(data, layout.end)))
+        whole = _digest(image) == expected
     else:
-        feed = _Feed(image, data, layout.end)
-        _paint(image, _PAINTS[0])
-        vars(image)["load_read"] = feed
-        image.load()
-        del vars(image)["load_read"]  # it refers to the image, which would stay in memory after its last use
-        if not feed.unwritten:
-            return
-        expected = _digest(_opened(jpeg.followed_by_noise(data, layout.end)))
-    if _digest(image) != expected:
+        whole = _is_written(image, data, layout.end, _PAINTS[0]) or _is_written(
+            _opened(data), data, layout.end, _PAINTS[1]
+        )
+    if not whole:
         raise UnusableError("damaged or cut short: the JPEG ends before its last block")
+
+
+def _is_written(image: Image.Image, data: bytes, end: int, paint: int) -> bool:
+    """Read the pixels of a JPEG of one scan, and tell whether the last one was written without the end marker."""
+    feed = _Feed(image, data, end, paint)
+    _paint(image, paint)
+    vars(image)["load_read"] = feed
+    image.load()
+    del vars(image)["load_read"]  # it refers to the image, which would stay in memory after its last use
+    return feed.written
 
 
 class _Feed:
@@ -125,11 +131,11 @@ class _Feed:
     some bits stand before the marker; what they can complete, a few codes of the last block, is not noticed.
     """
 
-    def __init__(self, image: Any, data: bytes, end: int) -> None:
-        self._image, self._data, self._end = image, data, end
+    def __init__(self, image: Any, data: bytes, end: int, paint: int) -> None:
+        self._image, self._data, self._end, self._paint = image, data, end, paint
         self._place, self._last = 0, [jpeg.LOOK_AHEAD, b"\xff\xd9"]
-        self.unwritten = False
-        """Whether the last pixel had its paint when the end marker was asked for."""
+        self.written = True
+        """Whether the last pixel had lost its paint when the end marker was asked for."""
 
     def __call__(self, size: int) -> bytes:
         """Return the next bytes."""
@@ -138,7 +144,7 @@ class _Feed:
             return self._data[start : self._place]
         if len(self._last) == 1:
             last = (self._image.width - 1, self._image.height - 1)
-            self.unwritten = self._image.im.getpixel(last) == _ink(self._image.mode, _PAINTS[0])
+            self.written = self._image.im.getpixel(last) != _ink(self._image.mode, self._paint)
         return self._last.pop(0) if self._last else b""
 
 

@@ -1,13 +1,14 @@
 """Work in processes of its own, each within a limit of memory and of time, that may die without harm to this one.
 
-A decoder that is fed a hostile file may take any memory, loop, or crash. Its process is then gone, and the piece of work
-has a reason instead of a result. The limits: RLIMIT_DATA holds memory down to what the process has when it starts and
-`memory_bytes` more (Linux counts every private mapping; macOS has no such limit), RLIMIT_CPU ends a piece that computes for
-longer than `seconds`. Processor time, since a wait for a busy machine must not decide a result.
+A decoder that is fed a hostile file may take any memory, loop, or crash. Its process is then gone, and the piece of
+work has a reason instead of a result. RLIMIT_DATA holds memory down to what the process has when it starts and
+`memory_bytes` more: Linux counts every private mapping, macOS has no such limit. RLIMIT_CPU ends a piece that computes
+for longer than `seconds`. It counts processor time, since a wait for a busy machine must not decide a result.
 """
 
 import os
 import signal
+import stat
 import threading
 import time
 from collections import deque
@@ -17,7 +18,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from thaw.pipeline.machine import process_context
@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 _CHUNK = 16  # pieces sent at once: large enough to hide the cost of a message, small enough to keep memory low
 _TRIES = 2
 _KILLED = "the process that read it was killed, most likely for want of memory"
-_STATUS = Path("/proc/self/status")
+_STATUS, _DESCRIPTORS = Path("/proc/self/status"), Path("/proc/self/fd")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,11 @@ class Bounded(Generic[Task, Result]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the processes."""
         for worker in self._workers:
             worker.stop()
 
@@ -83,10 +87,10 @@ class Bounded(Generic[Task, Result]):
         pending: deque[_Chunk[Task, Result]] = deque()
         while True:
             for worker in self._workers:
-                if worker.chunk is None and len(pending) <= 2 * len(self._workers):
-                    if chunk := list(islice(source, _CHUNK)):
-                        pending.append(_Chunk(chunk))
-                        worker.give(pending[-1])
+                free = worker.chunk is None and len(pending) <= 2 * len(self._workers)
+                if free and (chunk := list(islice(source, _CHUNK))):
+                    pending.append(_Chunk(chunk))
+                    worker.give(pending[-1])
             while pending and pending[0].results:
                 yield pending[0].results.popleft()
             if pending and pending[0].num_done == len(pending[0].tasks):
@@ -142,7 +146,7 @@ class _Worker(Generic[Task, Result]):
             self.chunk = None
 
     def _mourn(self, chunk: _Chunk[Task, Result]) -> None:
-        """Start the process again. What it died of twice is lost: once may have been for want of the machine's memory."""
+        """Start again. What it died of twice is lost; once may have been for want of the machine's memory."""
         self._process.join()
         code = self._process.exitcode
         self.connection.close()
@@ -166,12 +170,11 @@ def _named(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
-def _work_until_told(
-    connection: Connection, work: Callable[[Any], Any], bounds: Bounds, parent: int
-) -> None:
+def _work_until_told(connection: Connection, work: Callable[[Any], Any], bounds: Bounds, parent: int) -> None:
     """Do the pieces that come, within bounds, and send what becomes of each."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C, and ends its workers
+    _let_go_of_sockets(connection.fileno())
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     _limit_memory(bounds.memory_bytes)
     while True:
@@ -197,6 +200,20 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
+
+
+def _let_go_of_sockets(but: int) -> None:
+    """Close the copies of the parent's sockets that a fork has: a connection ends only once nobody has it open.
+
+    Their numbers stay in use, since objects of the parent's, which this process has too, would close what took them.
+    """
+    if not _DESCRIPTORS.exists():
+        return
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in [int(path.name) for path in _DESCRIPTORS.iterdir()]:
+        with suppress(OSError):  # the one of the listing itself
+            if number not in (but, 0, 1, 2) and stat.S_ISSOCK(os.fstat(number).st_mode):
+                os.dup2(nothing, number)
 
 
 def _limit_memory(more_bytes: int) -> None:
