@@ -187,12 +187,17 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8000,
     max_mb: Annotated[float, typer.Option(min=0.001, help="Largest image file that is accepted, in MB.")] = 20.0,
     seconds: Annotated[float, typer.Option(min=0.1, help="Longest wait for an image, and for its answer.")] = 30.0,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(envvar="THAW_ALLOW_HOST", help="A name that requests may call this server by; '*' is any."),
+    ] = None,
 ) -> None:
     """Answer in a browser and over HTTP: a page to drop images on, and POST /predict."""
     from thaw.serving.exported import Exported
-    from thaw.serving.serve import Limits, serve
+    from thaw.serving.serve import serve
+    from thaw.serving.uploads import Limits
 
-    serve(Exported.open(folder, version=version), Limits(int(max_mb * 1e6), seconds), host, port)
+    serve(Exported.open(folder, version=version), Limits(int(max_mb * 1e6), seconds), host, port, allow_host or ())
 
 
 @data.command("diff")
