@@ -95,16 +95,16 @@ def _bmp(megabytes: float) -> bytes:
 def _megabytes(server: int) -> float:
     """Return what a process and its children hold, in MB; a page that several share counts once."""
     children = Path(f"/proc/{server}/task/{server}/children").read_text(encoding="ascii").split()
-    return sum(_pss(int(one)) for one in [server, *children]) / 1e6
+    return sum(_pss(one) for one in [server, *map(int, children)]) / 1e6
 
 
 def _pss(process: int) -> int:
     try:
-        lines = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="ascii").splitlines()
+        text = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="ascii")
     except OSError:  # it has ended
         return 0
-    kilobytes = [line.split()[1] for line in lines if line.startswith("Pss:")]
-    return 1024 * int(kilobytes[0]) if kilobytes else 0
+    found = re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)
+    return 1024 * int(str(found[1])) if found else 0
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from tempfile import TemporaryFile
 from thaw.config.reader import load_params
 from thaw.data import audit, catalog, listing, packed, split
 from thaw.data.ingest import ingest
+from thaw.names import on_one_line
 from thaw.pipeline import artifacts, facts, guard, tables
 from thaw.progress import progress
 
@@ -50,7 +51,7 @@ def main() -> None:
             facts.write(folder / "settings.json", packed.preprocessing(settings, dtype))
             warnings = [report.value_range.warning] if report.value_range and report.value_range.warning else []
             for line in cataloged.lines + notes.lines + warnings:
-                print(f"prepare: {line}")
+                print(f"prepare: {on_one_line(line)}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from rich.console import Console
 from thaw import extras
 from thaw.config.reader import PARAMS_FILE, load_params
 from thaw.errors import ThawError
+from thaw.names import for_terminal
 from thaw.pipeline import facts
 from thaw.pipeline.report_facts import Metrics, Selection
 from thaw.serving.tables import Format
@@ -281,7 +282,7 @@ def compare(
         with extras.named():
             outcome = command.compare(champion, challenger, load_params())
     except ThawError as error:
-        print(error, file=sys.stderr)
+        print(for_terminal(str(error)), file=sys.stderr)
         raise typer.Exit(2) from None
     print(outcome.model_dump_json(indent=2) if json else text.in_markdown(outcome) if md else text.in_plain(outcome))
     if gate and not outcome.gate.passed:
@@ -355,5 +356,5 @@ def run_command(command: Callable[[], object]) -> None:
         with extras.named():
             command()
     except ThawError as error:
-        print(error, file=sys.stderr)
+        print(for_terminal(str(error)), file=sys.stderr)
         sys.exit(1)
