@@ -76,7 +76,7 @@ def test_counts_figures_with_intervals_and_weak_classes_are_those_of_the_evidenc
         "| `a\\|b` | 8 | 0 | 4 |",
         "| Accuracy | 0.600 | 0.300 to 0.900 |",
         "| Expected calibration error, 15 bins | 0.125 | not to be had from 10 images |",
-        "| `a\\|b` | 4 | 0.250 (0.006 to 0.806) | 0.500 (0.013 to 0.987) | ok |",
+        "| `a\\|b` | 4 | 0.250 (0.006 to 0.806) | 0.500 (0.013 to 0.987) | `ok` |",
         "Weakest class: `a|b`, of which 25.0 % of 4 are found (95 % interval 0.6 to 80.6 %).",
         "top is not shown to differ from it by 10 test images: so it is.\n\nTells 2 classes apart",
         "What the choice was made on, no proof: Unfreezing did not help.",
