@@ -86,7 +86,7 @@ def _made(folder: Path, side: int) -> Iterator[Path]:
     for channels, dtype in _BANDS:
         path = folder / f"{channels}x{dtype}.tif"
         pixels = np.zeros((side, side, channels) if channels > 1 else (side, side), dtype)
-        layout = {"planarconfig": "contig"} if channels > 1 else {}
+        layout: dict[str, Any] = {"planarconfig": "contig"} if channels > 1 else {}
         tifffile.imwrite(path, pixels, photometric="minisblack", compression="zlib", **layout)
         del pixels
         yield path
