@@ -29,8 +29,8 @@ from thaw.pipeline import scratch
 pytestmark = pytest.mark.usefixtures("scratch")
 
 BENCHES = (
-    "prefix", "head", "phase", "views", "scale", "noop", "remotes", "floor", "accuracy", "foreign", "memory", "chain", "decoding",
-    "grow", "scratch", "predict", "install", "small", "null", "folds", "trials", "uploads",
+    "prefix", "head", "phase", "views", "scale", "noop", "remotes", "floor", "accuracy", "foreign", "memory", "chain",
+    "decoding", "grow", "scratch", "predict", "install", "small", "null", "folds", "trials", "uploads",
 )  # fmt: skip
 
 
