@@ -3,6 +3,7 @@
 from pathlib import Path
 from tempfile import TemporaryFile
 
+from thaw import names
 from thaw.config.reader import load_params
 from thaw.data import audit, catalog, listing, near_copies, packed, split
 from thaw.data.ingest import ingest
@@ -50,10 +51,9 @@ def main() -> None:
             )
             facts.write(folder / "audit.json", report)
             facts.write(folder / "settings.json", packed.preprocessing(settings, dtype))
-            warnings = [report.value_range.warning] if report.value_range and report.value_range.warning else []
             leaks = near_copies.write(folder, samples, copies, settings)
-            for line in cataloged.lines + notes.lines + leaks + warnings:
-                print(f"prepare: {line}")
+            for line in cataloged.lines + notes.lines + leaks + report.warnings:
+                print(f"prepare: {names.on_one_line(line)}")
 
 
 if __name__ == "__main__":

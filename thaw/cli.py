@@ -11,6 +11,7 @@ from rich.console import Console
 from thaw import extras
 from thaw.config.reader import PARAMS_FILE, load_params, read_tree
 from thaw.errors import ThawError
+from thaw.names import for_terminal
 from thaw.pipeline import facts
 from thaw.pipeline.report_facts import Metrics, Selection
 from thaw.serving.tables import Format
@@ -212,12 +213,17 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8000,
     max_mb: Annotated[float, typer.Option(min=0.001, help="Largest image file that is accepted, in MB.")] = 20.0,
     seconds: Annotated[float, typer.Option(min=0.1, help="Longest wait for an image, and for its answer.")] = 30.0,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(envvar="THAW_ALLOW_HOST", help="A name that requests may call this server by; '*' is any."),
+    ] = None,
 ) -> None:
     """Answer in a browser and over HTTP: a page to drop images on, and POST /predict."""
     from thaw.serving.exported import Exported
-    from thaw.serving.serve import Limits, serve
+    from thaw.serving.serve import serve
+    from thaw.serving.uploads import Limits
 
-    serve(Exported.open(folder, version=version), Limits(int(max_mb * 1e6), seconds), host, port)
+    serve(Exported.open(folder, version=version), Limits(int(max_mb * 1e6), seconds), host, port, allow_host or ())
 
 
 @data.command("diff")
@@ -301,7 +307,7 @@ def compare(
         with extras.named():
             outcome = command.compare(champion, challenger, load_params())
     except ThawError as error:
-        print(error, file=sys.stderr)
+        print(for_terminal(str(error)), file=sys.stderr)
         raise typer.Exit(2) from None
     print(outcome.model_dump_json(indent=2) if json else text.in_markdown(outcome) if md else text.in_plain(outcome))
     if gate and not outcome.gate.passed:
@@ -375,5 +381,5 @@ def run_command(command: Callable[[], object]) -> None:
         with extras.named():
             command()
     except ThawError as error:
-        print(error, file=sys.stderr)
+        print(for_terminal(str(error)), file=sys.stderr)
         sys.exit(1)

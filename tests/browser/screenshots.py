@@ -11,7 +11,8 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.browser.chrome import chromium, look
 from thaw.serving.exported import Exported
-from thaw.serving.serve import Limits, listener, server, url_of
+from thaw.serving.serve import listener, server, url_of
+from thaw.serving.uploads import Callers, Limits
 
 ROOT = Path(__file__).resolve().parents[2]
 REPORT = ROOT / "reports" / "index.html"
@@ -24,7 +25,7 @@ _COLOURS = 128
 def main() -> None:
     """Write docs/images/report-*.png and serve-*.png, in light colours, few enough of them to stay small."""
     with chromium() as window, listener("127.0.0.1", 0) as ours:
-        serving = server(Exported.open(ROOT / "models" / "export"), Limits())
+        serving = server(Exported.open(ROOT / "models" / "export"), Limits(), Callers("127.0.0.1"))
         thread = threading.Thread(target=serving.run, kwargs={"sockets": [ours]})
         thread.start()
         for name, (width, height) in SHOTS.items():

@@ -12,7 +12,7 @@ LAYERS = (
     "config", "pipeline", "data", "augment", "networks", "activations", "head", "training", "evaluation", "serving",
     "export", "report", "compare", "trials", "project",
 )  # fmt: skip
-CORE = ("errors", "extras", "memory", "progress", "version")
+CORE = ("errors", "extras", "memory", "names", "progress", "version")
 TOP = ("cli", "__main__")
 
 

@@ -42,8 +42,8 @@ def test_it_installs_the_extra_serve_of_this_version_and_serves_as_nobody_in_par
     names = [name for name, _ in instructions()]
     assert values("ARG")[0] == f'THAW="{DISTRIBUTION}[serve]=={VERSION}"'
     assert [word for line in values("RUN") for word in shlex.split(line)][:4] == ["python", "-m", "pip", "install"]
-    assert values("USER") == ["thaw"]
-    assert "useradd --system --uid 10001 thaw" in values("RUN")
+    assert values("USER") == ["10001:10001"]
+    assert "groupadd --system --gid 10001 thaw && useradd --system --uid 10001 --gid thaw thaw" in values("RUN")
     assert names.index("USER") < names.index("CMD")
     kept = [line for line in files.project_files()[".dockerignore"].splitlines() if line.startswith("!")]
     assert [f"!{line.split()[0]}" for line in values("COPY")] == kept

@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +17,9 @@ import yaml
 from PIL import Image
 
 from stages import prepare as stage
+from tests import cut
 from thaw.config.reader import read_tree
+from thaw.data import decoding
 from thaw.data.packed import PackedImages
 from thaw.errors import ThawError
 from thaw.pipeline import artifacts, code, facts
@@ -122,6 +126,51 @@ def test_broken_files_are_listed_and_counted_aloud_and_the_rest_is_used(
         "folder": "symbolic link to a folder",
         "pipe.png": "not a regular file (a folder, pipe, socket or device)",
     }
+
+
+def test_a_file_that_kills_its_decoder_or_takes_too_much_is_rejected_and_the_stage_goes_on(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadly = {f"dog/{name}.png": save_deadly(workspace / "raw" / "dog" / f"{name}.png") for name in ("bomb", "crash")}
+    real = decoding.decode
+
+    def decode(data: bytes, **settings: Any) -> decoding.Picture:
+        if data == deadly["dog/bomb.png"]:
+            np.ones(2**30, np.uint8)  # as a decoder might that a header deceived
+        if data == deadly["dog/crash.png"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(data, **settings)
+
+    monkeypatch.setattr(decoding, "decode", decode)
+    change(workspace, "compute", workers=2)
+    change(workspace, "prepare", max_megapixels=1.0)
+    assert prepare(workspace)[0] == 0
+    assert len(samples(workspace)) == 40
+    assert rejected(workspace) == {
+        "dog/bomb.png": "does not fit into memory",
+        "dog/crash.png": "the process that read it was killed, most likely for want of memory",
+    }
+
+
+def save_deadly(path: Path) -> bytes:
+    save(path, seed=1000 + len(path.name))
+    return path.read_bytes()
+
+
+def test_files_that_end_early_are_rejected_whatever_marker_follows(workspace: Path) -> None:
+    files = {
+        "half.jpg": cut.jpeg(0.5),
+        "progressive.jpg": cut.jpeg(0.5, progressive=True),
+        "tenth.png": cut.png(cut.HEIGHT // 10),
+        "half.gif": cut.gif(cut.WIDTH * cut.HEIGHT // 2),
+        "half.tif": cut.tiff(0.5, "raw"),
+    }
+    for name, data in files.items():
+        (workspace / "raw" / "cat" / name).write_bytes(data)
+    assert prepare(workspace)[0] == 0
+    reasons = rejected(workspace)
+    assert sorted(reasons) == sorted(f"cat/{name}" for name in files)
+    assert all(reason.startswith("damaged or cut short: ") for reason in reasons.values())
 
 
 def save_bands(path: Path, bands: int, dtype: str = "uint16") -> None:

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("scratch")
 
 BENCHES = (
     "prefix", "head", "phase", "views", "scale", "noop", "remotes", "floor", "accuracy", "foreign", "memory", "chain",
-    "grow", "scratch", "predict", "install", "small", "null", "folds", "trials",
+    "decoding", "grow", "scratch", "predict", "install", "small", "null", "folds", "trials", "uploads",
 )  # fmt: skip
 
 

@@ -73,10 +73,10 @@ def test_counts_figures_with_intervals_and_weak_classes_are_those_of_the_evidenc
     text = card.render(FACTS, evidence())
     for words in (
         "30 images, 2 files rejected",
-        "| a\\|b | 8 | 0 | 4 |",
+        "| `a\\|b` | 8 | 0 | 4 |",
         "| Accuracy | 0.600 | 0.300 to 0.900 |",
         "| Expected calibration error, 15 bins | 0.125 | not to be had from 10 images |",
-        "| a\\|b | 4 | 0.250 (0.006 to 0.806) | 0.500 (0.013 to 0.987) | ok |",
+        "| `a\\|b` | 4 | 0.250 (0.006 to 0.806) | 0.500 (0.013 to 0.987) | `ok` |",
         "Weakest class: `a|b`, of which 25.0 % of 4 are found (95 % interval 0.6 to 80.6 %).",
         "top is not shown to differ from it by 10 test images: so it is.\n\nTells 2 classes apart",
         "What the choice was made on, no proof: Unfreezing did not help.",
@@ -96,7 +96,7 @@ def test_counts_figures_with_intervals_and_weak_classes_are_those_of_the_evidenc
 def test_with_folds_the_images_beside_test_are_called_development() -> None:
     text = card.render(FACTS, evidence(folds=5))
     assert "| class | development (5 folds) | test |" in text
-    assert "| a\\|b | 8 | 4 |" in text
+    assert "| `a\\|b` | 8 | 4 |" in text
 
 
 def test_recall_and_precision_are_those_of_scikit_learn() -> None:

@@ -1,11 +1,14 @@
 """The files of networks in ONNX: what is part of their hash, what is needed later, and what is refused in one line."""
 
 import json
+import resource
 import shutil
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -140,3 +143,31 @@ def test_a_network_of_keras_is_sent_through_onnx() -> None:
 def test_keep_ends_an_export_early(resnet18: Path) -> None:
     backbone = open_backbone(f"onnx:{resnet18}", keep="layer2")
     assert (backbone.blocks, backbone.num_features) == (["conv1", "layer1", "layer2"], 128)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of memory is one of Linux")
+@pytest.mark.parametrize("kind", ["a constant", "an activation"])
+def test_a_few_bytes_that_spread_into_gigabytes_are_refused_and_this_process_takes_none_of_them(
+    kind: str, tmp_path: Path
+) -> None:
+    held: dict[str, Any] = {"shape": [1, 3, 20_000, 20_000], "times": [1, 1, 400, 400], "w": np.ones((3, 4), "f4")}
+    spread = {
+        "a constant": [
+            helper.make_node("ConstantOfShape", ["shape"], ["huge"]),
+            helper.make_node("ReduceMean", ["huge"], ["mean"], keepdims=0),
+            helper.make_node("Add", ["images", "mean"], ["maps"]),
+        ],
+        "an activation": [helper.make_node("Tile", ["images", "times"], ["maps"])],
+    }
+    nodes = [
+        *spread[kind],
+        helper.make_node("GlobalAveragePool", ["maps"], ["means"]),
+        helper.make_node("Flatten", ["means"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w"], ["out"]),
+    ]
+    used = {name for node in nodes for name in node.input}
+    path = saved(tmp_path / "small.onnx", nodes, {k: v for k, v in held.items() if k in used}, ["n", 3, 32, 32])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(BackboneError, match=r"small\.onnx"):
+        fetch_tensors(f"onnx:{path}", sha256=None)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000

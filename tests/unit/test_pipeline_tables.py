@@ -78,7 +78,8 @@ def test_a_table_that_is_written_again_leaves_other_links_to_the_old_file_as_the
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["object-in-the-cache", "predictions.csv"]
 
 
-def test_a_table_has_the_bytes_that_pandas_writes_to_a_file(tmp_path: Path) -> None:
-    strange_table().to_csv(tmp_path / "pandas.csv", index=False, encoding="utf-8", lineterminator="\n")
-    tables.write(tmp_path / "ours.csv", strange_table())
+def test_a_table_has_the_bytes_that_pandas_writes_to_a_file_but_for_formulas(tmp_path: Path) -> None:
+    plain = strange_table().query("path != '\t'")
+    plain.to_csv(tmp_path / "pandas.csv", index=False, encoding="utf-8", lineterminator="\n")
+    tables.write(tmp_path / "ours.csv", plain)
     assert (tmp_path / "ours.csv").read_bytes() == (tmp_path / "pandas.csv").read_bytes()

@@ -13,9 +13,10 @@ from thaw.data import accepted, snapshots
 from thaw.data.difference import Difference, compare
 from thaw.data.snapshots import Image
 from thaw.errors import ArtifactError, DataError
+from thaw.names import on_one_line
 from thaw.pipeline import artifacts, revisions
 from thaw.pipeline.revisions import Tree
-from thaw.report.data_diff import html, in_report, markdown, sections_of, shown, text
+from thaw.report.data_diff import html, in_report, markdown, sections_of, text
 
 _EVIL = "ok/<script>alert(1)</script> `x` | @team\u202egnp\n.png"
 
@@ -140,8 +141,8 @@ def test_single_images_are_read_from_whichever_shard_holds_them(rows: list[int])
 
 
 def test_a_printable_name_is_shown_as_it_is() -> None:
-    assert shown("Größe 1/日本.png") == "Größe 1/日本.png"
-    assert shown("a\tb\x1b[31m") == "a\\tb\\x1b[31m"
+    assert on_one_line("Größe 1/日本.png") == "Größe 1/日本.png"
+    assert on_one_line("a\tb\x1b[31m") == "a\\tb\\x1b[31m"
 
 
 @pytest.fixture

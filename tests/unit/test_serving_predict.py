@@ -175,7 +175,7 @@ def test_names_that_are_not_utf_8_are_taken(command: Command, exported: Path, tm
     assert "cannot be used: empty file" in err
 
 
-def test_images_are_taken_a_batch_at_a_time_and_no_more(
+def test_images_are_taken_a_batch_and_a_few_chunks_ahead_and_no_more(
     twins: Twins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answers, "BATCH", 2)
@@ -189,9 +189,9 @@ def test_images_are_taken_a_batch_at_a_time_and_no_more(
             yield tmp_path / "a.png"
 
     found = answer(Exported.open(twins.exported), endless())
-    for expected in (2, 2, 4):
+    for number in range(100):
         assert next(found).probabilities is not None
-        assert asked == expected
+        assert number < asked <= number + 66
 
 
 def test_a_parquet_file_of_many_rows_is_written_in_groups(tmp_path: Path) -> None:

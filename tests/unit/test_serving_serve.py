@@ -3,14 +3,16 @@
 import base64
 import http.client
 import json
+import os
+import signal
 import socket
 import struct
 import threading
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any
 
@@ -20,9 +22,12 @@ from PIL import Image
 
 from tests import tiny
 from tests.exports import Twins
+from thaw.data import decoding, square
 from thaw.errors import RunError
+from thaw.serving import connections, uploads
 from thaw.serving.exported import Exported
-from thaw.serving.serve import Limits, listener, server
+from thaw.serving.serve import listener, server
+from thaw.serving.uploads import Callers, Limits
 
 LIMITS = Limits(max_bytes=200_000, seconds=10.0, waiting=1)
 
@@ -45,7 +50,7 @@ class Answer:
 def running(model: Exported, limits: Limits = LIMITS) -> Iterator[tuple[str, int]]:
     """Give the address of a server that runs meanwhile."""
     with listener("127.0.0.1", 0) as ours:
-        serving = server(model, limits)
+        serving = server(model, limits, Callers("127.0.0.1", ["thaw.example"]))
         thread = threading.Thread(target=serving.run, kwargs={"sockets": [ours]})
         thread.start()
         try:
@@ -68,10 +73,17 @@ def address(exported: Exported) -> Iterator[tuple[str, int]]:
 
 
 def ask(
-    address: tuple[str, int], path: str, body: bytes | None = None, method: str | None = None, kind: str = "image/png"
+    address: tuple[str, int],
+    path: str,
+    body: bytes | None = None,
+    method: str | None = None,
+    kind: str = "image/png",
+    **headers: str,
 ) -> Answer:
     connection = http.client.HTTPConnection(*address, timeout=20)
-    connection.putrequest(method or ("GET" if body is None else "POST"), path)
+    connection.putrequest(method or ("GET" if body is None else "POST"), path, skip_host="Host" in headers)
+    for name, value in headers.items():
+        connection.putheader(name, value)
     if body is not None:
         connection.putheader("Content-Length", str(len(body)))
         connection.putheader("Content-Type", kind)
@@ -136,7 +148,7 @@ def test_a_form_is_told_that_it_is_one(address: tuple[str, int]) -> None:
 
 def test_a_body_over_the_limit_that_hides_its_size_is_not_taken_in(address: tuple[str, int]) -> None:
     with socket.create_connection(address, timeout=20) as connection:
-        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: thaw\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
         piece = b"10000\r\n" + b"\0" * 0x10000 + b"\r\n"
         for _ in range(4):
             connection.sendall(piece)
@@ -223,10 +235,130 @@ def test_a_body_that_never_comes_ends_in_408(exported: Exported) -> None:
         running(exported, Limits(seconds=0.3)) as address,
         socket.create_connection(address, timeout=20) as connection,
     ):
-        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: thaw\r\nContent-Length: 100\r\n\r\n")
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.1 408")
 
 
 def test_a_port_that_is_taken_is_named() -> None:
     with listener("127.0.0.1", 0) as ours, pytest.raises(RunError, match=r"cannot be listened at \(.*--port"):
         listener("127.0.0.1", ours.getsockname()[1])
+
+
+@contextmanager
+def begun(address: tuple[str, int], request: bytes, count: int = 1) -> Iterator[list[socket.socket]]:
+    """Give connections on each of which the same part of a request was sent."""
+    with ExitStack() as stack:
+        found = [stack.enter_context(socket.create_connection(address, timeout=20)) for _ in range(count)]
+        for connection in found:
+            connection.sendall(request)
+        yield found
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Wait until the other side has closed a connection; tell whether it has."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+@pytest.mark.parametrize(
+    "request_begun",
+    [
+        b"",
+        b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-",
+        b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 200000\r\n\r\nsome",
+    ],
+    ids=["nothing", "half a header", "half a body"],
+)
+def test_requests_that_are_never_finished_do_not_keep_others_out(
+    exported: Exported, request_begun: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "_STALLED_S", 0.05)
+    with running(exported) as address, begun(address, request_begun, 130):
+        started = time.monotonic()
+        while (answer := ask(address, "/predict", png())).status == 503:  # while the others are still being taken in
+            time.sleep(0.1)
+        assert answer.status == 200
+        assert time.monotonic() - started < min(connections.HEADER_S, LIMITS.idle_seconds)
+
+
+def test_the_connection_that_waited_longest_makes_room_where_too_many_are_open(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "MOST", 4)
+    with running(exported) as address, begun(address, b"GET / HT") as (first,), begun(address, b"GET / HT", 4):
+        assert is_closed(first)
+        assert ask(address, "/health").status == 200
+
+
+def test_a_header_that_never_ends_is_given_up_also_where_its_bytes_drip_or_it_is_a_second_one(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HEADER_S", 0.4)
+    whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with running(exported) as address, begun(address, b"") as (silent,), begun(address, whole) as (second,):
+        assert second.recv(1000).startswith(b"HTTP/1.1 200")
+        started = time.monotonic()
+        with suppress(ConnectionError):
+            while time.monotonic() - started < 5:
+                second.sendall(b"G")
+                time.sleep(0.05)
+        assert time.monotonic() - started < 3
+        assert is_closed(silent)
+
+
+def test_more_than_memory_is_set_aside_for_is_sent_away_and_answered_later(exported: Exported) -> None:
+    body = png() + bytes(150_000)
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+    limits = replace(LIMITS, largest_at_once=1)
+    with running(exported, limits) as address, begun(address, head + body[:-1]) as (slow,):
+        time.sleep(0.2)
+        full = ask(address, "/predict", body)
+        assert (full.status, full.headers["retry-after"]) == (503, "1")
+        assert "too many uploads" in full.json["detail"]
+        slow.sendall(body[-1:])
+        assert slow.recv(12) == b"HTTP/1.1 200"
+        assert ask(address, "/predict", body).status == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:1", 200), ("127.0.0.1", 200), ("[::1]:80", 200), ("10.0.0.7:8000", 200), ("THAW.example", 200),
+        ("evil.example", 421), ("localhost.evil.example:80", 421), ("127.0.0.1.evil.example", 421),
+    ],
+)  # fmt: skip
+def test_it_listens_to_requests_for_its_own_names(address: tuple[str, int], host: str, status: int) -> None:
+    answer = ask(address, "/model", Host=host)
+    assert answer.status == status
+    assert (b"--allow-host" if status == 421 else b"classes") in answer.body
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://localhost:5", 200), ("https://localhost:5", 200), ("https://thaw.example", 200),
+        ("http://localhost:6", 403), ("http://evil.example", 403), ("null", 403), ("", 403),
+    ],
+)  # fmt: skip
+def test_it_answers_no_page_of_another_origin(address: tuple[str, int], origin: str, status: int) -> None:
+    assert ask(address, "/predict", png(), Host="localhost:5", Origin=origin).status == status
+
+
+def test_an_image_that_its_decoder_dies_of_is_refused_and_the_next_is_answered(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = decoding.decode
+
+    def decode(data: bytes, **settings: Any) -> Any:
+        if data == b"deadly":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(data, **settings)
+
+    monkeypatch.setattr(square, "decode", decode)
+    with running(exported) as address:
+        answer = ask(address, "/predict", b"deadly")
+        assert answer.status == 422
+        assert answer.json["detail"].startswith("the image cannot be used: the process that read it was killed")
+        assert ask(address, "/predict", png()).status == 200

@@ -6,6 +6,7 @@ have. Then both are band-passed and correlated in 64 tiles, for three sizes of d
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from scipy import ndimage
 
 from thaw.data.candidates import Floats, Numbers, Pairs, reduced, turned
 from thaw.data.looks import SIDE_PX, Looks
+from thaw.pipeline.machine import usable_cores
 
 Reader = Callable[[Numbers], Looks]
 """Returns the looks of some positions."""
@@ -56,13 +58,15 @@ class Distances:
 def glance(pairs: Pairs, read: Reader) -> tuple[Transforms, Floats]:
     """Return the transforms of pairs as found at a quarter of the size, and how well the images are correlated then."""
     transforms, correlation = _unmoved(len(pairs)), np.zeros(len(pairs), np.float32)
-    for start in range(0, len(pairs), _GLANCES):
-        part = slice(start, start + _GLANCES)
+
+    def glance_at(part: slice) -> None:
         first, second = _read(pairs[part], read)
         for side in _GLANCED:
             transforms[part], correlation[part] = _registered(
                 reduced(first, side), reduced(second, side), transforms[part]
             )
+
+    _on_all_cores(glance_at, len(pairs), _GLANCES)
     return transforms, correlation
 
 
@@ -70,12 +74,21 @@ def compare(pairs: Pairs, transforms: Transforms, read: Reader, side: int) -> tu
     """Return better transforms of pairs, and their distances, at 64 pixels or at the full 128."""
     better = np.empty_like(transforms)
     found = Distances(*(np.ones(len(pairs), np.float32) for _ in range(3)))
-    for start in range(0, len(pairs), _COMPARED):
-        part = slice(start, start + _COMPARED)
+
+    def compare_part(part: slice) -> None:
         first, second = (reduced(looks, side) for looks in _read(pairs[part], read))
         better[part], _ = _registered(first, second, transforms[part])
         found.large[part], found.middle[part], found.fine[part] = _apart(first, second, better[part])
+
+    _on_all_cores(compare_part, len(pairs), _COMPARED)
     return better, found
+
+
+def _on_all_cores(work: Callable[[slice], None], num_pairs: int, at_once: int) -> None:
+    """Do the work on each part of the pairs, in threads: NumPy lets others run while it computes."""
+    parts = [slice(start, start + at_once) for start in range(0, num_pairs, at_once)]
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        list(pool.map(work, parts))
 
 
 def _unmoved(num_pairs: int) -> Transforms:

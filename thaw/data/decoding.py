@@ -9,31 +9,31 @@ The rules never look at more than the image itself, so equal bytes give equal pi
   1 bit becomes 0 or 255; 16-bit colour in a PNG is read as 8, which is all that Pillow has for it;
 - the bands of a TIFF are channels, in the file's order (tiff.py);
 - transparency is composited on the background, CMYK is converted without a colour profile;
-- a file cut short is refused; bytes after the end of a JPEG or PNG are ignored.
+- a file that lacks pixels is refused, whatever markers it has (whole.py); bytes after the end of a JPEG or PNG are
+  ignored;
+- a file whose header tells that it takes too much memory is refused before it is decoded (needs.py).
 """
 
 import os
-import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from thaw.data import pixel_values, tiff
+from thaw.data import needs, pixel_values, tiff, whole
+from thaw.data.needs import MOST_BYTES_A_PIXEL
 from thaw.data.pixel_values import Measured, Pixels, Ranges, UnusableError
-from thaw.data.tiff import MOST_BYTES_A_PIXEL
+from thaw.data.whole import FORMATS
 from thaw.pipeline.data_facts import Range
 
 __all__ = ["FORMATS", "Picture", "UnusableError", "decode", "from_array"]
 
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
-
-_BITS_PER_SAMPLE_TAG = 258
+_BITS_PER_SAMPLE_TAG, _ORIENTATION_TAG = 258, 274
 _FILTER = Image.Resampling.LANCZOS
 
 Fit = Literal["crop", "pad", "squash"]
@@ -110,26 +110,26 @@ def _decode(data: bytes, frame: _Frame, max_megapixels: float) -> Picture:
     if tiff.holds_bands(data):
         bands = tiff.read(data, max_megapixels=max_megapixels)
         return _banded(bands.values, bands.full, frame, colour=bands.colour, animated=bands.animated)
-    try:
-        image: Image.Image = Image.open(BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError:
-        raise UnusableError("not an image of a format that is read (JPEG, PNG, BMP, TIFF, WebP, GIF)") from None
-    if image.format in ("JPEG", "MPO") and not _reaches_its_end(data):
-        raise UnusableError("damaged or cut short: the JPEG has no end marker")
-    animated = bool(getattr(image, "is_animated", False))
-    if animated:
-        image.seek(0)
-    image.load()
+    image, animated = whole.read(data, max_megapixels)
+    squash, size = frame.fit != "crop", len(data)
+    needs.check(needs.to_convert(image, size, turned=_is_turned(image), squash=squash), max_megapixels)
     _set_upright(image)
+    width, height = image.size
     if (bits := _deep_bits(image)) is not None:
         values = np.asarray(image)[:, :, None]
+        del image  # 2 bytes a pixel, of which the values are a copy
         return _banded(values, (0.0, 2.0**bits - 1), frame, animated=animated)
-    square = _channels(_square(_plain(image), frame, frame.background), frame.background)
+    image = _plain(image)
+    square = _channels(_square(image, frame, frame.background), frame.background)
     if frame.asked is None:
-        return Picture(_grey_if_equal(square), image.width, image.height, animated)
-    planes, measured = pixel_values.scaled(square, (0.0, 255.0), frame.asked, square.dtype)
+        return Picture(_grey_if_equal(square), width, height, animated)
+    ranges, measured = pixel_values.measure(square, (0.0, 255.0), frame.asked)
+    planes = [
+        pixel_values.scaled(plane, ends, square.dtype)
+        for plane, ends in zip(np.moveaxis(square, 2, 0), ranges, strict=True)
+    ]
     pixels = pixel_values.rounded(np.stack(planes, axis=2), square.dtype)
-    return Picture(_grey_if_equal(pixels), image.width, image.height, animated, measured)
+    return Picture(_grey_if_equal(pixels), width, height, animated, measured)
 
 
 def _banded(
@@ -141,16 +141,30 @@ def _banded(
     animated: bool = False,
 ) -> Picture:
     """Return the picture of [height, width, channels] of any type: 8 bits stay 8, whatever has more becomes 16."""
-    height, width, _ = values.shape
+    height, width, channels = values.shape
     dtype: np.dtype[Any] = np.dtype(np.uint8 if values.dtype == np.uint8 else np.uint16)
     top, measured = int(np.iinfo(dtype).max), None
-    planes: list[NDArray[Any]] = [np.ascontiguousarray(plane) for plane in np.moveaxis(values, 2, 0)]
+    ranges: Sequence[Range | None] = [None] * channels
     if frame.asked is not None or full != (0.0, 255.0):
-        planes[:], measured = pixel_values.scaled(values, full, frame.asked, dtype)
+        ranges, measured = pixel_values.measure(values, full, frame.asked)
     background = frame.background * top // 255
-    squares = [np.asarray(_square(Image.fromarray(plane), frame, background), dtype=np.float32) for plane in planes]
+    squares = [
+        np.asarray(_square(_as_image(plane, ends, dtype), frame, background), dtype=np.float32)
+        for plane, ends in zip(np.moveaxis(values, 2, 0), ranges, strict=True)
+    ]
     pixels = pixel_values.rounded(np.stack(squares, axis=2), dtype)
     return Picture(_grey_if_equal(pixels) if colour else pixels, width, height, animated, measured)
+
+
+def _as_image(plane: NDArray[Any], ends: Range | None, dtype: np.dtype[Any]) -> Image.Image:
+    """Return [height, width] as an image of floats, scaled from a range strip by strip; of bytes if there is none."""
+    if ends is None:
+        return Image.fromarray(np.ascontiguousarray(plane))
+    image, row = Image.new("F", (plane.shape[1], plane.shape[0])), 0
+    for strip in pixel_values.strips(plane):
+        image.paste(Image.fromarray(pixel_values.scaled(strip, ends, dtype)), (0, row))
+        row += len(strip)
+    return image
 
 
 def _deep_bits(image: Image.Image) -> int | None:
@@ -165,27 +179,12 @@ def _grey_if_equal(pixels: Pixels) -> Pixels:
     return pixels[:, :, :1] if pixels.shape[2] > 1 and bool((pixels[:, :, :1] == pixels).all()) else pixels
 
 
-def _reaches_its_end(data: bytes) -> bool:
-    """Tell whether a JPEG's markers lead to its end; libjpeg fills what is missing with grey (ITU-T T.81, annex B)."""
-    place = 2
-    while place + 4 <= len(data):
-        marker = data[place + 1]
-        if data[place] != 0xFF or marker == 0xFF:  # fill bytes before a marker, or stray ones, which libjpeg skips
-            place += 1
-            continue
-        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-        if marker != 0xDA:  # any segment but a scan has its length in front
-            continue
-        if (found := _MARKER.search(data, place)) is None:
-            return False
-        place = found.end() - 2
-        if data[place + 1] == 0xD9:
-            return True
-    return False
-
-
-# In a scan, FF 00 is data and FF D0 to FF D7 are restart marks; FF may be repeated before any marker.
-_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
+def _is_turned(image: Image.Image) -> bool:
+    """Tell whether an image is stored in another orientation than it is shown in."""
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1)) != 1
+    except Exception:  # noqa: BLE001 - damaged EXIF, which counts as none
+        return False
 
 
 def _set_upright(image: Image.Image) -> None:
@@ -201,9 +200,13 @@ def _plain(image: Image.Image) -> Image.Image:
     """Return an image of 8 bits or fewer in mode L, RGB or RGBA."""
     if image.mode in ("I", "F"):
         raise UnusableError("32-bit pixels have no known range; convert the image to 8 or 16 bits")
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+    if image.mode == "RGBA":
+        return image
+    if image.mode in ("LA", "La", "PA", "RGBa") or "transparency" in image.info:
         return image.convert("RGBA")
-    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+    if image.mode in ("L", "RGB"):
+        return image  # `convert` would copy it
+    return image.convert("L" if image.mode == "1" else "RGB")
 
 
 def _square(image: Image.Image, frame: _Frame, background: int) -> Image.Image:

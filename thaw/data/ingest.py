@@ -1,27 +1,24 @@
-"""Every listed file read, hashed and decoded exactly once, on all cores, with results in the order of the list."""
+"""Every listed file read, hashed and decoded exactly once, on all cores, with results in the order of the list.
+
+A file that its decoder takes too much memory or time for, or dies of, is rejected as one that is damaged.
+"""
 
 import hashlib
 import os
-import signal
-import threading
-import time
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from thaw.config.schema import PrepareParams
-from thaw.data import decoding, looks
+from thaw.data import decoding, looks, needs
 from thaw.data.decoding import read_regular
 from thaw.data.looks import Look
 from thaw.data.pixel_values import Measured, Pixels
-from thaw.errors import DataError
-from thaw.pipeline.machine import process_context, usable_cores
+from thaw.pipeline.bounded import Bounded, Lost
+from thaw.pipeline.machine import usable_cores
 
-_CHUNK = 16  # files a task: large enough to hide the queue's cost, small enough to keep memory low
+_FILES_A_PROCESS = 16  # with fewer, another process costs more than it saves
 
 
 @dataclass(frozen=True)
@@ -44,45 +41,14 @@ def ingest(root: Path, paths: list[str], settings: PrepareParams, *, workers: in
 
     `workers` is the number of processes: None is one per core, 0 decodes in this process; results do not depend on it.
     """
-    work = partial(_ingest_all, os.path.realpath(root), settings)
-    chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
-    count = min(usable_cores() if workers is None else workers, len(chunks))
-    if count <= (1 if workers is None else 0):
-        for chunk in chunks:
-            yield from work(chunk)
+    work = partial(_ingest_one, os.path.realpath(root), settings)
+    if workers == 0:
+        yield from map(work, paths)
         return
-    pool = ProcessPoolExecutor(count, mp_context=process_context(), initializer=_become_worker, initargs=(os.getpid(),))
-    waiting: deque[Future[list[Ingested]]] = deque()
-    try:
-        for chunk in chunks:
-            waiting.append(pool.submit(work, chunk))
-            if len(waiting) > 2 * count:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-    except BrokenProcessPool:
-        raise DataError(
-            "a decoding process was killed, most likely for want of memory; "
-            "lower compute.workers or prepare.max_megapixels in params.yaml"
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _become_worker(parent: int) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C, and ends its workers
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
-
-
-def _ingest_all(root: str, settings: PrepareParams, paths: list[str]) -> list[Ingested]:
-    return [_ingest_one(root, settings, path) for path in paths]
+    count = min(workers or usable_cores(), -(-len(paths) // _FILES_A_PROCESS))
+    with Bounded(work, needs.bounds(settings.max_megapixels), num=count) as processes:
+        for path, found in zip(paths, processes.map(paths), strict=True):
+            yield Ingested(path, reason=found.reason) if isinstance(found, Lost) else found
 
 
 def _ingest_one(root: str, settings: PrepareParams, path: str) -> Ingested:

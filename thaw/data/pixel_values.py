@@ -7,7 +7,7 @@ a bright one alike.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,15 +47,12 @@ def full_range(dtype: np.dtype[Any], bits: int) -> Range | None:
     return (0.0, 2.0**bits - 1) if dtype.kind == "u" and bits <= 16 else None
 
 
-def scaled(
-    values: NDArray[Any], full: Range | None, asked: Ranges | None, dtype: np.dtype[Any]
-) -> tuple[list[NDArray[np.float32]], Measured]:
-    """Return each channel of [height, width, channels] scaled to the whole of uint8 or uint16, not yet rounded.
+def measure(values: NDArray[Any], full: Range | None, asked: Ranges | None) -> tuple[Ranges, Measured]:
+    """Return the range of each channel of [height, width, channels] that becomes black to white, and what was measured.
 
     Raises: UnusableError for a type without a range if none is asked for, for floats beyond theirs, and for NaN.
     """
     channels = values.shape[2]
-    top = np.iinfo(dtype).max
     used = tuple((float(plane.min()), float(plane.max())) for plane in np.moveaxis(values, 2, 0))
     inside = all(math.isfinite(low) and math.isfinite(high) for low, high in used)
     if asked is None:
@@ -69,16 +66,32 @@ def scaled(
                 f"pixel values are not all between {full[0]:g} and {full[1]:g}; rescale the image, or set "
                 "prepare.value_range: without it nothing is clipped"
             )
-    elif not inside:
+        return (full,) * channels, Measured(used, full, 0.0)
+    if not inside:
         raise UnusableError("pixel values are NaN or infinite, which no prepare.value_range makes a number")
-    ranges = (full,) * channels if asked is None and full is not None else _for_each(asked or (), channels)
-    planes: list[NDArray[np.float32]] = []
-    outside = 0
-    for plane, (low, high) in zip(np.moveaxis(values, 2, 0), ranges, strict=True):
-        outside += int(np.count_nonzero((plane < low) | (plane > high))) if asked is not None else 0
-        level = (plane.astype(np.float64) - low) * (top / (high - low))
-        planes.append(level.clip(0, top).astype(np.float32))
-    return planes, Measured(used, full, outside / values.size)
+    ranges = _for_each(asked, channels)
+    outside = sum(
+        int(np.count_nonzero((strip < low) | (strip > high)))
+        for plane, (low, high) in zip(np.moveaxis(values, 2, 0), ranges, strict=True)
+        for strip in strips(plane)
+    )
+    return ranges, Measured(used, full, outside / values.size)
+
+
+def scaled(plane: NDArray[Any], ends: Range, dtype: np.dtype[Any]) -> NDArray[np.float32]:
+    """Return [height, width] scaled from a range to the whole of uint8 or uint16, clipped, not yet rounded.
+
+    It works in 64 bits: give it strips of a large image.
+    """
+    (low, high), top = ends, np.iinfo(dtype).max
+    level = (plane.astype(np.float64) - low) * (top / (high - low))
+    return level.clip(0, top).astype(np.float32)
+
+
+def strips(plane: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Yield [height, width] in strips of whole rows, about a million values each."""
+    rows = max(1, 2**20 // max(1, plane.shape[1]))
+    yield from (plane[start : start + rows] for start in range(0, plane.shape[0], rows))
 
 
 def _for_each(asked: Ranges, channels: int) -> Ranges:

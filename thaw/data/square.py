@@ -1,15 +1,17 @@
 """A user's image as the square of pixels that a model's views are made from, the same way `prepare` makes it."""
 
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from thaw.data import pixel_values
+from thaw.data import needs, pixel_values
 from thaw.data.decoding import Picture, UnusableError, decode, from_array, read_regular
 from thaw.data.pixel_values import Pixels
 from thaw.errors import DataError
+from thaw.pipeline.bounded import Bounded, Lost
 from thaw.pipeline.data_facts import Preprocessing
 
 Image = Path | str | bytes | Pixels
@@ -36,6 +38,30 @@ def read_square(image: Image, settings: Preprocessing, *, channels: int) -> Pixe
         raise DataError(f"{_name(image)} cannot be used: {error}") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{_name(image)} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def reading(settings: Preprocessing, *, channels: int) -> Bounded[Image, Pixels | str]:
+    """Return a process that reads images as `read_square` does, for a context: each becomes a square, or a reason.
+
+    It may die of an image; `square_of` says then what becomes of that.
+    """
+    return Bounded(partial(_square_or_reason, settings, channels), needs.bounds(settings.max_megapixels))
+
+
+def square_of(image: Image, found: Pixels | str | Lost) -> Pixels:
+    """Return what a process of `reading` made of an image. Raises: DataError with the reason if that is no square."""
+    if isinstance(found, Lost):
+        raise DataError(f"{_name(image)} cannot be used: {found.reason}")
+    if isinstance(found, str):
+        raise DataError(found)
+    return found
+
+
+def _square_or_reason(settings: Preprocessing, channels: int, image: Image) -> Pixels | str:
+    try:
+        return read_square(image, settings, channels=channels)
+    except DataError as error:
+        return str(error)
 
 
 def _picture(image: Any, settings: Preprocessing) -> Picture:

@@ -14,11 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from thaw.data import needs
 from thaw.data.pixel_values import UnusableError, full_range
 from thaw.pipeline.data_facts import Range
-
-MOST_BYTES_A_PIXEL = 8
-"""What `prepare.max_megapixels` allows for: 16 bits for each of four channels, or fewer pixels with more of them."""
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0")  # the last is BigTIFF
 _BIG = 43
@@ -28,7 +26,6 @@ _UNSPECIFIED = 0
 # None, LZW, deflate (twice), packbits, LZMA, Zstandard: what changes no value. TIFF 6.0 and tifffile's list.
 _COMPRESSIONS = {1, 5, 8, 32946, 32773, 34925, 50000}
 _MOST_PAGES = 64
-_LEAST_BYTES = 2**24  # a tile may be larger than a small image
 
 
 @dataclass(frozen=True)
@@ -92,13 +89,12 @@ def _check_claims(page: Any, size: int, max_megapixels: float) -> None:
         raise UnusableError(f"claims more than {max_megapixels:g} million pixels (prepare.max_megapixels)")
     if page.dtype is None or page.dtype.kind not in "uif" or page.imagedepth != 1 or not pixels:
         raise UnusableError("its pixels are no numbers of a type that is read, or it has none")
-    tile = page.tilewidth * page.tilelength * max(page.tiledepth, 1) * page.samplesperpixel
-    needed = max(pixels * page.samplesperpixel, tile) * page.dtype.itemsize
-    if needed > max(limit * MOST_BYTES_A_PIXEL, _LEAST_BYTES):
-        raise UnusableError(
-            f"claims {needed / 1e6:.0f} million bytes of pixels, more than {MOST_BYTES_A_PIXEL} times "
-            f"prepare.max_megapixels ({max_megapixels:g} million)"
-        )
+    rows, columns = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+    part = min(rows, max(page.imagelength, page.tilelength)) * columns * max(page.tiledepth, 1)
+    part *= page.samplesperpixel if page.planarconfig == 1 else 1
+    item = page.dtype.itemsize
+    values, plane = pixels * page.samplesperpixel * item, needs.plane_bytes(pixels, item)
+    needs.check(needs.of_bands(values, plane, part * item * (int(page.compression) != 1), size), max_megapixels)
     if int(page.compression) not in _COMPRESSIONS:
         name = getattr(page.compression, "name", page.compression)
         raise UnusableError(f"TIFF compression {name} is not read for bands; use LZW or deflate")

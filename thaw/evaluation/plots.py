@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from thaw.errors import DataError
 from thaw.evaluation.metrics import ECE_BINS, bins_of, check
+from thaw.names import in_script
 from thaw.pipeline import tables, timings
 
 MAX_POINTS = 1000
@@ -28,6 +29,9 @@ def write_test_plots(
 ) -> None:
     """Write confusion, roc, precision_recall and calibration (.csv) of the test set.
 
+    `dvc plots` writes what is in these tables into a script of its page as it is, so a class name has a quotation mark
+    in the place of `<` here.
+
     labels [images] and probabilities [images, classes] are those of the chosen model. ROC and precision-recall are
     those of the second class of two, else of each class against the rest, without the classes that the labels lack.
     Raises: DataError if labels and probabilities do not fit together or to the classes.
@@ -37,6 +41,7 @@ def write_test_plots(
         raise DataError(
             f"{len(classes)} class names for {probabilities.shape[1]} columns of probabilities; they must match"
         )
+    classes = [in_script(name) for name in classes]
     names = np.array(classes, dtype=object)
     confusion = pd.DataFrame({"actual": names[labels], "predicted": names[probabilities.argmax(axis=1)]})
     named = {"confusion": confusion, "calibration": calibration_points(labels, probabilities)}

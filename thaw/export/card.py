@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from thaw.names import as_code, as_code_cell, in_markdown
 from thaw.pipeline import facts, tables
 from thaw.pipeline.data_facts import Audit
 from thaw.pipeline.model_facts import ExportedFacts
@@ -64,8 +65,9 @@ def license_of(source: str, stated: str | None) -> str:
 def render(model: ExportedFacts, evidence: Evidence) -> str:
     """Return the model card, README.md of an exported folder."""
     front = yaml.safe_dump(_front_matter(model, evidence), sort_keys=False, allow_unicode=True, width=120)
+    title = " / ".join(map(in_markdown, model.classes[:4]))
     parts = [
-        f"# {' / '.join(model.classes[:4])}{' / …' if len(model.classes) > 4 else ''}: an image classifier",
+        f"# {title}{' / …' if len(model.classes) > 4 else ''}: an image classifier",
         _about(model, evidence),
         "## Intended use\n\n" + _use(model),
         "## How to use it\n\n" + _how(model),
@@ -109,7 +111,7 @@ def _about(model: ExportedFacts, evidence: Evidence) -> str:
     )
     return (
         f"{evidence.metrics.verdict.sentence}\n\n"
-        f"Tells {len(model.classes)} classes apart: {_names(model.classes)}. A `{backbone.name}` "
+        f"Tells {len(model.classes)} classes apart: {_names(model.classes)}. A {as_code(backbone.name)} "
         f"({backbone.library}) fine-tuned by Thaw; chosen on validation was `{model.phase}`.{several} "
         f"What the choice was made on, no proof: {evidence.selection.reason}"
     )
@@ -146,9 +148,9 @@ def _data(evidence: Evidence) -> str:
     columns = {"train": "train", "val": "validation", "test": "test"}
     if audit.folds > 1:
         columns = {"train": f"development ({audit.folds} folds)", "test": "test"}
-    rows = [[name, *(getattr(counts, split) for split in columns)] for name, counts in first]
+    rows = [[as_code_cell(name), *(getattr(counts, split) for split in columns)] for name, counts in first]
     return (
-        f"From `{evidence.source}`: {audit.images} images, {audit.rejected} files rejected.\n\n"
+        f"From {as_code(evidence.source)}: {audit.images} images, {audit.rejected} files rejected.\n\n"
         + _table(["class", *columns.values()], rows)
         + _more(len(audit.classes))
     )
@@ -202,8 +204,8 @@ def _limits(evidence: Evidence) -> str:
     metrics, audit = evidence.metrics, evidence.audit
     test, table = metrics.test, per_class(evidence.classes, evidence.predictions)
     rows = [
-        [entry["class"], entry["images"], *(_between(entry, name) for name in ("recall", "precision")),
-         entry["mistaken for"]]
+        [as_code_cell(entry["class"]), entry["images"], *(_between(entry, name) for name in ("recall", "precision")),
+         as_code_cell(entry["mistaken for"])]
         for entry in table.head(_MOST_CLASSES).to_dict("records")
     ]  # fmt: skip
     worst = table.iloc[0]
@@ -211,7 +213,7 @@ def _limits(evidence: Evidence) -> str:
     between = f"{100 * worst['recall_low']:.1f} to {100 * worst['recall_high']:.1f} %"
     calibrated = f"confidence and accuracy differ by {test['ece']:.3f} on average, on images like those of the test set"
     lines = [
-        f"- Weakest class: `{worst['class']}`, of which {found} are found (95 % interval {between}).",
+        f"- Weakest class: {as_code(worst['class'])}, of which {found} are found (95 % interval {between}).",
         f"- Calibration: {calibrated}; few images make that look larger.",
     ]
     near, conflicts = audit.near_duplicates, audit.label_conflicts.count
@@ -241,7 +243,7 @@ def _licence(model: ExportedFacts, evidence: Evidence) -> str:
     images = (
         "The images' licence was not stated (`data.license` in params.yaml): find it out before you pass this model on."
         if stated == "other"
-        else f"The images are under `{stated}`; the card takes the same for what was trained on them."
+        else f"The images are under {as_code(stated)}; the card takes the same for what was trained on them."
     )
     sample = (
         " They are the ELPV data set (Buerhop-Lutz and others 2018, doi:10.4229/35thEUPVSEC20182018-5CV.3.15): no "
@@ -249,28 +251,26 @@ def _licence(model: ExportedFacts, evidence: Evidence) -> str:
         if evidence.source == SAMPLE
         else ""
     )
-    origin = f" from `{backbone.url}`" if backbone.url else ""
-    return f"{images}{sample} The pretrained weights{origin}: {backbone.license or 'no licence is stated'}."
+    origin = f" from {as_code(backbone.url)}" if backbone.url else ""
+    return (
+        f"{images}{sample} The pretrained weights{origin}: {in_markdown(backbone.license) or 'no licence is stated'}."
+    )
 
 
 def _lineage(model: ExportedFacts) -> str:
     rows = [("model", model.fingerprint), *sorted(model.lineage.named().items())]
     return "SHA-256 of what this model was made from, and what computed it.\n\n" + _table(
-        ["what", "value"], [[name, f"`{value}`"] for name, value in rows]
+        ["what", "value"], [[in_markdown(name), as_code_cell(str(value))] for name, value in rows]
     )
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
-
-
-def _cell(value: Any) -> str:
-    return " ".join(str(value).split()).replace("|", "\\|")
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def _names(classes: Sequence[str]) -> str:
-    shown = ", ".join(f"`{name}`" for name in classes[:_MOST_CLASSES])
+    shown = ", ".join(as_code(name) for name in classes[:_MOST_CLASSES])
     return shown + (f" and {len(classes) - _MOST_CLASSES} more" if len(classes) > _MOST_CLASSES else "")
 
 

@@ -165,3 +165,8 @@ class Audit(Facts):
     never_validated: Listed[Unvalidated]
     units_of_tied_groups: int
     """Units that hold several of the user's groups, since these share a copy."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the user should see of the range of values."""
+        return [self.value_range.warning] if self.value_range and self.value_range.warning else []

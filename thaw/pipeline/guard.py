@@ -24,6 +24,7 @@ import psutil
 from thaw.config.reader import PARAMS_FILE, load_params, read_tree
 from thaw.config.schema import Params
 from thaw.errors import ParamsError, RunError, ThawError
+from thaw.names import for_terminal
 from thaw.pipeline import code, scratch, timings
 from thaw.pipeline.artifacts import (
     digest,
@@ -52,14 +53,14 @@ def main(body: Callable[[], None]) -> None:
     try:
         body()
     except ThawError as error:
-        print(error, file=sys.stderr)
+        print(for_terminal(str(error)), file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
         if (line := _explained(error)) is None:
             raise
-        print(line, file=sys.stderr)
+        print(for_terminal(line), file=sys.stderr)
         sys.exit(1)
     finally:
         gc.freeze()  # or else Python looks at every object once more before it ends, which takes a second or two

@@ -1,7 +1,9 @@
 """The CSV tables that stages write and read: what is text is read back as text, whatever it looks like.
 
 A class may be called `007`, `0.10`, `1e5`, `NA` or `True`; a reader that guesses types would make a number, nothing or
-a truth value of it. So the columns that hold text are listed here, and all others hold numbers.
+a truth value of it. So the columns that hold text are listed here, and all others hold numbers. People open these
+tables in spreadsheets, too, where a class called `=1+1` would be a formula: such a cell has a quote before it in the
+file.
 """
 
 from pathlib import Path
@@ -11,6 +13,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from thaw.errors import ArtifactError
+from thaw.names import as_cell, from_cell
 from thaw.pipeline import artifacts
 
 TEXT = frozenset(
@@ -34,6 +37,8 @@ def read(path: Path) -> pd.DataFrame:
     )
     if wrong := _texts(table) - TEXT:
         raise ArtifactError(f"{path}: column {min(wrong)!r} holds something else than numbers; run `dvc repro`")
+    for name in TEXT.intersection(table.columns):
+        table[name] = [from_cell(cell) for cell in table[name]]
     return table
 
 
@@ -41,6 +46,10 @@ def write(path: Path, table: pd.DataFrame, *, float_format: str | None = None) -
     """Write a table as CSV (UTF-8) in one step; without a format, with floats that read back as they were."""
     assert _texts(table) <= TEXT, f"{_texts(table) - TEXT} must be listed as text, or `read` refuses the table"
     # pandas would open the path itself: an out may be a hard link into DVC's cache, which that would alter.
+    quoted = {
+        name: [as_cell(cell) if isinstance(cell, str) else cell for cell in table[name]] for name in _texts(table)
+    }
+    table = table.assign(**quoted)
     artifacts.write_text(path, table.to_csv(index=False, float_format=float_format, lineterminator="\n"))
 
 

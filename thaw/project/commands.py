@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 
+from thaw.names import for_terminal
 from thaw.project import files, git_setup, images, looking, verifying
 from thaw.project.layout import Made, Wish, new_project
 from thaw.project.params_text import value_at
@@ -26,7 +27,7 @@ def new(wish: Wish) -> None:
         print(f"interrupted; nothing is left of {wish.target}", file=sys.stderr)
         sys.exit(130)
     for line in _seen(wish, made):
-        print(line)
+        print(for_terminal(line))
     if made.seen is not None:
         print("what will be trained, and how long it may take on this machine, which is measured now:", flush=True)
         print(_plan(made.root))

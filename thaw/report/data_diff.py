@@ -16,6 +16,7 @@ from thaw.data import accepted, snapshots
 from thaw.data.difference import Count, Difference, Pair, Rejection, compare, place, split_by
 from thaw.data.snapshots import Image
 from thaw.errors import ArtifactError, DataError, RunError
+from thaw.names import as_code, on_one_line
 from thaw.pipeline.artifacts import write_text
 from thaw.pipeline.revisions import Tree
 from thaw.report.pictures import Budget, thumbnail
@@ -102,8 +103,8 @@ def accept(paths: Collection[str], since: str) -> None:
     spoilt = {one.path: one.reason for one in compare(old, new).spoilt}
     if unknown := sorted(set(paths) - spoilt.keys()):
         raise DataError(
-            f"{shown(unknown[0])} is no image that was good in {since} and is rejected now; these are: "
-            f"{', '.join(map(shown, sorted(spoilt)[:_MOST_LINES])) or 'none'}"
+            f"{on_one_line(unknown[0])} is no image that was good in {since} and is rejected now; these are: "
+            f"{', '.join(map(on_one_line, sorted(spoilt)[:_MOST_LINES])) or 'none'}"
         )
     taken = {path: reason for path, reason in spoilt.items() if not paths or path in paths}
     if not taken:
@@ -111,7 +112,7 @@ def accept(paths: Collection[str], since: str) -> None:
         return
     accepted.write(new.accepted, taken.items(), new.rejected)
     for path, reason in sorted(taken.items()):
-        print(f"accepted: {shown(path)}: {shown(reason)}")
+        print(f"accepted: {on_one_line(path)}: {on_one_line(reason)}")
     print(f"commit {accepted.FILE} with the data")
 
 
@@ -120,8 +121,8 @@ def _to_accept(open_cases: list[Rejection], found: Difference) -> str:
     more = f", and {len(open_cases) - 1} more" if len(open_cases) > 1 else ""
     are = "images that were good in {} are" if more else "image that was good in {} is"
     return (
-        f"{len(open_cases)} {are.format(found.before)} rejected in {found.after} ({shown(first.path)}: "
-        f"{shown(first.reason)}{more}); mend the file, or run `thaw data accept` and commit {accepted.FILE}"
+        f"{len(open_cases)} {are.format(found.before)} rejected in {found.after} ({on_one_line(first.path)}: "
+        f"{on_one_line(first.reason)}{more}); mend the file, or run `thaw data accept` and commit {accepted.FILE}"
     )
 
 
@@ -171,7 +172,7 @@ def text(found: Difference, sections: list[Section]) -> Iterator[str]:
     yield f"{found.before} -> {found.after}: {_change(found.images)} images{_folds(found)}"
     wide = max(len(section.name) for section in sections)
     for section in sections:
-        yield f"  {section.name:<{wide}} {section.count:>6}  {shown(section.note)}".rstrip()
+        yield f"  {section.name:<{wide}} {section.count:>6}  {on_one_line(section.note)}".rstrip()
     if found.is_empty:
         return
     yield ""
@@ -190,14 +191,14 @@ def text(found: Difference, sections: list[Section]) -> Iterator[str]:
             yield ""
             yield section.name
             for line in section.lines[:_MOST_LINES]:
-                yield f"  {shown(line.path)}: {shown(line.words)}"
+                yield f"  {on_one_line(line.path)}: {on_one_line(line.words)}"
             if len(section.lines) > _MOST_LINES:
                 yield f"  and {len(section.lines) - _MOST_LINES} more, in --json"
 
 
 def markdown(found: Difference, sections: list[Section]) -> Iterator[str]:
     """Yield lines of Markdown; names stand in code spans, so that none of them is markup or calls on a person."""
-    yield f"### Data: {_code(found.before)} → {_code(found.after)}"
+    yield f"### Data: {as_code(found.before)} → {as_code(found.after)}"
     yield ""
     counts = ", ".join(f"{section.count} {section.name}" for section in sections)
     spoilt = f" Good before: {len(found.spoilt)} of the rejected." if found.spoilt else ""
@@ -209,7 +210,7 @@ def markdown(found: Difference, sections: list[Section]) -> Iterator[str]:
     yield f"| {' | '.join(head)} |"
     yield f"|---|{'---:|' * (len(head) - 1)}"
     for name, *cells in rows:
-        code = _code(name).replace("|", "\\|")
+        code = as_code(name).replace("|", "\\|")
         yield f"| {' | '.join([code, *cells])} |"
     if more:
         yield ""
@@ -220,7 +221,7 @@ def markdown(found: Difference, sections: list[Section]) -> Iterator[str]:
             yield f"**{section.name}**"
             yield ""
             for line in section.lines[:_MOST_LINES]:
-                yield f"- {_code(line.path)}: {_code(line.words)}"
+                yield f"- {as_code(line.path)}: {as_code(line.words)}"
             if len(section.lines) > _MOST_LINES:
                 yield f"- and {len(section.lines) - _MOST_LINES} more"
 
@@ -283,11 +284,6 @@ def _for_templates(found: Difference, sections: list[Section], before: Tree, aft
     }
 
 
-def shown(name: str) -> str:
-    """Return a name on one line, what does not print (line breaks, marks that reorder text) as its escape."""
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in name)
-
-
 def _pictures(tree: Tree, images: Iterable[Image]) -> dict[int, str]:
     squares = snapshots.read_squares(tree, {image.row for image in images})
     return {row: thumbnail(square, _PICTURE_PX) for row, square in squares.items()}
@@ -341,7 +337,7 @@ def _class_rows(found: Difference, arrow: str = "->") -> tuple[list[list[str]], 
     """Return a table by class and split, head first, and how many classes it leaves out: those that changed least."""
     classes = sorted(found.counts.items(), key=lambda item: (-_changed(item[1].values()), item[0]))
     rows = [
-        [shown(label), *(_change(count, arrow) for count in [_total(splits.values()), *splits.values()])]
+        [on_one_line(label), *(_change(count, arrow) for count in [_total(splits.values()), *splits.values()])]
         for label, splits in sorted(classes[:_MOST_CLASSES])
     ]
     return [["class", "all", *next(iter(found.counts.values()), {})], *rows], max(0, len(classes) - _MOST_CLASSES)
@@ -362,12 +358,3 @@ def _change(count: Count, arrow: str = "->") -> str:
 
 def _folds(found: Difference, arrow: str = "->") -> str:
     return "" if found.folds.before == found.folds.after else f"; folds {_change(found.folds, arrow)}"
-
-
-def _code(name: str) -> str:
-    """Return a name as a code span, whatever it holds."""
-    plain, fence = shown(name), "`"
-    while fence in plain:
-        fence += "`"
-    pad = " " if plain.startswith("`") or plain.endswith("`") else ""
-    return f"{fence}{pad}{plain}{pad}{fence}"

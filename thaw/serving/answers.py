@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import islice
+from itertools import islice, tee
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from thaw.data.pixel_values import Pixels
+from thaw.data.square import square_of
 from thaw.errors import DataError, ThawError
+from thaw.pipeline.bounded import Lost
 from thaw.serving.exported import Exported
 
 BATCH = 32
@@ -39,23 +41,27 @@ def answer(model: Exported, paths: Iterable[Path], *, explain: Path | None = Non
 
     Raises: ThawError if an overlay cannot be written.
     """
-    pending = iter(paths)
-    while batch := list(islice(pending, BATCH)):
-        found: list[Pixels | str] = []
-        for path in batch:
-            try:
-                found.append(model.read(path))
-            except DataError as error:
-                found.append(str(error))
-        squares = [square for square in found if not isinstance(square, str)]
-        probabilities = iter(model.probabilities(np.stack(squares)) if squares else np.zeros((0, 0)))
-        for path, square in zip(batch, found, strict=True):
-            if isinstance(square, str):
-                yield Answer(path, reason=square)
-                continue
-            own: NDArray[np.float64] = next(probabilities)
-            overlay = None if explain is None else _explained(model, path, square, int(own.argmax()), explain)
-            yield Answer(path, own, explanation=overlay)
+    sources, ahead = tee(paths)
+    with model.reading() as reading:
+        pending = zip(sources, reading.map(ahead), strict=True)
+        while batch := list(islice(pending, BATCH)):
+            found = [_square_or_reason(path, read) for path, read in batch]
+            squares = [square for square in found if not isinstance(square, str)]
+            probabilities = iter(model.probabilities(np.stack(squares)) if squares else np.zeros((0, 0)))
+            for (path, _), square in zip(batch, found, strict=True):
+                if isinstance(square, str):
+                    yield Answer(path, reason=square)
+                    continue
+                own: NDArray[np.float64] = next(probabilities)
+                overlay = None if explain is None else _explained(model, path, square, int(own.argmax()), explain)
+                yield Answer(path, own, explanation=overlay)
+
+
+def _square_or_reason(path: Path, read: Pixels | str | Lost) -> Pixels | str:
+    try:
+        return square_of(path, read)
+    except DataError as error:
+        return str(error)
 
 
 def columns(classes: Sequence[str], *, top: int | None, explained: bool) -> list[str]:

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thaw.data.pixel_values import Pixels
-from thaw.data.square import Image, read_square
+from thaw.data.square import Image, read_square, reading
 from thaw.errors import ArtifactError, DataError, first_line
 from thaw.networks.onnx.runtime import open_session
 from thaw.pipeline import artifacts, elsewhere, facts
+from thaw.pipeline.bounded import Bounded
 from thaw.pipeline.model_facts import ExportedFacts
 from thaw.serving.explain import occluded, overlay, patch_places
 
@@ -107,6 +108,10 @@ class Exported:
         Raises: DataError with the reason why it cannot be used.
         """
         return read_square(image, self.facts.preprocessing, channels=self.shape[2])
+
+    def reading(self) -> Bounded[Image, Squares | str]:
+        """Return a process that reads images as `read` does, within bounds, and may die of one; for a context."""
+        return reading(self.facts.preprocessing, channels=self.shape[2])
 
     def probabilities(self, squares: Squares) -> NDArray[np.float64]:
         """Return calibrated probabilities [images, classes] of packed squares [images, size_px, size_px, channels].

@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from thaw.errors import DataError
+from thaw.names import on_one_line
 from thaw.progress import progress
 from thaw.serving import inputs
 from thaw.serving.answers import answer, columns, printable, row
@@ -67,4 +68,4 @@ def _nothing(images: Sequence[str]) -> DataError:
 
 
 def _line(text: str) -> str:
-    return " ".join(text.encode("utf-8", "backslashreplace").decode().splitlines())
+    return on_one_line(" ".join(text.encode("utf-8", "backslashreplace").decode().splitlines()))

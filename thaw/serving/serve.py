@@ -6,28 +6,34 @@
     GET  /           the page
 
 No request names a file: what is served is a fixed table, and an image exists in memory only. One image is answered at a
-time, since ONNX Runtime takes all cores for it; `waiting` further ones queue, and the rest are sent away with 503.
+time, since ONNX Runtime takes all cores for it; `waiting` further ones queue, and the rest are sent away with 503. An
+image is decoded in a process of its own, which may die of it (422). uploads.py has the limits of bodies, and who may
+send them, connections.py those of connections.
 """
 
 import asyncio
 import base64
 import socket
+from collections.abc import AsyncIterator, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
 import uvicorn
 from fastapi import FastAPI, HTTPException, Query, Request, Response
-from PIL import Image
+from fastapi.responses import JSONResponse
+from PIL import Image as Pictures
 from pydantic import BaseModel, ConfigDict, Field
 
+from thaw.data.square import Image, square_of
 from thaw.errors import DataError, RunError
+from thaw.pipeline.bounded import Bounded
+from thaw.serving.connections import MOST, TimedProtocol
 from thaw.serving.exported import Exported, Squares
+from thaw.serving.uploads import Callers, Limits, Upload, Uploads
 
-_CONNECTIONS = 128  # open at once; beyond it uvicorn answers 503
 _PAGE = Path(__file__).parent / "page"
 _FILES = {
     "/": ("index.html", "text/html"),
@@ -42,19 +48,6 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 _BODY = {"requestBody": {"required": True, "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}}
-_BYTES_ALONE = "send the bytes of an image: curl --data-binary @image.png URL"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one request may cost."""
-
-    max_bytes: int = 20_000_000
-    """Size of the largest body."""
-    seconds: float = 30.0
-    """Longest wait for a body to arrive, and then for its answer."""
-    waiting: int = 16
-    """Images that may wait for the one that is being answered."""
 
 
 class About(BaseModel):
@@ -97,14 +90,24 @@ class Reply(BaseModel):
     explanation: Explanation | None
 
 
-def create_app(model: Exported, limits: Limits) -> FastAPI:
-    """Return the application that answers with a model, within limits."""
-    app = FastAPI(title="Thaw", docs_url=None, redoc_url=None, description="Classifies images.")
-    desk = PredictionQueue(model, limits)
+def create_app(model: Exported, limits: Limits, callers: Callers) -> FastAPI:
+    """Return the application that answers with a model, within limits, to whom it listens."""
+    desk, uploads = PredictionQueue(model, limits), Uploads(limits)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        with desk.open():
+            yield
+
+    app = FastAPI(title="Thaw", docs_url=None, redoc_url=None, description="Classifies images.", lifespan=lifespan)
 
     @app.middleware("http")
     async def guard(request: Request, call_next: Any) -> Response:
-        response: Response = await call_next(request)
+        try:
+            callers.check(request)
+            response: Response = await call_next(request)
+        except HTTPException as error:
+            response = JSONResponse({"detail": error.detail}, error.status_code)
         response.headers.update(_HEADERS)
         return response
 
@@ -124,7 +127,7 @@ def create_app(model: Exported, limits: Limits) -> FastAPI:
         ] = None,
         explain: Annotated[bool, Query(description="Also return a picture of what the answer rests on.")] = False,
     ) -> Reply:
-        return await desk.ask(await _body(request, limits), top, explain)
+        return await desk.ask(await uploads.receive(request), top, explain)
 
     for path, (name, media_type) in _FILES.items():
         app.get(path, include_in_schema=False)(_page(name, media_type))
@@ -138,6 +141,14 @@ class PredictionQueue:
         self._model, self._limits = model, limits
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="answer")
         self._inside = 0
+        self._reading: Bounded[Image, Squares | str]
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Have the process that reads images, which may die of one, for a context."""
+        with self._model.reading() as self._reading:
+            yield
+            self._worker.shutdown(cancel_futures=True)
 
     def about(self) -> About:
         """Return what GET /model says."""
@@ -150,13 +161,14 @@ class PredictionQueue:
             max_seconds=self._limits.seconds,
         )
 
-    async def ask(self, data: bytes, top: int | None, explain: bool) -> Reply:
-        """Return the answer to an image. Raises: HTTPException 422, 503 or 504."""
+    async def ask(self, upload: Upload, top: int | None, explain: bool) -> Reply:
+        """Return the answer to an image, which is released then. Raises: HTTPException 422, 503 or 504."""
         if self._inside > self._limits.waiting:
+            upload.release()
             raise HTTPException(503, "too many images are waiting; try again in a moment", {"Retry-After": "1"})
         self._inside += 1
-        work = asyncio.get_running_loop().run_in_executor(self._worker, self._answer, data, top, explain)
-        work.add_done_callback(self._leave)  # an answer that came too late still held its place until it came
+        work = asyncio.get_running_loop().run_in_executor(self._worker, self._answer, upload.data, top, explain)
+        work.add_done_callback(lambda done: self._leave(done, upload))  # late or not: it holds its place until then
         try:
             return await asyncio.wait_for(asyncio.shield(work), self._limits.seconds)
         except DataError as error:
@@ -164,13 +176,14 @@ class PredictionQueue:
         except TimeoutError:
             raise HTTPException(504, f"no answer within {self._limits.seconds:g} seconds") from None
 
-    def _leave(self, work: asyncio.Future[Reply]) -> None:
+    def _leave(self, work: asyncio.Future[Reply], upload: Upload) -> None:
         self._inside -= 1
+        upload.release()
         if not work.cancelled():
             work.exception()  # read, or asyncio reports it a second time
 
     def _answer(self, data: bytes, top: int | None, explain: bool) -> Reply:
-        square = self._model.read(data)
+        square = square_of(data, self._reading(data))
         shares = self._model.probabilities(square[None])[0]
         order = shares.argsort(kind="stable")[::-1]
         best = [Prediction(name=self._model.classes[index], probability=float(shares[index])) for index in order[:top]]
@@ -179,33 +192,9 @@ class PredictionQueue:
 
     def _explanation(self, square: Squares, index: int) -> Explanation:
         buffer = BytesIO()
-        Image.fromarray(self._model.explain(square, index)).save(buffer, "PNG")
+        Pictures.fromarray(self._model.explain(square, index)).save(buffer, "PNG")
         picture = base64.b64encode(buffer.getvalue()).decode()
         return Explanation(method=self._model.facts.explanation, image=f"data:image/png;base64,{picture}")
-
-
-async def _body(request: Request, limits: Limits) -> bytes:
-    """Return the body of a request.
-
-    Raises: HTTPException 400, 408, 413 or 415, before more than the limit is in memory.
-    """
-    if request.headers.get("content-type", "").startswith("multipart/"):
-        raise HTTPException(415, f"the body is a form; {_BYTES_ALONE}")
-    too_large = HTTPException(413, f"more than {limits.max_bytes / 1e6:g} MB; send a smaller image")
-    if int(request.headers.get("content-length", 0)) > limits.max_bytes:
-        raise too_large
-    data = bytearray()
-    try:
-        async with asyncio.timeout(limits.seconds):
-            async for part in request.stream():
-                data += part
-                if len(data) > limits.max_bytes:
-                    raise too_large
-    except TimeoutError:
-        raise HTTPException(408, f"the image did not arrive within {limits.seconds:g} seconds") from None
-    if not data:
-        raise HTTPException(400, f"the body is empty; {_BYTES_ALONE}")
-    return bytes(data)
 
 
 def _page(name: str, media_type: str) -> Any:
@@ -217,18 +206,26 @@ def _page(name: str, media_type: str) -> Any:
     return serve
 
 
-def serve(model: Exported, limits: Limits, host: str, port: int) -> None:
-    """Answer requests until interrupted; port 0 takes a free one. Raises: RunError if the port cannot be had."""
+def serve(model: Exported, limits: Limits, host: str, port: int, names: Collection[str] = ()) -> None:
+    """Answer requests until interrupted; port 0 takes a free one, `names` are what hosts may call this server.
+
+    Raises: RunError if the port cannot be had.
+    """
     with listener(host, port) as ours:
         print(f"thaw: {_name(model)} answers at {url_of(ours)} (Ctrl+C stops it)", flush=True)
         with suppress(KeyboardInterrupt):  # uvicorn finishes what is under way, then passes the signal on
-            server(model, limits).run(sockets=[ours])
+            server(model, limits, Callers(host, names)).run(sockets=[ours])
 
 
-def server(model: Exported, limits: Limits) -> uvicorn.Server:
+def server(model: Exported, limits: Limits, callers: Callers) -> uvicorn.Server:
     """Return the server of an application, which is run with a listener."""
     config = uvicorn.Config(
-        create_app(model, limits), log_level="warning", limit_concurrency=_CONNECTIONS, server_header=False
+        create_app(model, limits, callers),
+        http=TimedProtocol,
+        ws="none",
+        log_level="error",  # it would print a line for every request that is none
+        limit_concurrency=MOST,
+        server_header=False,
     )
     return uvicorn.Server(config)
 

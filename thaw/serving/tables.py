@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from thaw.errors import ThawError
+from thaw.names import as_cell
 
 _ROWS_AT_ONCE = 4096
 
@@ -76,8 +77,10 @@ def _writer(form: Format, file: IO[str], columns: Sequence[str]) -> Iterator[Wri
         yield lambda row: print(json.dumps(row, ensure_ascii=False), file=file)
         return
     writer = csv.DictWriter(file, columns, lineterminator="\n")
-    writer.writeheader()
-    yield writer.writerow
+    writer.writeheader()  # no column is a formula: those with a name of others begin with p:
+    yield lambda row: writer.writerow(
+        {name: as_cell(value) if isinstance(value, str) else value for name, value in row.items()}
+    )
 
 
 @contextmanager
