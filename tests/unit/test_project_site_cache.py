@@ -62,8 +62,13 @@ def test_no_other_user_reaches_the_tables_after_setup_and_they_would_run_code(pr
 
 
 def test_run_again_it_changes_nothing_but_a_folder_that_others_can_enter(project: Path) -> None:
-    site_cache.keep_private(project)
+    before = os.umask(0)  # a user to whom no file is private
+    try:
+        site_cache.keep_private(project)
+    finally:
+        os.umask(before)
     settings, place = (project / ".dvc" / "config.local").read_text(), site_cache.private_folder()
+    assert {folder.stat().st_mode & 0o777 for folder in (place, *list(place.parents)[:2])} == {0o700}
     place.chmod(0o777)
     assert site_cache.keep_private(project) == [f"core.site_cache_dir: as it was ({place})"]
     assert (project / ".dvc" / "config.local").read_text() == settings

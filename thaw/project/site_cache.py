@@ -42,7 +42,8 @@ def private_folder() -> Path:
 def _make(folder: Path) -> None:
     """Make a folder that its owner alone can enter: DVC opens what it makes in there to everybody."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        for part in (folder.parent.parent, folder.parent, folder):  # whoever can write around it can replace it
+            part.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
     except OSError as error:
         raise RunError(
