@@ -7,7 +7,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo repro check test long story browser bench docs zoo screenshots repository project sshd
+.PHONY: help install demo repro check test long story browser bench docs zoo screenshots repository project sshd lock audit
 
 # DVC runs `python` as it finds it on PATH: every recipe below sees the environment's own.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -18,7 +18,7 @@ help: ## list the targets
 	@echo "make TARGET, where TARGET is one of"
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  %-9s %s\n", $$1, $$2}'
 
-install: $(VENV)/.installed ## create .venv if there is none; install requirements.txt and the command `thaw` into it
+install: $(VENV)/.installed ## create .venv if there is none; install requirements.lock and the command `thaw` into it
 
 demo: repository install ## install, run the whole pipeline on the sample images, print how well each step did
 	python -m thaw repro
@@ -83,14 +83,40 @@ docs: $(VENV)/.installed ## write docs/guide/params.md and the table of decision
 	python -m tests.contract.params_page
 	python -m tests.contract.layers_page
 
-# The command `thaw` of .venv runs the code of this folder; the pins of requirements.txt decide over the ranges.
-$(VENV)/.installed: requirements.txt pyproject.toml thaw/version.py | $(BIN)/python
-	python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+lock: $(VENV)/tools/.installed ## write the lock files anew from requirements*.txt (ARGS=--upgrade takes newer releases of what no line pins)
+	$(COMPILE) requirements-dev.txt --output-file requirements-dev.lock
+	$(COMPILE) requirements.txt --constraints requirements-dev.lock --output-file requirements.lock
+	$(COMPILE) requirements-build.txt --constraints requirements-dev.lock --output-file requirements-build.lock
+	$(COMPILE) requirements-tools.txt --output-file requirements-tools.lock
+	@for file in $(LOCKS); do \
+	  { echo "# Written by \`make lock\` from $${file%.lock}.txt: every package, also those that others need, by SHA-256."; \
+	    echo "--only-binary :all:"; echo "--no-binary $(SOURCE)"; sed '/^\(#\|--\)/d' $$file; } >$$file.new && mv $$file.new $$file; done
+
+audit: $(VENV)/.installed-dev $(VENV)/tools/.installed ## ask for known vulnerabilities of what is locked; needs the network, and fails without an answer
+	python -m tests.contract.audit $(VENV)/tools/bin/pip-audit
+
+# Wheels alone, whose hashes are known. $(SOURCE) has none; what builds it is locked as well.
+SOURCE := antlr4-python3-runtime
+LOCKS := requirements-build.lock requirements.lock requirements-dev.lock requirements-tools.lock
+COMPILE = $(VENV)/tools/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
+  --no-annotate --no-header --only-binary :all: --no-binary $(SOURCE) $(ARGS)
+LOCKED := python -m pip install --quiet --disable-pip-version-check --require-hashes --no-build-isolation
+
+# The command `thaw` of .venv runs the code of this folder; the pins of requirements.lock decide over the ranges.
+$(VENV)/.installed: requirements.lock requirements-build.lock pyproject.toml thaw/version.py | $(BIN)/python
+	$(LOCKED) -r requirements-build.lock
+	$(LOCKED) -r requirements.lock
+	python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
-	python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+$(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
+	$(LOCKED) -r requirements-dev.lock
+	@touch $@
+
+# Without $(VENV)/.installed: what makes the lock must not need it.
+$(VENV)/tools/.installed: requirements-tools.lock | $(BIN)/python
+	"$(BIN)/python" -m venv $(VENV)/tools
+	$(VENV)/tools/bin/$(LOCKED) -r requirements-tools.lock
 	@touch $@
 
 $(BIN)/python:

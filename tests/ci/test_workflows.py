@@ -93,6 +93,14 @@ def test_forks_run_tests_alone() -> None:
         assert "$CI_MERGE_REQUEST_SOURCE_PROJECT_ID == $CI_PROJECT_ID" in rule["if"]
 
 
+def test_known_vulnerabilities_are_asked_for_every_night_and_in_no_test() -> None:
+    for jobs in (jobs_of(OURS / "nightly.yml"), jobs_of(GITLAB[0])):
+        assert [job.lines for job in jobs if "make audit" in job.lines] == [["make audit"]]
+    text = (repository.ROOT / "Makefile").read_text(encoding="utf-8")
+    assert not re.search(r"^(?:test|check|long):.*audit", text, re.MULTILINE)
+    assert runner.named(jobs_of(GITLAB[0]), "audit").settings["rules"] == [{"if": '$CI_PIPELINE_SOURCE == "schedule"'}]
+
+
 def _work(job: Job) -> list[str]:
     """The lines of a job that work, without those that prepare."""
     return [line for line in job.lines if line not in {*runner.SKIPPED, _REMOTE}]

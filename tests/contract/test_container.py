@@ -38,6 +38,21 @@ def values(name: str) -> list[str]:
     return [rest for found, rest in instructions() if found == name]
 
 
+def copied() -> list[str]:
+    """Return what is copied from the project's folder."""
+    return [line for line in values("COPY") if not line.startswith("--from=")]
+
+
+def stage_groups() -> list[list[tuple[str, str]]]:
+    """Return the instructions of each stage of the build, which begins with FROM."""
+    groups: list[list[tuple[str, str]]] = []
+    for name, rest in instructions():
+        if name == "FROM":
+            groups.append([])
+        groups[-1].append((name, rest))
+    return groups
+
+
 def test_it_installs_the_extra_serve_of_this_version_and_serves_as_nobody_in_particular() -> None:
     names = [name for name, _ in instructions()]
     assert values("ARG")[0] == f'THAW="{DISTRIBUTION}[serve]=={VERSION}"'
@@ -46,12 +61,23 @@ def test_it_installs_the_extra_serve_of_this_version_and_serves_as_nobody_in_par
     assert "groupadd --system --gid 10001 thaw && useradd --system --uid 10001 --gid thaw thaw" in values("RUN")
     assert names.index("USER") < names.index("CMD")
     kept = [line for line in files.project_files()[".dockerignore"].splitlines() if line.startswith("!")]
-    assert [f"!{line.split()[0]}" for line in values("COPY")] == kept
+    assert [f"!{line.split()[0]}" for line in copied()] == kept
+
+
+def test_it_lists_what_is_installed_by_a_tool_that_is_not_in_the_image() -> None:
+    installed, listed, image = ([rest for name, rest in group if name != "FROM"] for group in stage_groups())
+    assert values("FROM") == ["python:3.11-slim AS installed", "installed AS listed", "installed"]
+    (taken,) = [line for line in values("COPY") if line.startswith("--from=")]
+    written = re.search(r"cyclonedx-py environment .*--output-file (\S+) /usr/local/bin/python$", listed[-1])
+    assert written
+    assert taken == f"--from=listed {written[1]} /usr/local/share/sbom/python.cdx.json"
+    assert re.search(r"pip install --no-cache-dir cyclonedx-bom==[0-9.]+$", listed[0])
+    assert "cyclonedx" not in str([installed, image])
 
 
 def test_its_command_serves_a_model_and_its_health_check_sees_that(tmp_path: Path, twins: Twins) -> None:
-    (copied,) = values("COPY")
-    shutil.copytree(twins.exported, tmp_path / copied.split()[1])
+    (model,) = copied()
+    shutil.copytree(twins.exported, tmp_path / model.split()[1])
     libraries = {library for extra, names in extras.LIBRARIES.items() if extra != "serve" for library in names}
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(_WITHOUT_EXTRAS.format(libraries=libraries))

@@ -14,7 +14,7 @@ from thaw import extras
 from thaw.pipeline import code
 
 _LINE = re.compile(r"^([A-Za-z0-9_.-]+)==([A-Za-z0-9_.]+)(?:\s+# not imported by us: (\S.*))?$")
-FILES = ("requirements.txt", "requirements-dev.txt")
+FILES = ("requirements.txt", "requirements-build.txt", "requirements-dev.txt")
 BASE = "base"  # what is installed without an extra
 _OURS = {*code.PACKAGES, "tests", "bench"}
 
@@ -73,7 +73,8 @@ def test_every_requirement_is_pinned_exactly_and_installed_as_pinned(name: str) 
 
 
 def test_every_requirement_is_imported_or_says_why_not() -> None:
-    for name, folders in (("requirements.txt", ("thaw", "stages")), ("requirements-dev.txt", ("tests", "bench"))):
+    tests = ("tests", "bench")
+    for name, folders in zip(FILES, (("thaw", "stages"), tests, tests), strict=True):
         for line in _lines(name):
             match = _LINE.match(line)
             assert match

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path, PurePosixPath
 
 from thaw.errors import RunError
-from thaw.project import files, hooks, ignoring, remotes
+from thaw.project import files, hooks, ignoring, remotes, site_cache
 
 ATTRIBUTES = ".gitattributes"
 _MODULE = "thaw.project.merging"
@@ -51,11 +51,11 @@ def set_up(root: Path) -> list[str]:
 
 
 def configure(root: Path, name: str | None = None) -> list[str]:
-    """Give drivers and hooks to the repository around a folder; return what was done, a line each.
+    """Give drivers and hooks to the repository around a folder, and DVC a place; return what was done, a line each.
 
     `name` is what the folder will be called, if it has another name yet.
     """
-    return [*_configure_drivers(root), *_configure_hooks(root, name)]
+    return [*_configure_drivers(root), *_configure_hooks(root, name), *site_cache.keep_private(root)]
 
 
 def _configure_drivers(root: Path) -> list[str]:
