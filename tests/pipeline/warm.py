@@ -7,12 +7,14 @@ a test kills something, or starts Python with another locale or hash seed, stage
 `python -m tests.pipeline.warm SOCKET` is the server, the file `python` that `folder` writes is what DVC finds on PATH.
 """
 
+import atexit
 import gc
 import importlib
 import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -55,11 +57,13 @@ def folder() -> Path:
     server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert server.stdout is not None
     assert server.stdout.readline() == b"ready\n"
-    _kept.append(server)
+    atexit.register(_end, server, place)
     return place
 
 
-_kept: list[subprocess.Popen[bytes]] = []  # its input closes with this process, and then it ends
+def _end(server: subprocess.Popen[bytes], place: Path) -> None:
+    server.communicate()  # it ends when its input does
+    shutil.rmtree(place)
 
 
 def _serve(address: str) -> list[str]:
