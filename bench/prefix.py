@@ -94,7 +94,7 @@ def _sides(source: str, compute: ComputeParams, size: int) -> tuple[dict[str, Ru
     batch = pictures(last.spec, size)
     whole, _ = last.split(0)
     chosen = compute.model_copy(update={"frozen_engine": "onnxruntime", "device": "cpu"})
-    engine = Engine(whole, batch, key=source, compute=chosen)
+    engine = Engine(whole, batch, key=source, compute=chosen, num_images=size)
     sides: dict[str, Run] = {
         "eager": functools.partial(_eager, plain, torch.contiguous_format),
         "eager_channels_last": functools.partial(_eager, last.module, torch.channels_last),

@@ -1,7 +1,7 @@
 """The stages of the pipeline, one file each.
 
 Each first makes sure that it runs in the right interpreter, and that it will end with the `dvc` that started it: before
-torch is imported, which takes seconds in which a kill must not leave an orphan.
+torch is imported, which takes seconds in which a kill must not leave an orphan, and an edit must not go unseen.
 """
 
 import gc
@@ -17,11 +17,12 @@ if any(importlib.util.find_spec(name) is None for name in ("thaw", "torch", "pyd
 
 # After the check: these need the requirements.
 from thaw.errors import RunError
-from thaw.pipeline.guard import leave_with_dvc
+from thaw.pipeline.guard import leave_with_dvc, remember_start
 from thaw.pipeline.record import refuse_newer
 
 if sys.argv[0] == "-m":  # Python runs a stage, and no test imports one
     gc.disable()  # until guard.main: each collection would walk all that was imported so far
+    remember_start()
 leave_with_dvc()
 try:
     refuse_newer(Path.cwd())

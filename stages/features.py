@@ -42,8 +42,8 @@ def main() -> None:
             else:
                 choice = FlipChoice(augment.flip)
             extract.add_views(folder, prefix, choice.put_into(augment), known, params.features.views)
-            hardware = computed_on(params.compute)
-            lineage = Lineage(data=images.fingerprint, backbone=backbone.fingerprint, computed_on=hardware)
+            by = {"computed_on": computed_on(params.compute), "engine": prefix.engine.name}
+            lineage = Lineage(data=images.fingerprint, backbone=backbone.fingerprint, **by)
             stored = FeaturesFacts(
                 classes=images.classes,
                 backbone=backbone.spec,

@@ -345,8 +345,10 @@ def sweep(
     ] = None,
 ) -> None:
     """Search for better values: each trial is a DVC experiment, stopped when it is surely worse than the best."""
+    from thaw.project import before_dvc
     from thaw.trials import sweep as command
 
+    before_dvc.check()
     command.sweep(command.Wish(space, trials, jobs, study, storage))
 
 

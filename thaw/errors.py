@@ -12,7 +12,11 @@
 Anything that is not a ThawError is a defect of ours and keeps its traceback.
 """
 
+import errno
 import re
+
+# What torch says on a processor, torch on CUDA and MPS, and ONNX Runtime; none of them raises MemoryError.
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Failed to allocate memory", "bad_alloc", "bad allocation")
 
 
 class ThawError(Exception):
@@ -54,3 +58,25 @@ def first_line(error: Exception) -> str:
     """
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
     return (text.strip() or type(error).__name__).splitlines()[0][:160]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell by the text where a library has no MemoryError: torch is not loaded to ask for its classes."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY)
+
+
+def is_of_the_machine(error: BaseException) -> bool:
+    """Tell whether an error, or one that it was raised from, is of the moment: a file operation or memory refused.
+
+    The same input may go through the next time, so such an error must never be remembered, nor decide a result. An
+    OSError without a number is none: `inspect` raises that for what has no source code.
+    """
+    while True:
+        refused = isinstance(error, OSError) and error.errno is not None
+        if refused or isinstance(error, RunError) or is_out_of_memory(error):
+            return True
+        if error.__cause__ is None:
+            return False
+        error = error.__cause__

@@ -81,6 +81,13 @@ def test_what_dvc_cannot_take_is_one_line_with_file_and_reason(
     assert "\n" not in str(caught.value)
 
 
+def test_a_sweep_looks_as_well_before_its_first_trial(toy: Path) -> None:
+    os.mkfifo(IMAGES / "x.jpg")
+    ran = CliRunner().invoke(app, ["sweep", "seed=0,1"])
+    assert ran.exit_code == 1
+    assert "is a pipe, whose end a reader waits for" in str(ran.exception or ran.output)
+
+
 def test_links_that_lead_to_files_and_folders_are_left_to_prepare(toy: Path) -> None:
     (IMAGES / "cat" / "3.jpg").symlink_to("1.jpg")
     (IMAGES / "cat" / "up").symlink_to("..")

@@ -58,6 +58,8 @@ class Clone:
     environment: dict[str, str] = field(default_factory=dict)
     cold: bool = False
     """Whether each stage is a Python of its own from the start, and no fork of one that has imported its libraries."""
+    umask: int = -1
+    """What commands may not permit on files that they make; -1 leaves that as it is here."""
 
     def start(self, *command: str) -> subprocess.Popen[str]:
         """Start a command in the clone, with its output and errors in one pipe."""
@@ -76,6 +78,7 @@ class Clone:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            umask=self.umask,
         )
 
     def run(self, *command: str) -> tuple[int, str]:
@@ -140,7 +143,7 @@ class Clone:
     def copy(self, to: Path, **environment: str) -> "Clone":
         """Return a copy elsewhere, with the hard links between cache and workspace; `environment` is laid over ours."""
         subprocess.run(["cp", "-a", str(self.root), str(to)], check=True)
-        return Clone(to, environment, self.cold)
+        return Clone(to, environment, self.cold, self.umask)
 
 
 def make_clone(root: Path) -> Clone:

@@ -34,9 +34,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def fresh(place: Path) -> tuple[Run, Run]:
-    """Two clones after a first, forced repro: the second elsewhere, in another locale, decoding in two processes."""
-    here = Clone(place / "thaw")
-    there = Clone(place / "another place", {"PYTHONHASHSEED": "7", "LC_ALL": "C", "TZ": "Asia/Tokyo"}, cold=True)
+    """Two clones after a first, forced repro: the second elsewhere, in another locale, decoding in two processes.
+
+    And with another hash seed, time zone and umask.
+    """
+    here, other = Clone(place / "thaw"), {"PYTHONHASHSEED": "7", "LC_ALL": "C", "TZ": "Asia/Tokyo"}
+    there = Clone(place / "another place", other, cold=True, umask=0o077)
     with FileLock(place / "fresh.lock"):
         if not _output(here).exists():
             make_clone(here.root)

@@ -117,7 +117,8 @@ def _main() -> Any:
     for name in _LIBRARIES:
         importlib.import_module(name)
     gc.freeze()  # or else the end of each fork looks at, and so copies, all that the libraries made
-    name, *sys.argv[1:] = _serve(sys.argv[1])
+    name, *arguments = _serve(sys.argv[1])
+    sys.argv = ["-m", *arguments]  # as Python itself has it while it looks for the module
     return runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 

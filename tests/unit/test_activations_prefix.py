@@ -142,7 +142,7 @@ def test_activations_that_rounding_would_distort_are_kept_in_float32() -> None:
 
 def test_an_engine_a_device_and_a_number_of_threads_have_views_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     other = prefix()
-    other.engine.name = "torch autocast"
+    other.engine.name = "onnxruntime"
     threads = prefix(compute=tiny.TORCH.model_copy(update={"threads": 2}))
     folders = {view_folder(found, ROWS, 0) for found in (prefix(), other, threads)}
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "another processor")

@@ -91,7 +91,7 @@ def test_a_cosine_head_is_exported_in_plain_operations(scratch: Path) -> None:
     torch.manual_seed(0)
     head = build_head(6, 3, [], 0.4, kind="cosine").eval()
     features = torch.cat([torch.randn(7, 6), torch.zeros(1, 6)])
-    engine = Engine(Answers(head), features, key="cosine", compute=tiny.BY_NAME)
+    engine = Engine(Answers(head), features, key="cosine", compute=tiny.BY_NAME, num_images=8)
     with torch.inference_mode():
         np.testing.assert_allclose(engine(features)[0], head(features), atol=1e-5)
     (path,) = scratch.rglob("*.onnx")

@@ -157,7 +157,8 @@ def test_a_network_that_pools_by_a_reduction_runs_in_the_fast_engine(
     nodes = [helper.make_node("Conv", ["images", "a"], ["y"]), pooled]
     path = saved(tmp_path / "net.onnx", nodes, weights, ["n", 3, 8, 8], opset_imports=[opset], ir_version=10)
     backbone, images = open_backbone(f"onnx:{path}"), torch.randn(8, 3, 8, 8)
-    engine = Engine(backbone.split(0)[0], images, key=f"{reduction}{as_attribute}", compute=tiny.BY_NAME)
+    key = f"{reduction}{as_attribute}"
+    engine = Engine(backbone.split(0)[0], images, key=key, compute=tiny.BY_NAME, num_images=8)
     assert engine.name == "onnxruntime"
     [theirs] = onnxruntime.InferenceSession(path).run(None, {"images": images.numpy()})
     np.testing.assert_allclose(engine(images)[0], theirs, rtol=1e-4, atol=1e-4)

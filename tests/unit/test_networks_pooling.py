@@ -153,7 +153,7 @@ def test_another_pooling_wants_a_network_that_can_be_traced() -> None:
 def test_another_pooling_is_exported() -> None:
     network = opened("timm:test_resnet", "both")
     images = torch.rand(5, 3, 64, 64)
-    engine = Engine(network.split(0)[0], images, key="both", compute=tiny.BY_NAME)
+    engine = Engine(network.split(0)[0], images, key="both", compute=tiny.BY_NAME, num_images=5)
     torch.testing.assert_close(torch.from_numpy(engine(images)[0]), features(network, images), atol=1e-4, rtol=1e-4)
 
 

@@ -278,6 +278,47 @@ def test_a_source_file_that_changes_meanwhile_ends_in_an_error_although_it_is_no
     assert not (workspace / "out").exists()
 
 
+# Python runs this before anything else: it edits a file when the stage begins to import what it works with.
+_AT_IMPORT = """
+import sys
+from pathlib import Path
+
+class AtImport:
+    def find_spec(self, name, path=None, target=None):
+        if name == "thaw.head":
+            sys.meta_path.remove(self)
+            path = Path({path!r})
+            text = path.read_text()
+            path.write_text(text.replace({old!r}, {new!r}))
+            if {back}:
+                path.write_text(text)
+
+sys.meta_path.insert(0, AtImport())
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "back", "line"),
+    [
+        ("elsewhere/thaw/head/fit.py", "import", "# edited\nimport", True, "fit.py changed while head was starting"),
+        ("params.yaml", "seed: 0", "seed: 1", False, "params.yaml: seed changed while head was starting"),
+        ("params.yaml", "seed: 0", "seed: 0\ncompute: {threads: 3}", False, "data/features is missing"),
+    ],
+    ids=["code that is put back", "params", "params that the stage does not use"],
+)
+def test_an_edit_while_a_stage_imports_its_libraries_is_noticed(
+    workspace: Path, path: str, old: str, new: str, back: bool, line: str
+) -> None:
+    packages = _own_packages(workspace / "elsewhere")
+    (packages / "sitecustomize.py").write_text(_AT_IMPORT.format(path=path, old=old, new=new, back=back))
+    command = [sys.executable, "-m", "stages.head"]
+    ran = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(packages)}
+    )
+    assert (ran.returncode, ran.stderr.count("\n")) == (1, 1), ran.stderr
+    assert f"{line}; run `dvc repro`" in ran.stderr
+
+
 def test_bytecode_that_python_writes_meanwhile_is_no_change(start: Start, workspace: Path) -> None:
     write = "            Path('in/__pycache__').mkdir(); Path('in/__pycache__/a.pyc').write_text('')"
     status, errors = _finish(start(write))

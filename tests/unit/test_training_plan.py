@@ -1,6 +1,5 @@
 """The plan times what a run will do, in an engine of its own weights."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -31,19 +30,15 @@ def params(scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return shipped.model_copy(update={"backbone": backbone, "unfreeze": unfreeze, "compute": tiny.AUTO})
 
 
-def test_a_second_plan_with_other_threads_compares_the_engines_on_the_weights_that_they_have(
-    params: Params, scratch: Path
-) -> None:
+def test_a_second_plan_with_other_threads_takes_the_exported_prefix_of_the_first(params: Params, scratch: Path) -> None:
     before = torch.get_num_threads()
     try:
         for threads in (1, 2):
             torch.rand(1)  # the state of the random numbers is no part of a plan
-            plan_tables(params.model_copy(update={"compute": tiny.AUTO.model_copy(update={"threads": threads})}))
+            compute = tiny.BY_NAME.model_copy(update={"threads": threads})
+            plan_tables(params.model_copy(update={"compute": compute}))
     finally:
         torch.set_num_threads(before)
-    found = [json.loads(path.read_text()) for path in (scratch / "engines").glob("*.json")]
-    assert [choice["note"] for choice in found] == ["", ""]
-    assert all(set(choice["rates"]) == {"torch", "onnxruntime"} for choice in found)
     assert len(list((scratch / "engines").rglob("*.onnx"))) == 1
 
 

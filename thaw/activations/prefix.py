@@ -16,7 +16,7 @@ from thaw.activations.session import Activations
 from thaw.augment.draws import generator, representatives
 from thaw.augment.views import render
 from thaw.config.schema import AugmentParams, ComputeParams
-from thaw.data.packed import PackedImages, Rows
+from thaw.data.packed import PackedImages, Rows, development_of
 from thaw.errors import TrainingError
 from thaw.networks.spec import Spec
 from thaw.pipeline import artifacts, timings
@@ -100,7 +100,7 @@ class Prefix:
         compute: ComputeParams,
         suffix: nn.Module | None = None,
     ) -> None:
-        """Choose an engine on a few real images. `identity` names the backbone's weights and the cut.
+        """Take the engine for these images. `identity` names the backbone's weights and the cut.
 
         `suffix`, what will be trained on the activations, has a say in how precisely they are stored.
         """
@@ -112,7 +112,8 @@ class Prefix:
         self._overflowed = False
         key = artifacts.digest([identity, views.spec.model_dump(mode="json")])
         with timings.part("engine"):
-            self.engine = Engine(module, views.plain(self._rows), key=key, compute=compute)
+            sample, images = views.plain(self._rows), len(development_of(views.images).rows)
+            self.engine = Engine(module, sample, key=key, compute=compute, num_images=images)
 
     def seen_as(self, augment: AugmentParams) -> "Prefix":
         """Return the same prefix and engine under another augmentation."""

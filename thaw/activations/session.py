@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from thaw.errors import ArtifactError, BackboneError, first_line
+from thaw.errors import ArtifactError, BackboneError, RunError, ThawError, first_line, is_of_the_machine
 from thaw.networks.onnx import runtime
 from thaw.networks.onnx.runtime import open_session
 from thaw.pipeline import artifacts, scratch
@@ -32,7 +32,10 @@ class Session:
     """A prefix in ONNX Runtime: maps images [images, channels, height, width] to arrays [images, ...], float32."""
 
     def __init__(self, prefix: nn.Module, sample: Tensor, *, key: str, threads: int | None) -> None:
-        """Export the prefix, unless the scratch folder has it under `key`. Raises: BackboneError if that fails."""
+        """Export the prefix, unless the scratch folder has it under `key`.
+
+        Raises: BackboneError if it cannot be exported, RunError if the machine did not let it.
+        """
         self._graph = _exported(prefix, sample, key)
         self._threads = threads
         self._session: onnxruntime.InferenceSession | None = None
@@ -69,21 +72,23 @@ def _exported(prefix: nn.Module, sample: Tensor, key: str) -> Path:
 def _export(prefix: nn.Module, images: Tensor, path: Path) -> None:
     """Write a prefix as ONNX, in a child process: the exporter leaves hundreds of MiB behind in the one it runs in.
 
-    Tensors that are too large for one file lie beside it.     Raises: BackboneError with the exporter's reason.
+    Tensors that are too large for one file lie beside it. Raises: BackboneError with the exporter's reason, RunError
+    where the reason is the machine's, so that it may go through the next time.
     """
     context = process_context()
     answers, answer = context.Pipe(duplex=False)
     child = context.Process(target=_export_here, args=(prefix, images, path, answer), daemon=True)
     child.start()
     answer.close()
+    kind: type[ThawError] | None = RunError
     try:
-        reason = answers.recv() if answers.poll(_EXPORT_LIMIT_S) else f"no answer after {_EXPORT_LIMIT_S} s"
+        kind, reason = answers.recv() if answers.poll(_EXPORT_LIMIT_S) else (kind, f"no answer in {_EXPORT_LIMIT_S} s")
     except EOFError:
         reason = "the exporter was killed"
     child.kill()
     child.join()
-    if reason:
-        raise BackboneError(reason)
+    if kind is not None:
+        raise kind(reason)
 
 
 def _export_here(prefix: nn.Module, images: Tensor, path: Path, answer: Connection) -> None:
@@ -105,6 +110,6 @@ def _export_here(prefix: nn.Module, images: Tensor, path: Path, answer: Connecti
             size = sum(value.nbytes for value in prefix.state_dict().values())
             program.save(str(path), external_data=size > runtime.LARGEST_BYTES)
     except Exception as error:  # noqa: BLE001, it raises what an operator it does not know makes it raise
-        answer.send(first_line(error))
+        answer.send((RunError if is_of_the_machine(error) else BackboneError, first_line(error)))
     else:
-        answer.send("")
+        answer.send((None, ""))

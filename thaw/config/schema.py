@@ -409,7 +409,8 @@ class ComputeParams(Section):
     device: Annotated[str, Field(pattern=messages.FORMS["device"])] = "auto"
     """`auto` takes the first GPU, or the processor if there is none."""
     frozen_engine: Literal["auto", "onnxruntime", "torch"] = "auto"
-    """What runs the frozen prefix; auto takes the fastest engine that agrees with torch, and asks once per machine."""
+    """What runs the frozen prefix; on a processor auto takes ONNX Runtime from 300 images on, where it agrees with
+    torch, and torch for fewer, for which its export does not pay."""
     cache_gib: Positive = 8.0
     """Largest activation cache of a phase, in GiB; a phase that needs more computes them anew in every epoch."""
     track: Tracker = "none"

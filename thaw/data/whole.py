@@ -1,7 +1,7 @@
 """An image read from a file, once it is seen that the file has all of its pixels.
 
 Pillow's decoders say nothing where a file ends early and its markers look right: rows that are missing stay black in a
-PNG, grey in a JPEG. Two ways tell, and both compare a decoder with itself:
+PNG, grey in a JPEG. Three ways tell, and each compares a decoder with itself:
 
 - a PNG is painted before it is read. Where the last pixel still has the paint, the file is read again on another
   paint: only what was never written follows it;

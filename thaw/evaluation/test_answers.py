@@ -46,7 +46,7 @@ def answer(
 ) -> dict[str, NDArray[np.float64]]:
     """Return each model's calibrated probabilities [images, classes] of rows of a prepared data set, by its name.
 
-    The models are phases of one run, and computed in the fastest engine.
+    The models are phases of one run, and computed in the engine for so many images.
     Raises: ArtifactError if the blocks that they share differ.
     """
     first, *others = models.values()
@@ -60,7 +60,8 @@ def answer(
     with timings.part("engine"):
         code = artifacts.sha256_of(Path(together.__file__))
         key = artifacts.digest([code, *sizes, *(model.fingerprint for model in models.values())])
-        engine = Engine(network, first.look(images.read(rows[:BATCH]), 0), key=key, compute=compute)
+        sample = first.look(images.read(rows[:BATCH]), 0)
+        engine = Engine(network, sample, key=key, compute=compute, num_images=len(rows))
     logits: list[list[NDArray[np.float32]]] = [[] for _ in models]
     starts = range(0, len(rows), BATCH)
     for start in progress(starts, total=len(starts), label=label):

@@ -18,12 +18,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import psutil
 
 from thaw.config.reader import PARAMS_FILE, load_params, read_tree
 from thaw.config.schema import Params
-from thaw.errors import ParamsError, RunError, ThawError
+from thaw.errors import ParamsError, RunError, ThawError, is_out_of_memory
 from thaw.names import for_terminal
 from thaw.pipeline import code, scratch, timings
 from thaw.pipeline.artifacts import (
@@ -41,8 +42,8 @@ _BY_DVC = "DVC_STAGE"  # set by DVC in the environment of every stage
 _WATCH_INTERVAL_S = 1.0
 _GRACE_S = 10.0
 _KEPT_S = 30 * 24 * 3600.0
-# What torch says on a processor, torch on CUDA and MPS, and ONNX Runtime; none of them raises MemoryError.
-_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Failed to allocate memory", "bad_alloc", "bad allocation")
+_AT_START: dict[str, str] = {}
+_PARAMS_AT_START: list[dict[str, Any]] = []
 
 
 def main(body: Callable[[], None]) -> None:
@@ -68,20 +69,13 @@ def main(body: Callable[[], None]) -> None:
 
 def _explained(error: Exception) -> str | None:
     """Return what to do about an error of the machine's; None for a defect, which keeps its traceback."""
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return "out of memory; lower batch_size or compute.workers in params.yaml, or close other programs"
     if not isinstance(error, OSError) or (error.filename is None and error.errno is None):
         return None
     where = f" ({error.filename})" if error.filename else ""
     advice = f"; free space on the disk of {_disks()}" if error.errno == errno.ENOSPC else ""
     return f"the system refused a file operation: {error.strerror}{where}{advice}"
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Tell by the text where a library has no MemoryError: torch is not loaded to ask for its classes."""
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    return isinstance(error, MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY)
 
 
 def _disks() -> str:
@@ -95,16 +89,19 @@ def stage(name: str, *, sections: Sequence[str], inputs: Sequence[str], outs: Se
     """Yield the validated params of a stage that holds its lock, and check at the end that nothing moved under it.
 
     `sections` are the dotted keys of params.yaml, `inputs` the paths that the stage reads, `outs` those that it
-    writes. Raises: RunError if the code differs from the stage's fingerprint, if the stage already runs in this folder,
-    or if a section, an input or a source file changed meanwhile; the outs are then removed.
+    writes. Raises: RunError if the code differs from the stage's fingerprint or from what it was when the process
+    began, if the stage already runs in this folder, or if a section, an input or a source file changed meanwhile; the
+    outs are then removed.
     """
     started = time.perf_counter()
     timings.add("import", time.time() - psutil.Process().create_time())
     params = load_params()
+    sources = [] if name == code.STAGE else [code.path_of(name), *code.sources(name)]
+    if changed := _changed_since_start(sections, sources):
+        raise RunError(f"{', '.join(changed[:5])} changed while {name} was starting; run `dvc repro` again")
     for path in inputs:
         if not Path(path).exists():
             raise RunError(f"{path} is missing; run `dvc repro`, which makes it before this stage")
-    sources = [] if name == code.STAGE else [code.path_of(name), *code.sources(name)]
     read = [*map(Path, inputs), *sources]
     before = _snapshot(sections, read)
     if sources:  # after the snapshot, which sees an edit from here on
@@ -209,20 +206,43 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
+def remember_start() -> None:
+    """Note the state of our code and of params.yaml, before the imports, in whose seconds an edit would go unseen."""
+    _AT_START.update(_snapshot((), list(code.running().folders.values())))
+    with suppress(ParamsError):  # `stage` reads it again, and says what is wrong with it
+        _PARAMS_AT_START.append(read_tree(PARAMS_FILE))
+
+
+def _changed_since_start(sections: Sequence[str], sources: Sequence[Path]) -> list[str]:
+    """Return what has changed since `remember_start`, if that was called."""
+    now = {str(path): _stamp(path) for path in sources if str(path) in _AT_START}
+    changed = [path for path, stamp in now.items() if _AT_START[path] != stamp]
+    for tree in _PARAMS_AT_START:
+        then, states = _states(tree, sections), _states(read_tree(PARAMS_FILE), sections)
+        changed += [what for what in then if then[what] != states[what]]
+    return changed
+
+
 def _snapshot(sections: Sequence[str], paths: Sequence[Path]) -> dict[str, str]:
     """Return the state of each section of params.yaml and of each file that is, or lies below, one of the paths."""
-    state: dict[str, str] = {}
     try:
-        tree = read_tree(PARAMS_FILE)
+        tree = read_tree(PARAMS_FILE) if sections else {}
     except ParamsError:  # it was valid when the stage started: spoilt meanwhile, so every section has changed
         tree = {}
+    state = _states(tree, sections)
+    for path in paths:
+        state |= {str(file): _stamp(file) for file in _files(path)}
+    return state
+
+
+def _states(tree: dict[str, Any], sections: Sequence[str]) -> dict[str, str]:
+    """Return the state of each section, by what it is called where it has changed."""
+    state = {}
     for section in sections:
         value: object = tree
         for key in section.split("."):
             value = value.get(key) if isinstance(value, dict) else None
         state[f"params.yaml: {section}"] = digest(value)
-    for path in paths:
-        state |= {str(file): _stamp(file) for file in _files(path)}
     return state
 
 

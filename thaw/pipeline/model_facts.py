@@ -83,6 +83,8 @@ class Lineage(Facts):
     """The phase's settings."""
     computed_on: str | None = None
     """Processor, its instruction set, and the number of threads; absent from models made before it was recorded."""
+    engine: str | None = None
+    """What ran the frozen part: `onnxruntime` or `torch`; absent from models made before it was recorded."""
     backbone_manifest: str | None = None
     """Manifest of models/backbone that the phase was laid over."""
     phase_manifest: str | None = None

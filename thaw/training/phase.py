@@ -96,11 +96,12 @@ def run_phase(
     _check_lineage(name, params, start, backbone, images)
     parts = parts_of(images, start)
     frozen = phase_folder.frozen_digest(backbone, index)
-    model = _facts(name, params, start, backbone, index, frozen, computed_on(compute))
     pretrained = _pretrained(backbone, index)
     head = phase_folder.assemble(backbone, start.tensors, start.model)
     augment = augment.model_copy(update={"flip": start.model.augment.flip})
     classifier, prefix = _cut(backbone, index, head, Views(images, backbone.spec, seed, augment), compute)
+    by = {"computed_on": computed_on(compute), "engine": prefix.engine.name}
+    model = _facts(name, params, start, backbone, index, frozen, by)
     if params.cutmix > 0:
         require_maps(name, prefix.trial.shapes)
     rules = rules_of(params, backbone, index)
@@ -221,9 +222,9 @@ def _pretrained(backbone: Backbone, index: int) -> dict[str, Tensor]:
 
 
 def _facts(
-    name: str, params: PhaseParams, start: Start, backbone: Backbone, index: int, frozen_sha256: str, hardware: str
+    name: str, params: PhaseParams, start: Start, backbone: Backbone, index: int, frozen_sha256: str, by: dict[str, str]
 ) -> ModelFacts:
-    """Return the phase's model.json: that of its start, and what this phase is and keeps frozen."""
+    """Return the phase's model.json: that of its start, and what this phase is and keeps frozen, computed `by` what."""
     # What is offered beside the phase does not change it.
     settings = artifacts.digest(params.model_dump(exclude={"average"}))
     return start.model.model_copy(
@@ -232,7 +233,7 @@ def _facts(
             "start": params.start,
             "depth_blocks": len(backbone.units) - index,
             "cut": index,
-            "lineage": start.model.lineage.model_copy(update={"params": settings, "computed_on": hardware}),
+            "lineage": start.model.lineage.model_copy(update={"params": settings, **by}),
             "frozen_sha256": frozen_sha256,
         }
     )
@@ -258,10 +259,8 @@ def _say_what_trains(
         print(f"{name}: this network cannot be traced and cut, so every epoch runs all of it")
     print(
         f"{name}: frozen {frozen}; trains {', '.join(trained)}, head; norm {params.norm}, warm start "
-        f"{'on' if params.warm_start else 'off'}; prefix in {prefix.engine}"
+        f"{'on' if params.warm_start else 'off'}; prefix in {prefix.engine.name}"
     )
-    if prefix.engine.note:
-        print(f"{name}: {prefix.engine.note}")
 
 
 def cut_index(name: str, params: PhaseParams, backbone: Backbone, *, trained_before: int) -> int:

@@ -78,6 +78,8 @@ def plan_tables(params: Params) -> list[Table]:
 class _DataSet:
     num_images: int
     """That are trained on."""
+    num_development: int
+    """That are trained or validated on."""
     num_folds: int
     channels: int
     num_classes: int
@@ -160,7 +162,7 @@ def _costs(
     images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last)
     weights = phase_folder.digest_of(prefix.state_dict())
     key = artifacts.digest(["plan", backbone.spec.model_dump(mode="json"), depth, weights])
-    engine = Engine(prefix, images, key=key, compute=params.compute)
+    engine = Engine(prefix, images, key=key, compute=params.compute, num_images=data.num_development)
     boundary = [widen(narrow(value, np.dtype(np.float32))) for value in engine(images)]
     if phase.cutmix > 0:
         require_maps(name, [value.shape[1:] for value in boundary])
@@ -207,8 +209,9 @@ def _data_set(params: Params) -> _DataSet:
         artifacts.verify(prepared, only=("samples.csv", "audit.json"))
         channels = facts.read(prepared / "audit.json", Audit).channels
         check_channels(params.backbone.asked_channels, channels)
-        num_train, num_folds = int((samples["split"] == "train").sum()), int(samples["fold"].max()) + 1
-        return _DataSet(num_train, num_folds, channels, int(samples["label"].nunique()))
+        num_train, num_held_out = (int((samples["split"] == split).sum()) for split in ("train", "test"))
+        num_folds, num_classes = int(samples["fold"].max()) + 1, int(samples["label"].nunique())
+        return _DataSet(num_train, len(samples) - num_held_out, num_folds, channels, num_classes)
     listed = listing.read_data(params.data)
     given = listed.table["split"]
     held_out = params.prepare.test_fraction if not (given == "test").any() else float((given == "test").mean())
@@ -217,7 +220,7 @@ def _data_set(params: Params) -> _DataSet:
         asked = folds.AUTO if development <= folds.MOST_FOR_FOLDS and not (given == "val").any() else 1
     validated = params.prepare.val_fraction if not (given == "val").any() else float((given == "val").mean())
     num_train = development if asked > 1 else round(len(listed.table) * (1 - held_out - validated))
-    return _DataSet(num_train, asked, params.backbone.asked_channels or 3, len(listed.classes))
+    return _DataSet(num_train, development, asked, params.backbone.asked_channels or 3, len(listed.classes))
 
 
 def _num_covered(backbone: Backbone, rules: Sequence[Rule]) -> dict[str, int]:
