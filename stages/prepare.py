@@ -5,7 +5,7 @@ from tempfile import TemporaryFile
 
 from thaw import names
 from thaw.config.reader import load_params
-from thaw.data import audit, catalog, listing, near_copies, packed, split
+from thaw.data import audit, catalog, decisions, listing, near_copies, packed, rare, split
 from thaw.data.ingest import ingest
 from thaw.pipeline import artifacts, facts, guard, tables
 from thaw.progress import progress
@@ -25,9 +25,7 @@ def main() -> None:
             spool = packed.Spool(file, settings.size_px)
             found = ingest(listed.root, paths, settings, workers=params.compute.workers)
             items = progress(found, total=len(paths), label="prepare: images read")
-            cataloged = catalog.collect(
-                listed, items, spool, max_rejected=settings.max_rejected, one_depth=settings.value_range is not None
-            )
+            cataloged = rare.settle(catalog.collect(listed, items, spool, settings, params.data), params.data.rare)
             copies, usable = near_copies.tied(cataloged.usable, spool, settings.near_copies)
             splits, folds, notes = split.assign(
                 usable,
@@ -37,8 +35,10 @@ def main() -> None:
                 folds=params.select.folds,
             )
             samples = catalog.number(usable, splits, folds)
-            channels, dtype = packed.write(folder, samples, listed.classes, spool, samples["number"].tolist())
+            channels, dtype = packed.write(folder, samples, spool, samples["number"].tolist())
             tables.write(folder / "rejected.csv", cataloged.rejected)
+            leaks = near_copies.write(folder, samples, copies, settings)
+            said = [*listed.notes, *cataloged.lines, *notes.lines, *decisions.lines(samples, settings, notes), *leaks]
             report = audit.summary(
                 samples,
                 rejected=cataloged.rejected,
@@ -48,12 +48,12 @@ def main() -> None:
                 dtype=dtype,
                 value_range=settings.value_range,
                 near_copies=copies.rows,
+                decisions=[names.on_one_line(line) for line in said],
             )
             facts.write(folder / "audit.json", report)
             facts.write(folder / "settings.json", packed.preprocessing(settings, dtype))
-            leaks = near_copies.write(folder, samples, copies, settings)
-            for line in cataloged.lines + notes.lines + leaks + report.warnings:
-                print(f"prepare: {names.on_one_line(line)}")
+            for line in [*report.decisions, *map(names.on_one_line, report.warnings)]:
+                print(f"prepare: {line}")
 
 
 if __name__ == "__main__":

@@ -61,7 +61,13 @@ def new(
         Path | None, typer.Option("--images", help="A folder with a sub-folder of images for each class.")
     ] = None,
     manifest: Annotated[
-        Path | None, typer.Option("--manifest", help="A CSV with the columns path and label, instead of --images.")
+        Path | None, typer.Option("--manifest", help="A table with the columns path and label, instead of --images.")
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option("--column", help="What the table calls a column, such as path=file_name.")
+    ] = None,
+    ignore_column: Annotated[
+        list[str] | None, typer.Option("--ignore-column", help="A column that looks as if it mattered and does not.")
     ] = None,
     backbone: Annotated[
         str | None, typer.Option("--backbone", help="The pretrained network, such as timm:resnet50; without it, ours.")
@@ -74,7 +80,8 @@ def new(
     from thaw.project import commands
     from thaw.project.layout import Wish
 
-    commands.new(Wish(project, images, manifest, backbone, subdir))
+    named = dict(pair.partition("=")[::2] for pair in column or [])
+    commands.new(Wish(project, images, manifest, backbone, subdir, columns=named, ignore_columns=ignore_column or ()))
 
 
 @app.command()

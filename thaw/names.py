@@ -6,6 +6,7 @@ out has its own function here, and the text comes in as it is. Tables that stage
 """
 
 import re
+from collections.abc import Sequence
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001 - a spreadsheet takes them, too
@@ -56,3 +57,8 @@ def from_cell(cell: str) -> str:
 def in_script(name: str) -> str:
     """Return a name for a script in a page that somebody else writes: `<`, which could end it, as a quotation mark."""
     return name.replace("<", "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}")
+
+
+def few(names: Sequence[str]) -> str:
+    """Return the first three names, with dots where there are more, for a sentence."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

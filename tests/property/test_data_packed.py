@@ -43,7 +43,7 @@ class Case:
         numbers = [spool.append(image) for image in self.images]
         kept = [numbers[number] for number in self.keep]
         with artifacts.new_folder(folder) as partial:
-            facts = write(partial, self.samples, self.classes, spool, kept, shard_bytes=shard_bytes)
+            facts = write(partial, self.samples, spool, kept, shard_bytes=shard_bytes)
         found = PackedImages.open(folder)
         assert (found.channels, found.dtype.name) == facts
         return found
@@ -78,6 +78,7 @@ def cases(draw: st.DrawFn) -> Case:
             "look": "",
         },
     )
+    classes = sorted(set(samples["label"]))
     return Case(images, keep, classes, samples[draw(st.permutations(COLUMNS))])
 
 

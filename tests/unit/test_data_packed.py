@@ -37,7 +37,7 @@ def write_packed(
         spool = packed.Spool(file, images[0].shape[0])
         for image in images:
             spool.append(image)
-        packed.write(partial, samples, ["007", "NA"], spool, keep, shard_bytes=shard_bytes)
+        packed.write(partial, samples, spool, keep, shard_bytes=shard_bytes)
     return packed.PackedImages.open(folder)
 
 

@@ -20,6 +20,7 @@ FORMS = {
     "callable": r"^[\w.]+:\w+$",
     "sha256": r"^[0-9a-f]{64}$",
     "device": r"^(auto|cpu|mps|cuda(:\d+)?)$",
+    "rare": r"^(error|train-only|drop|merge:\S.*)$",
 }
 FORM_WORDS = {
     FORMS["phase"]: "a small letter followed by up to 30 small letters, digits or _",
@@ -29,6 +30,7 @@ FORM_WORDS = {
     FORMS["callable"]: "null or MODULE:CALLABLE",
     FORMS["sha256"]: "null or the 64 small hex digits of a SHA-256",
     FORMS["device"]: "auto, cpu, mps, cuda or cuda:NUMBER",
+    FORMS["rare"]: "error, train-only, drop or merge:NAME",
 }
 KERAS = (
     "a network of Keras cannot be cut where it is; export it to ONNX and name that file: onnx:PATH "

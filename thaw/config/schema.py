@@ -189,6 +189,24 @@ class DataParams(Section):
     labels: Annotated[str, Field(min_length=1)] | None = None
     """Where the labels are: the same path as `data.raw`, or a CSV in git that names the images of that folder
     (`thaw labels export` writes it). null is `data.raw`; params.yaml gives the path, since dvc.yaml names this key."""
+    columns: dict[Literal["path", "label", "split", "group", "confidence"], Annotated[str, Field(min_length=1)]] = {}
+    """What a table of images calls its columns, such as `{path: file_name, group: patient_id}`; the others have the
+    names that Thaw gives them."""
+    ignore_columns: tuple[str, ...] = Field(default=(), strict=False)
+    """Columns that are left out although they are named like a split, a label, a group or a weight."""
+    encoding: Literal["auto", "latin-1", "cp1252", "cp1250", "cp1251", "shift_jis", "gb18030", "big5", "euc_kr"] = (
+        "auto"
+    )
+    """How a table is encoded: `auto` is UTF-8, or what a byte order mark says."""
+    task: Literal["auto", "single-label"] = "auto"
+    """`auto` refuses labels that name several classes or are numbers to predict, which Thaw does not train;
+    `single-label` takes each value for a class."""
+    conflicts: Literal["error", "drop", "first"] = "error"
+    """What becomes of an image that is listed under several labels: the stage stops, no copy is used, or the first by
+    its path is."""
+    rare: Annotated[str, Field(pattern=messages.FORMS["rare"])] = "train-only"
+    """What becomes of classes of fewer than 3 independent images: `error` stops the stage, `train-only` trains on those
+    that are too few to be tested, `drop` leaves them out, `merge:NAME` makes them one class."""
     license: Annotated[str, Field(min_length=1)] | None = None
     """Licence of the images as the Hugging Face hub names it (`cc-by-4.0`), for the model card; null: not stated."""
 

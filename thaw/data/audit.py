@@ -38,6 +38,7 @@ def summary(
     dtype: str,
     value_range: Ranges | None,
     near_copies: Sequence[tuple[int, int]],
+    decisions: Sequence[str] = (),
 ) -> Audit:
     """Return audit.json: `samples` has the columns of samples.csv, and animated, measured; near copies are rows."""
     copies = [_shown(samples, rows) for rows in _same(samples["sha256"].tolist())]
@@ -58,6 +59,7 @@ def summary(
         missing=_listed(split_notes.missing),
         never_validated=_listed(split_notes.never_validated),
         units_of_tied_groups=split_notes.units_of_tied_groups,
+        decisions=list(decisions),
     )
 
 

@@ -1,27 +1,32 @@
 """Which files a data set is made of, with their labels: read from `data.raw`, before any image is opened.
 
 `data.raw` is one of: a folder with a sub-folder per class; a folder with train, val (or valid, validation) and test
-folders of class folders, whose split is kept; a CSV manifest with the columns path and label, and optionally split,
-group and confidence, with paths relative to the CSV's folder; a folder that holds such a manifest as manifest.csv.
-Where `data.labels` names another CSV, that one lists the images below the folder `data.raw`, and all of them.
+folders of class folders, whose split is kept; a table of images (manifest.py), with paths relative to its folder; a
+folder that holds such a table as manifest.csv, metadata.csv or metadata.jsonl, or has train, val and test folders that
+do. Where `data.labels` names another table, that one lists the images below the folder `data.raw`, and all of them.
 """
 
 import dataclasses
-import difflib
 import os
-import posixpath
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from thaw.config.schema import DataParams
+from thaw.data import manifest
+from thaw.data.manifest import SPLITS
 from thaw.errors import DataError
+from thaw.names import few
 
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-COLUMNS = ("path", "label", "split", "group", "confidence")
+# What stands beside images and is none: annotations, tables, notes.
+_BESIDE_IMAGES = frozenset({
+    ".xml", ".txt", ".json", ".jsonl", ".csv", ".tsv", ".md", ".rst", ".html", ".yaml", ".yml", ".toml", ".cfg", ".ini",
+    ".log", ".names", ".data", ".db", ".mat", ".npy", ".npz", ".py", ".ipynb", ".sh", ".pdf", ".xls", ".xlsx", ".docx",
+})  # fmt: skip
 _IGNORED = {"thumbs.db", "desktop.ini", "__macosx", "icon\r"}
 _SAMPLE = Path("data/sample/dvc.yaml")  # the stage that lays out the sample
 
@@ -36,6 +41,10 @@ class Listing:
     """Columns path, label, split ('' where none is given), group ('' where none is given), confidence."""
     links: list[str] = field(default_factory=list)
     """Folders that are symbolic links, which are not followed."""
+    from_table: bool = False
+    """Whether a table says the labels, and no folders do."""
+    notes: list[str] = field(default_factory=list)
+    """What was decided on the way and is worth knowing, a line each."""
 
     @property
     def classes(self) -> list[str]:
@@ -45,6 +54,7 @@ class Listing:
 
 MANIFEST = "manifest.csv"
 """A folder that holds a file of this name is read by it: DVC then tracks the images together with the manifest."""
+_TABLES = (MANIFEST, "metadata.csv", "metadata.jsonl")  # the last two are those of Hugging Face's image folders
 
 
 def inputs(data: DataParams) -> list[str]:
@@ -78,19 +88,22 @@ def locate(raw: str) -> Path:
 def read_data(data: DataParams) -> Listing:
     """Return what `data.raw` and `data.labels` list. Raises: DataError as `inputs` and `read` do."""
     inputs(data)
-    return read(Path(data.raw), Path(data.label_file) if data.label_file is not None else None)
+    return read(Path(data.raw), Path(data.label_file) if data.label_file is not None else None, data)
 
 
-def read(raw: Path, labels: Path | None = None) -> Listing:
-    """Return what `data.raw` lists, or a CSV of labels for the folder. Raises: DataError if that is no data set.
+def read(raw: Path, labels: Path | None = None, data: DataParams | None = None) -> Listing:
+    """Return what `data.raw` lists, or a table of labels for the folder; `data` says how tables are to be read.
 
-    A data set has two classes or more; a CSV of labels names the files of the folder, each of them.
+    A data set has two classes or more; a table of labels names the files of the folder, each of them.
+    Raises: DataError if that is no data set.
     """
-    manifest = raw / MANIFEST if raw.is_dir() else raw
+    how = data or DataParams(raw=str(raw))
     if labels is not None:
-        listing = _read_labels(raw, labels)
+        listing = _read_labels(raw, labels, how)
+    elif (table := table_of(raw)) is not None:
+        listing = read_table(table, table.parent, how)
     else:
-        listing = read_csv(manifest, manifest.parent) if manifest.is_file() else _read_folder(raw)
+        listing = _read_folder(raw, how)
     source = labels or raw
     for name in [*listing.table["path"], *listing.table["label"], *listing.table["group"], *listing.links]:
         _check_name(name, source)
@@ -98,50 +111,112 @@ def read(raw: Path, labels: Path | None = None) -> Listing:
     return listing
 
 
-def _read_labels(raw: Path, labels: Path) -> Listing:
-    """Return the rows of a CSV of labels, once they are seen to name the files below the folder, and all of them."""
-    if (raw / MANIFEST).is_file():
-        raise DataError(f"{raw / MANIFEST} lists the images, and so does {labels} (data.labels); remove one of them")
-    listing, links = read_csv(labels, raw), list[str]()
+def table_of(raw: Path) -> Path | None:
+    """Return the table of images that `data.raw` is or holds; None for folders of classes."""
+    if not raw.is_dir():
+        return raw
+    return next((raw / name for name in _TABLES if (raw / name).is_file()), None)
+
+
+def read_table(path: Path, root: Path, data: DataParams | None = None) -> Listing:
+    """Return the rows of a table whose paths are relative to `root`. Raises: DataError if it lists no images so."""
+    found = manifest.read(path, root, data or DataParams(raw=str(path)))
+    return Listing(root, found.table, from_table=True, notes=found.notes)
+
+
+def _read_labels(raw: Path, labels: Path, data: DataParams) -> Listing:
+    """Return the rows of a table of labels, once they are seen to name the files below the folder, and all of them."""
+    if raw.is_dir() and (inside := table_of(raw)) is not None:
+        raise DataError(f"{inside} lists the images, and so does {labels} (data.labels); remove one of them")
+    listing, links = read_table(labels, raw, data), list[str]()
     named, present = set(listing.table["path"]), files_below(raw, links)
     if missing := sorted(named - present):
         raise DataError(
-            f"{labels} names {len(missing)} images that {raw} lacks ({_few(missing)}); bring them (`dvc pull` or "
+            f"{labels} names {len(missing)} images that {raw} lacks ({few(missing)}); bring them (`dvc pull` or "
             "`dvc checkout`), or remove their rows"
         )
     if unnamed := sorted(present - named):
         raise DataError(
-            f"{raw} holds {len(unnamed)} files that {labels} does not name ({_few(unnamed)}); add a row for each "
+            f"{raw} holds {len(unnamed)} files that {labels} does not name ({few(unnamed)}); add a row for each "
             "(`thaw labels export` does, for class folders), or put a dot before the names of those to leave out"
         )
     return dataclasses.replace(listing, links=sorted(links))
 
 
 def files_below(raw: Path, links: list[str] | None = None) -> set[str]:
-    """Return the paths of all files below a folder, but hidden ones; links to folders are added to `links`."""
-    return set(_files(raw, raw, links if links is not None else []))
+    """Return the paths of all files below a folder that may be images; links to folders are added to `links`."""
+    return {path for path in _files(raw, raw, links if links is not None else []) if not _is_beside(path)}
 
 
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
-def _read_folder(raw: Path) -> Listing:
+def _read_folder(raw: Path, data: DataParams) -> Listing:
     links: list[str] = []
     tops = _folders(raw, raw, links)
     given = [name for name in tops if name.lower() in SPLITS]
+    if not _is_split(tops, given, raw):
+        return _of_classes(raw, {name: ("", name) for name in tops}, links, [])
+    tables = {top: table for top in given if (table := table_of(raw / top)) is not None}
+    if tables:
+        return _of_tables(raw, given, tables, data)
+    classes: dict[str, tuple[str, str]] = {}
+    notes = []
+    for top in given:
+        below = _folders(raw / top, raw, links)
+        classes |= {f"{top}/{name}": (SPLITS[top.lower()], name) for name in below}
+        if not below:
+            notes.append(_without_labels(raw / top))
+    return _of_classes(raw, classes, links, notes)
+
+
+def _of_classes(raw: Path, classes: dict[str, tuple[str, str]], links: list[str], notes: list[str]) -> Listing:
+    """Return the images of class folders, of which the split and the label are given."""
     rows: list[tuple[str, str, str]] = []
-    if _is_split(tops, given, raw):
-        for top in given:
-            for name in _folders(raw / top, raw, links):
-                rows += [(path, name, SPLITS[top.lower()]) for path in _class_files(raw / top / name, raw, links)]
-    else:
-        for name in tops:
-            rows += [(path, name, "") for path in _class_files(raw / name, raw, links)]
+    beside: list[str] = []
+    for folder, (split, name) in classes.items():
+        found = list(_files(raw / folder, raw, links))
+        images = [path for path in found if not _is_beside(path)]
+        beside += [path for path in found if _is_beside(path)]
+        if not images:
+            what = "no images" if found else "no files"
+            raise DataError(f"{raw / folder} holds {what}; add images of this class or remove the folder")
+        rows += [(path, name, split) for path in images]
     if not rows:
         raise DataError(f"{raw} holds no class folders with files in them; give each class a folder of its images")
+    loose = [entry.name for entry in os.scandir(raw) if entry.is_file() and not _ignored(entry.name)]
+    if images := sorted(name for name in loose if not _is_beside(name)):
+        notes = [*notes, f"{raw}: {len(images)} files in no class folder are not used ({few(images)})"]
+    if beside:
+        kinds = Counter(PurePosixPath(path).suffix.lower() for path in beside).most_common()
+        shown = ", ".join(f"{count} {kind}" for kind, count in kinds)
+        notes = [*notes, f"{raw}: {len(beside)} files beside the images are not used ({shown}; {min(beside)})"]
     table = pd.DataFrame(rows, columns=["path", "label", "split"], dtype=object).assign(group="", confidence=1.0)
-    return Listing(raw, table.sort_values("path", ignore_index=True), sorted(links))
+    return Listing(raw, table.sort_values("path", ignore_index=True), sorted(links), notes=notes)
+
+
+def _of_tables(raw: Path, given: Sequence[str], tables: dict[str, Path], data: DataParams) -> Listing:
+    """Return the images of split folders that each have a table. Raises: DataError if one says another split."""
+    parts, notes = [], []
+    for top in given:
+        if top not in tables:
+            notes.append(_without_labels(raw / top))
+            continue
+        found = manifest.read(tables[top], raw / top, data)
+        if found.table["split"].any():
+            raise DataError(f"{tables[top]} has a column split, and so says its folder; name it in data.ignore_columns")
+        parts.append(
+            found.table.assign(path=[f"{top}/{path}" for path in found.table["path"]], split=SPLITS[top.lower()])
+        )
+        notes += found.notes
+    table = pd.concat(parts).astype({"path": object, "split": object}).sort_values("path", ignore_index=True)
+    return Listing(raw, table, from_table=True, notes=notes)
+
+
+def _without_labels(folder: Path) -> str:
+    number = sum(1 for _ in _files(folder, folder, []))
+    return f"{folder} has no class folders: its {number} files are not used, since they have no labels"
+
+
+def _is_beside(path: str) -> bool:
+    return PurePosixPath(path).suffix.lower() in _BESIDE_IMAGES
 
 
 def _is_split(tops: list[str], given: list[str], raw: Path) -> bool:
@@ -190,13 +265,6 @@ def _folders(folder: Path, raw: Path, links: list[str]) -> list[str]:
     return sorted(names)
 
 
-def _class_files(folder: Path, raw: Path, links: list[str]) -> list[str]:
-    found = list(_files(folder, raw, links))
-    if not found:
-        raise DataError(f"{folder} holds no files; add images of this class or remove the folder")
-    return found
-
-
 def _files(folder: Path, raw: Path, links: list[str]) -> Iterator[str]:
     """Yield everything below a class folder that is not a folder, as paths relative to raw, with forward slashes."""
     for entry in os.scandir(folder):
@@ -209,70 +277,6 @@ def _files(folder: Path, raw: Path, links: list[str]) -> Iterator[str]:
             links.append(path.relative_to(raw).as_posix())
         else:
             yield path.relative_to(raw).as_posix()
-
-
-def read_csv(raw: Path, root: Path) -> Listing:
-    """Return the rows of a CSV, whose paths are relative to `root`. Raises: DataError if it lists no images so."""
-    try:
-        table = pd.read_csv(raw, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (ValueError, OSError) as error:  # pandas' parser errors and UnicodeDecodeError are ValueErrors
-        raise DataError(f"{raw} is neither a folder nor a CSV in UTF-8 ({' '.join(str(error).split())})") from None
-    _check_conflicts(raw)
-    _check_columns(list(table.columns), raw)
-    if table.empty:
-        raise DataError(f"{raw} lists no images; it needs a row for each")
-    table["path"] = [_clean_path(path, raw, root) for path in table["path"]]
-    for column in ("path", "label", "split"):
-        if column in table and (empty := int((table[column].str.strip() == "").sum())):
-            raise DataError(f"{raw}: {column} is empty in {empty} rows; fill it in, or leave out an optional column")
-    if (twice := table["path"][table["path"].duplicated()]).size:
-        raise DataError(f"{raw} lists {twice.iloc[0]!r} more than once; keep one row for each image")
-    table["split"] = [_split(text, raw) for text in table["split"]] if "split" in table else ""
-    table["group"] = table.get("group", "")
-    table["confidence"] = [_confidence(text, raw) for text in table["confidence"]] if "confidence" in table else 1.0
-    return Listing(root, table[list(COLUMNS)].sort_values("path", ignore_index=True))
-
-
-def _check_conflicts(raw: Path) -> None:
-    """Refuse what a merge of git has left: its markers would be read as images."""
-    with raw.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if line.startswith(("<<<<<<< ", ">>>>>>> ")):
-                raise DataError(
-                    f"{raw}: line {number} is `{line.strip()}`, a conflict of git; resolve it, and run `dvc repro`"
-                )
-
-
-def _check_columns(names: list[str], raw: Path) -> None:
-    for name in names:
-        close = difflib.get_close_matches(name.strip().lower(), COLUMNS, n=1, cutoff=0.7)
-        if name not in COLUMNS and close and close[0] not in names:
-            raise DataError(f"{raw}: column {name!r} looks like {close[0]!r}; rename it, or it would have no effect")
-    if missing := {"path", "label"} - set(names):
-        raise DataError(f"{raw} has no column {' and no column '.join(sorted(missing))}; it needs path,label")
-
-
-def _clean_path(text: str, raw: Path, root: Path) -> str:
-    path = posixpath.normpath(text) if text else ""
-    if path.startswith(("/", "../")) or path == "..":
-        raise DataError(f"{raw}: path {text!r} leads out of {root}; write paths relative to that folder")
-    return path
-
-
-def _split(text: str, raw: Path) -> str:
-    if text not in SPLITS:
-        raise DataError(f"{raw}: split is {text!r}; it must be one of {', '.join(SPLITS)}")
-    return SPLITS[text]
-
-
-def _confidence(text: str, raw: Path) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 1:
-        raise DataError(f"{raw}: confidence is {text!r}; it must be a number above 0 and at most 1")
-    return value
 
 
 def _check_name(name: str, raw: Path) -> None:

@@ -145,7 +145,6 @@ class Spool:
 def write(
     folder: Path,
     samples: pd.DataFrame,
-    classes: list[str],
     spool: Spool,
     numbers: list[int],
     *,
@@ -164,7 +163,7 @@ def write(
             for number in chunk:
                 file.write(np.ascontiguousarray(spool.read(number, channels, dtype)).data)
     tables.write(folder / "samples.csv", samples[list(COLUMNS)])
-    facts.write(folder / "classes.json", ClassNames(classes=classes))
+    facts.write(folder / "classes.json", ClassNames(classes=sorted(set(samples["label"]))))
     return channels, dtype.name
 
 

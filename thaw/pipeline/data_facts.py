@@ -165,6 +165,8 @@ class Audit(Facts):
     never_validated: Listed[Unvalidated]
     units_of_tied_groups: int
     """Units that hold several of the user's groups, since these share a copy."""
+    decisions: list[str] = Field(default_factory=list)
+    """What `prepare` decided on its own, a line each, as it printed them."""
 
     @property
     def warnings(self) -> list[str]:

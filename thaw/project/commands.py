@@ -73,6 +73,7 @@ def _seen(wish: Wish, made: Made) -> Iterator[str]:
     if made.seen is None:
         return
     yield from looking.in_words(made.seen, str(wish.images or wish.manifest))
+    yield from (f"  {note}" for note in made.notes)
     for reason in made.unreadable:
         yield f"  left out, since it cannot be read: {reason}"
     text = (made.root / files.PARAMS).read_text(encoding="utf-8")

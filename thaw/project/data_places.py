@@ -1,17 +1,16 @@
 """Where data of others lies in a project: the images, and models that params.yaml names by their folders.
 
-A folder that holds images, or a model, is data as a whole. A CSV names images by their paths: then the folders that
-hold them are, and of the folders above those, up to the CSV's own, only what they hold themselves.
+A folder that holds images, or a model, is data as a whole. A table names images by their paths: then the folders that
+hold them are, and of the folders above those, up to the table's own, only what they hold themselves.
 """
 
-import csv
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from thaw.config.checks import value_at
-from thaw.errors import DataError
+from thaw.errors import DataError, ThawError
 
 OWN = ("dvc.yaml", "data/sample/dvc.yaml")
 """Files of a project's own that a folder of a CSV may hold as well."""
@@ -31,7 +30,7 @@ class Places:
 def of(tree: Mapping[str, object]) -> Places:
     """Return the places of data that a tree of params names; what is not there yet counts as well.
 
-    Raises: DataError if data.raw is a CSV that no text can be read from, as a pipe.
+    Raises: DataError if data.raw is a table that no text can be read from, as a pipe.
     """
     raw = value_at(tree, "data", "raw")
     whole = [_normal(folder) for folder in _models(tree)]
@@ -40,7 +39,8 @@ def of(tree: Mapping[str, object]) -> Places:
     path = Path(_normal(raw))
     if not raw.lower().endswith(".csv") and not path.is_file():
         return Places([path, *whole], [])
-    return Places([*_folders_of(path), *whole], _above(path.parent, _folders_of(path)))
+    folders = _folders_of(path, tree)
+    return Places([*folders, *whole], _above(path.parent, folders))
 
 
 def inside(path: Path) -> bool:
@@ -61,9 +61,9 @@ def _normal(path: str) -> Path:
     return Path(path) if shorter.startswith("..") else Path(shorter)
 
 
-def _folders_of(manifest: Path) -> list[Path]:
-    """Return the topmost folders of the images that a CSV lists, beside those that lie in its own folder."""
-    folders = {Path(path).parent for path in _paths(manifest)} - {Path()}
+def _folders_of(manifest: Path, tree: Mapping[str, object]) -> list[Path]:
+    """Return the topmost folders of the images that a table lists, beside those that lie in its own folder."""
+    folders = {Path(path).parent for path in _paths(manifest, tree)} - {Path()}
     tops = sorted(folder for folder in folders if not folders & set(folder.parents))
     if len(tops) > _MOST:
         common = Path(os.path.commonpath(tops))
@@ -71,14 +71,18 @@ def _folders_of(manifest: Path) -> list[Path]:
     return [manifest.parent / folder for folder in tops]
 
 
-def _paths(manifest: Path) -> list[str]:
-    """Return the column `path` of a CSV; nothing where it has none, which `prepare` says in its own words."""
+def _paths(manifest: Path, tree: Mapping[str, object]) -> list[str]:
+    """Return the paths in a table of images; nothing where it cannot be read, which `prepare` says in its own words."""
     if manifest.exists() and not manifest.is_file():
         raise DataError(f"{manifest} is no regular file, so it would be read for ever; put a CSV in its place")
+    from thaw.data import dialect, named_files  # and pandas, which folders of classes do without
+
+    encoding, columns = value_at(tree, "data", "encoding"), value_at(tree, "data", "columns")
+    name = columns.get("path", "path") if isinstance(columns, dict) else "path"
     try:
-        with manifest.open(encoding="utf-8-sig", newline="") as file:
-            return [path for row in csv.DictReader(file) if (path := row.get("path"))]
-    except (OSError, UnicodeDecodeError, csv.Error):
+        cells = dialect.read(manifest, encoding if isinstance(encoding, str) else "auto").table
+        return [path for path in named_files.resolve(cells[name].tolist(), manifest.parent, manifest)[0] if path]
+    except (ThawError, KeyError, LookupError):
         return []
 
 

@@ -94,7 +94,8 @@ def _reuse(root: Path, source: Path | None, asked: Mapping[str, object]) -> None
 def _replace_images(root: Path, source: Path) -> None:
     """Copy the images again if they are not those that the project has, and tell DVC."""
     folder, given = (source, None) if source.is_dir() else (None, source)
-    listed, manifest = images.list_images(folder, given), images.manifest_of(folder, given)
+    listed = images.list_images(folder, given)
+    manifest = images.manifest_of(listed, folder, given)
     present = root / images.FOLDER
     if images.same_images(listed, manifest, present):
         return

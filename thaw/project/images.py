@@ -10,18 +10,29 @@ import filecmp
 import os
 import shutil
 import stat
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from thaw.data import listing
+from pydantic import ValidationError
+
+from thaw.config.schema import DataParams
+from thaw.data import dialect, listing
+from thaw.data.columns import COLUMNS, NEEDED
 from thaw.data.listing import MANIFEST, Listing
 from thaw.errors import DataError
 from thaw.progress import progress
+from thaw.project.labels import table_text
 
 FOLDER = "data/images"
 
 
-def list_images(images: Path | None, manifest: Path | None) -> Listing:
-    """Return what a folder or a CSV lists. Raises: DataError if that is no data set, or both are given."""
+def list_images(
+    images: Path | None, manifest: Path | None, columns: Mapping[str, str] | None = None, ignored: Sequence[str] = ()
+) -> Listing:
+    """Return what a folder or a table lists, whose columns are called as `columns` says, but for those `ignored`.
+
+    Raises: DataError if that is no data set, or both are given.
+    """
     if images is not None and manifest is not None:
         raise DataError("--images and --manifest are both given; give the folder, or the CSV that lists the images")
     if manifest is not None and not manifest.is_file():
@@ -30,16 +41,29 @@ def list_images(images: Path | None, manifest: Path | None) -> Listing:
         raise DataError(f"--images is {images}, which is no folder; give a folder with a sub-folder for each class")
     source = images if images is not None else manifest
     assert source is not None
-    return listing.read(source)
+    try:
+        how = DataParams.model_validate({"raw": str(source), "columns": columns or {}, "ignore_columns": [*ignored]})
+    except ValidationError:
+        raise DataError(
+            f"--column takes one of {', '.join(COLUMNS)}, then = and the name in the table, such as path=file_name"
+        ) from None
+    return listing.read(source, data=how)
 
 
-def manifest_of(images: Path | None, manifest: Path | None) -> Path | None:
-    """Return the CSV that belongs to the images, if there is one."""
-    inside = images / MANIFEST if images is not None else None
-    return manifest or (inside if inside is not None and inside.is_file() else None)
+def manifest_of(listed: Listing, images: Path | None, manifest: Path | None) -> bytes | None:
+    """Return the manifest.csv that goes with copies of the images; None where folders are the classes.
+
+    A table that is read without a remark is kept as it is; of another one the rows that were understood are written.
+    """
+    if not listed.from_table:
+        return None
+    path = manifest or (listing.table_of(images) if images is not None else None)
+    if path is not None and not listed.notes and set(NEEDED) <= set(dialect.read(path).table.columns):
+        return path.read_bytes()
+    return table_text(listed.table).encode()
 
 
-def copy_images(listed: Listing, manifest: Path | None, folder: Path) -> list[str]:
+def copy_images(listed: Listing, manifest: bytes | None, folder: Path) -> list[str]:
     """Copy what is listed into a new folder, with the manifest; return what cannot be read, each with the reason."""
     unreadable = []
     folder.mkdir(parents=True)
@@ -51,16 +75,18 @@ def copy_images(listed: Listing, manifest: Path | None, folder: Path) -> list[st
         else:
             _copy(listed.root / path, target)
     if manifest is not None:
-        shutil.copyfile(manifest, folder / MANIFEST)
+        (folder / MANIFEST).write_bytes(manifest)
     return unreadable
 
 
-def same_images(listed: Listing, manifest: Path | None, folder: Path) -> bool:
+def same_images(listed: Listing, manifest: bytes | None, folder: Path) -> bool:
     """Tell whether a folder holds what `copy_images` would write into it, byte for byte."""
     wanted = {path: listed.root / path for path in listed.table["path"] if not _why_unreadable(listed.root / path)}
-    if manifest is not None:
-        wanted[MANIFEST] = manifest
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    if manifest is not None:
+        if MANIFEST not in present or (folder / MANIFEST).read_bytes() != manifest:
+            return False
+        present.remove(MANIFEST)
     pairs = progress(wanted.items(), total=len(wanted), label="images compared")
     return present == set(wanted) and all(filecmp.cmp(source, folder / path, shallow=False) for path, source in pairs)
 

@@ -15,6 +15,7 @@ from thaw.config.reader import load_params
 from thaw.config.schema import DataParams
 from thaw.data import listing
 from thaw.errors import DataError, RunError
+from thaw.names import few
 from thaw.pipeline.artifacts import write_text
 from thaw.project import files
 from thaw.project.params_text import with_value
@@ -52,11 +53,11 @@ def _create(root: Path, data: DataParams, name: str) -> Iterator[str]:
         raise RunError(f"{name} is there already; give another --output, or set {_KEY} to {name} if it has the labels")
     params = with_value((root / files.PARAMS).read_text(encoding="utf-8"), _KEY, name)
     table = listing.read(raw).table
-    _write(root / name, _text(_telling(table), _records(table)))
+    _write(root / name, table_text(table))
     _write(root / files.PARAMS, params)
     yield f"{name}: {len(table)} images of {table['label'].nunique()} classes; {files.PARAMS}: {_KEY} is {name}"
-    if (raw / listing.MANIFEST).is_file():
-        yield f"remove {data.raw}/{listing.MANIFEST}, which says the same, and run `dvc add {data.raw}`"
+    if (inside := listing.table_of(raw)) is not None:
+        yield f"remove {data.raw}/{inside.name}, which says the same, and run `dvc add {data.raw}`"
     yield f"next: `git add {name} {files.PARAMS}`; a new image needs a row, which `thaw labels export` adds"
 
 
@@ -67,17 +68,17 @@ def _add(root: Path, data: DataParams, name: str) -> Iterator[str]:
     named = {row["path"] for row in rows}
     new, gone = sorted(present - named), sorted(named - present)
     if loose := [path for path in new if "/" not in path]:
-        raise DataError(f"{data.raw} has files in no class folder ({_few(loose)}); write their rows into {name}")
+        raise DataError(f"{data.raw} has files in no class folder ({few(loose)}); write their rows into {name}")
     if new:
         found = listing.read(raw).table.set_index("path", drop=False).loc[new]
         if "split" in columns and not found["split"].all():
-            raise DataError(f"{name} has a column split, which folders do not tell; write the rows of {_few(new)}")
+            raise DataError(f"{name} has a column split, which folders do not tell; write the rows of {few(new)}")
         ordered = [row["path"] for row in rows] == sorted(named)
         rows += [{column: str(row.get(column, "")) for column in columns} for row in _records(found)]
         _write(root / name, _text(columns, sorted(rows, key=lambda row: row["path"]) if ordered else rows))
     yield f"{name}: {len(new)} rows added, {len(rows) - len(new)} left as they were"
     if gone:
-        yield f"{name} has rows of {len(gone)} images that {data.raw} lacks ({_few(gone)}); `dvc pull`, or remove them"
+        yield f"{name} has rows of {len(gone)} images that {data.raw} lacks ({few(gone)}); `dvc pull`, or remove them"
 
 
 def _telling(table: pd.DataFrame) -> list[str]:
@@ -92,10 +93,15 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     """Return the columns and rows of a CSV of labels as they stand. Raises: DataError if it is none."""
-    listing.read_csv(path, path.parent)
+    listing.read_table(path, path.parent)
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         return list(reader.fieldnames or ()), list(reader)
+
+
+def table_text(table: pd.DataFrame) -> str:
+    """Return the table of a listing as a CSV, with the columns that say something."""
+    return _text(_telling(table), _records(table))
 
 
 def _text(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
@@ -111,7 +117,3 @@ def _write(path: Path, text: str) -> None:
         write_text(path, text)
     except OSError as error:
         raise RunError(f"{path} cannot be written: {error.strerror}") from None
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

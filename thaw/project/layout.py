@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +47,10 @@ class Wish:
     """Whether the project is a folder of a larger git repository."""
     params: Mapping[str, object] = field(default_factory=dict)
     """Further values of params.yaml, by their dotted keys."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """What the table of the images calls its columns; the project's table has Thaw's names."""
+    ignore_columns: Sequence[str] = ()
+    """Columns of the table that have no effect although their names say otherwise."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class Made:
     root: Path
     seen: Seen | None
     """What was seen of the images, if there are any."""
+    notes: list[str]
+    """What was decided about the table or the folders of the images."""
     unreadable: list[str]
     """Files that were left out, each with the reason."""
 
@@ -66,7 +72,8 @@ def new_project(wish: Wish) -> Made:
     _check_place(target, subdir=wish.subdir)
     _check_tools()
     given = wish.images is not None or wish.manifest is not None
-    listed = images.list_images(wish.images, wish.manifest) if given else None
+    columns = (wish.columns, wish.ignore_columns)
+    listed = images.list_images(wish.images, wish.manifest, *columns) if given else None
     seen = looking.look(listed) if listed is not None else None
     params = _params(wish, seen)
     unreadable: list[str] = []
@@ -77,7 +84,7 @@ def new_project(wish: Wish) -> Made:
             if not wish.subdir:
                 _run(partial, "git", "init", "--quiet")
             if listed is not None:
-                manifest = images.manifest_of(wish.images, wish.manifest)
+                manifest = images.manifest_of(listed, wish.images, wish.manifest)
                 unreadable = images.copy_images(listed, manifest, partial / images.FOLDER)
                 track_images(partial)
             else:
@@ -88,7 +95,7 @@ def new_project(wish: Wish) -> Made:
             f"{target} was not made: {error.strerror or error}"
             f"{f' ({error.filename})' if error.filename else ''}; nothing is left of it"
         ) from None
-    return Made(target, seen, unreadable)
+    return Made(target, seen, listed.notes if listed is not None else [], unreadable)
 
 
 def enclosing_repository(target: Path) -> Path | None:
