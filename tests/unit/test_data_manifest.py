@@ -175,6 +175,11 @@ def test_a_file_that_is_no_text_is_named(root: Path, data: bytes, what: str) -> 
         read(root / "list.csv")
 
 
+def test_all_images_that_are_listed_twice_are_counted(root: Path) -> None:
+    with pytest.raises(DataError, match=r"lists 'img/box_0.jpg' and 2 more twice or more; keep one row for each image"):
+        read(write(root, "path,label", *rows(), *rows()[:3]))
+
+
 def test_a_row_with_a_cell_too_many_is_refused_and_one_with_too_few_has_empty_ones(root: Path) -> None:
     with pytest.raises(DataError, match=r"is no CSV that can be read .*line 3"):
         read(write(root, "path,label", rows()[0], "img/box_1.jpg,box,more"))

@@ -52,13 +52,13 @@ def read(path: Path, root: Path, data: DataParams) -> Manifest:
         raise DataError(f"{path} lists no images; it needs a row for each")
     for ours in ("path", "label", "split"):
         if ours in used and (empty := int((cells[used[ours]].str.strip() == "").sum())):
-            raise DataError(
-                f"{path}: {used[ours]} is empty in {empty} rows; fill it in, or leave out an optional column"
-            )
+            way_out = "remove these rows" if ours in columns.NEEDED else "leave the column out"
+            raise DataError(f"{path}: {used[ours]} is empty in {empty} rows; fill it in, or {way_out}")
     paths, changes = named_files.resolve(cells[used["path"]].tolist(), root, path)
     table = pd.DataFrame({"path": paths, "label": cells[used["label"]]}, dtype=object)
-    if (twice := table["path"][table["path"].duplicated()]).size:
-        raise DataError(f"{path} lists {twice.iloc[0]!r} more than once; keep one row for each image")
+    if twice := sorted(set(table["path"][table["path"].duplicated()])):
+        more = f" and {len(twice) - 1} more" if len(twice) > 1 else ""
+        raise DataError(f"{path} lists {twice[0]!r}{more} twice or more; keep one row for each image")
     table["split"] = _splits(cells[used["split"]], used["split"], path) if "split" in used else ""
     table["group"] = cells[used["group"]] if "group" in used else ""
     confidence = used.get("confidence")
