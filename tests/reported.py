@@ -21,6 +21,7 @@ from thaw.pipeline.report_facts import Selection
 from thaw.report import page, sources
 from thaw.training import model, phase_folder
 
+DECISION = "12 files beside the images are not used (12 .xml; <b>.xml)"
 HOSTILE = "<script>alert(1)</script>"
 LONG = f"functional {'x' * 120}"
 VERDICT = "Unfreezing helped: top lowers the calibrated validation log loss by 0.072 from that of the head."
@@ -112,6 +113,7 @@ def _prepared(
     paths, labels = (samples[column].tolist()[:3] for column in ("path", "label"))
     group = {"images": 3, "splits": ["test", "train"], "paths": paths, "labels": labels}
     audit = tiny.audit(
+        decisions=[DECISION],
         images=len(samples),
         channels=channels,
         classes={

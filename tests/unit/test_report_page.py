@@ -81,6 +81,11 @@ def test_contradictory_labels_of_near_copies_stand_beside_the_verdict_and_under_
     assert text.contradictions(nothing) == ""
 
 
+def test_what_prepare_decided_stands_beside_the_images(page: str) -> None:
+    data = page.partition('<section id="data">')[2].partition("</section>")[0]
+    assert f"What was decided on the way {reported.DECISION}" in " ".join(Text(data).text.split())
+
+
 def test_the_verdict_is_that_of_the_test_images_and_the_choice_that_of_selection(root: Path, page: str) -> None:
     text, metrics = Text(page).text, facts.read(root / "reports" / "metrics.json", Metrics)
     test = metrics.test
