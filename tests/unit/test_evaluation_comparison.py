@@ -54,6 +54,19 @@ def test_where_all_draws_agree_there_is_no_interval() -> None:
     assert (twin.difference, twin.low, twin.high, twin.win_rate) == (0, None, None, 0)
 
 
+@pytest.mark.parametrize("metric", COSTS)
+@pytest.mark.parametrize("folds", [None, np.arange(60) % 3])
+def test_equal_is_not_better_by_any_metric_at_the_lowest_confidence(
+    metric: str, folds: NDArray[np.int64] | None
+) -> None:
+    labels = labels_of(60)
+    head = logits_of(labels, 0.8)
+    candidates = [Candidate("head", None, head)] + [Candidate(name, "head", head.copy()) for name in ("top", "mid")]
+    results = decide(labels, *candidates, metric=metric, folds=folds, min_win_rate=0.5)
+    assert [result.replaced_best for result in results] == [True, False, False]
+    assert chosen_result(results).name == "head"
+
+
 def test_a_clearly_better_phase_wins() -> None:
     labels = labels_of(200)
     results = decide(
