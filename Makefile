@@ -7,7 +7,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo repro check test long story browser bench docs zoo screenshots repository project sshd lock audit
+.PHONY: help install demo repro check test long story browser bench docs zoo screenshots repository project sshd lock audit mutants
 
 # DVC runs `python` as it finds it on PATH: every recipe below sees the environment's own.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -94,6 +94,10 @@ lock: $(VENV)/tools/.installed ## write the lock files anew from requirements*.t
 
 audit: $(VENV)/.installed-dev $(VENV)/tools/.installed ## ask for known vulnerabilities of what is locked; needs the network, and fails without an answer
 	python -m tests.contract.audit $(VENV)/tools/bin/pip-audit
+
+# mutmut lies in a cache of uv's and not in .venv: no test and no job of CI needs it.
+mutants: $(VENV)/.installed-dev $(VENV)/tools/.installed ## change the code in 65 places of each of nine files and count what tests notice; takes 20 minutes
+	$(VENV)/tools/bin/uv run --no-project --no-config --quiet --with mutmut==3.8.1 python -m tests.mutation $(ARGS)
 
 # Wheels alone, whose hashes are known. $(SOURCE) has none; what builds it is locked as well.
 SOURCE := antlr4-python3-runtime

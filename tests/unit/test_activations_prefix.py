@@ -1,8 +1,11 @@
 """The activation cache: what it holds, what its key depends on, and what makes room for it."""
 
 import os
+import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,7 @@ import pytest
 import torch
 
 from tests import tiny
-from thaw.activations.cache import make_room, view_folder
+from thaw.activations.cache import Space, make_room, view_folder
 from thaw.activations.engine import Engine, machine_of
 from thaw.activations.prefix import HalfOverflowError, Prefix, Views
 from thaw.activations.sources import Cached, Fresh
@@ -298,3 +301,43 @@ def test_a_view_that_another_process_opens_is_not_deleted() -> None:
     assert folder.exists()
     make_room(0)
     assert not folder.exists()
+
+
+def test_a_view_of_more_than_a_batch_takes_no_more_bytes_than_its_numbers(scratch: Path) -> None:
+    rows = np.arange(70)
+    many = prefix(images=tiny.packed(70))
+    cached, fresh = Cached(many, rows, 1, label="x"), Fresh(many)
+    for ours, reference in zip(
+        cached.batch(rows, np.zeros(70, np.int64)), fresh.batch(rows, np.zeros(70, np.int64)), strict=True
+    ):
+        assert torch.equal(ours, reference)
+    for path in (scratch / "cache").rglob("*.npy"):
+        assert path.stat().st_size - np.load(path).nbytes == 128  # the header
+
+
+def test_a_view_that_the_disk_has_no_room_for_is_refused_before_it_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = prefix().bytes_an_image * len(ROWS)
+    for free in (needed - 1, needed):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        with pytest.raises(TrainingError, match="free some, lower") if free < needed else nullcontext():
+            Cached(prefix(), ROWS, 1, label="x")
+
+
+def test_the_banks_of_a_phase_share_its_room_and_keep_each_others_views(scratch: Path) -> None:
+    first, second, third = (fill(scratch, name, age) for name, age in (("a", 40), ("b", 30), ("c", 20)))
+    space = Space(2000)
+    space.take([first], 1000)
+    assert (space.left_bytes, first.exists(), second.exists(), third.exists()) == (1000, True, False, True)
+    space.take([third], 1000)
+    assert (space.left_bytes, first.exists(), third.exists()) == (0, True, True)
+    fourth = fill(scratch, "d", 10)
+    space.take([], 0)
+    assert (first.exists(), third.exists(), fourth.exists()) == (True, True, False)
+
+
+def test_views_that_fill_the_room_exactly_stay(scratch: Path) -> None:
+    folders = [fill(scratch, name, 10) for name in "ab"]
+    make_room(2000)
+    assert all(folder.exists() for folder in folders)
+    make_room(1999)
+    assert sum(folder.exists() for folder in folders) == 1

@@ -3,9 +3,11 @@
 from collections import Counter
 from typing import Literal
 
+import pandas as pd
 import pytest
 
 from tests.unit.test_data_split import Row, assigned, plain, table
+from thaw.data.folds import places
 from thaw.data.split import assign
 from thaw.errors import DataError
 
@@ -134,3 +136,10 @@ def test_images_that_are_added_to_large_classes_change_no_old_split_or_fold() ->
             before, after = assigned(rows, seed, folds), assigned(rows + more, seed, folds)
             assert after[0][:2000] == before[0]
             assert after[1][:2000] == before[1]
+
+
+def test_a_place_is_a_split_or_a_fold_of_train() -> None:
+    samples = pd.DataFrame(
+        {"split": ["train", "train", "val", "test", "train"], "fold": [-1, 0, 0, -1, 3]}, index=[4, 3, 2, 1, 0]
+    )
+    assert places(samples) == ["train", "fold 0", "val", "test", "fold 3"]

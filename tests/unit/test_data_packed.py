@@ -1,5 +1,6 @@
 """Packed images: what goes in comes out, and nothing altered is read."""
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -8,7 +9,10 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
+from tests import tiny
+from thaw.config.schema import PrepareParams
 from thaw.data import packed
+from thaw.data.looks import SIDE_PX
 from thaw.errors import ArtifactError
 from thaw.pipeline import artifacts
 
@@ -95,3 +99,55 @@ def test_an_altered_shard_is_refused(tmp_path: Path) -> None:
 def test_the_classes_are_listed_as_readable_json(tmp_path: Path) -> None:
     write_packed(tmp_path / "p", noise(4, 1), [0, 1, 2, 3])
     assert (tmp_path / "p" / "classes.json").read_bytes() == b'{\n  "classes": [\n    "007",\n    "NA"\n  ]\n}\n'
+
+
+def test_the_index_of_a_label_is_its_place_among_the_classes_whatever_the_order_of_the_rows() -> None:
+    images = tiny.packed(9, label=["striped", "bright", "dark"] * 3)
+    assert images.labels(np.arange(9)).tolist() == [2, 0, 1] * 3
+    assert images.labels(np.array([4, 2, 0])).tolist() == [0, 1, 2]
+    assert replace(images, classes=["striped", "dark", "bright"]).labels(np.array([0, 1, 2])).tolist() == [0, 2, 1]
+
+
+def test_rows_come_with_their_labels_and_confidence_by_split_by_fold_and_all_but_test() -> None:
+    confidence = np.arange(1, 10) / 10
+    images = tiny.packed(9, split=["test"] * 2 + ["train"] * 5 + ["val"] * 2, confidence=confidence)
+    given = [packed.labelled(images, "val"), packed.development_of(images), packed.labelled_rows(images, np.array([5]))]
+    (only,) = packed.folds_of(images)
+    parts = [*given, only.train, only.val]
+    rows: list[list[int]] = [[7, 8], [2, 3, 4, 5, 6, 7, 8], [5], [2, 3, 4, 5, 6], [7, 8]]
+    for part, expected in zip(parts, rows, strict=True):
+        assert part.rows.tolist() == expected
+        assert part.labels.tolist() == [row % 3 for row in expected]
+        assert part.confidence.tolist() == confidence[expected].tolist()
+    folds = packed.folds_of(tiny.in_folds(images, 2, np.array([-1, -1, 0, 1, -1, 1, 0, 0, 1])))
+    assert [fold.val.rows.tolist() for fold in folds] == [[2, 6, 7], [3, 5, 8]]
+    assert [fold.train.rows.tolist() for fold in folds] == [[3, 4, 5, 8], [2, 4, 6, 7]]
+
+
+def test_the_settings_that_are_kept_are_those_that_change_pixels() -> None:
+    settings = PrepareParams()
+    for dtype, kept in (("uint8", None), ("uint16", "uint16")):
+        found = packed.preprocessing(settings, dtype)
+        assert found.dtype == kept
+        assert found.pixel_type == dtype
+        assert (found.size_px, found.fit, found.background) == (settings.size_px, settings.fit, settings.background)
+
+
+def test_a_spool_gives_numbers_in_turn_and_finds_the_looks_among_images_of_any_kind() -> None:
+    random = np.random.default_rng(0)
+    looks = random.integers(0, 256, (3, SIDE_PX, SIDE_PX), dtype=np.uint8)
+    with TemporaryFile() as file:
+        spool = packed.Spool(file, 8)
+        assert spool.append(noise(1, 3)[0], looks[0]) == 0
+        assert spool.append(random.integers(0, 2**16, (8, 8, 1), dtype=np.uint16), looks[1]) == 1
+        assert spool.append(noise(1, 1)[0], looks[2]) == 2
+        np.testing.assert_array_equal(spool.looks(np.array([2, 0, 1])), looks[[2, 0, 1]])
+        np.testing.assert_array_equal(spool.read(2, 1, np.dtype(np.uint8)), noise(1, 1)[0])
+        assert [spool.dtype([]), spool.dtype([0, 2]), spool.dtype([0, 1])] == [np.uint8, np.uint8, np.uint16]
+        assert [spool.num_channels([]), spool.num_channels([1, 2]), spool.num_channels([0, 1])] == [1, 1, 3]
+
+
+def test_a_table_of_other_images_than_there_are_is_refused(tmp_path: Path) -> None:
+    images = tiny.packed(6)
+    with pytest.raises(ArtifactError, match=r"samples\.csv has 5 rows for 6 images"):
+        tiny.prepared(tmp_path / "p", replace(images, samples=images.samples[:5]))

@@ -182,6 +182,24 @@ def test_test_comes_off_train_where_only_train_and_val_are_given() -> None:
     assert [where == "test" for where in assigned(rows, folds=3)[0]] == [where == "test" for where in found]
 
 
+@pytest.mark.parametrize(
+    ("given", "asked", "end"),
+    [("val", "test", 0.25 / 0.9), ("test", "val", 0.1 / 0.75), ("train", "test", 0.25), ("train", "val", 0.35)],
+)
+def test_what_is_missing_comes_off_train_in_the_proportion_that_was_asked_for(
+    given: str, asked: str, end: float
+) -> None:
+    # What is given holds its own share of all images already, so the rest is divided by what is left.
+    rows = [(f"{label}{i}", "", label, "train") for label in "ab" for i in range(2000)]
+    held = [(f"given-{label}{i}", "", label, given) for label in "ab" for i in range(200)]
+    found, _, notes = assigned(rows + held)
+    assert notes.moved_by_repair == []
+    below = {row[0] for row in rows if place_of(row[0], 0) < end}
+    if given == "train" and asked == "val":
+        below -= {row[0] for row in rows if place_of(row[0], 0) < 0.25}
+    assert {row[0] for row, where in zip(rows, found, strict=False) if where == asked} == below
+
+
 def test_copies_in_two_given_splits_all_go_to_test_and_are_recorded() -> None:
     found, _, notes = assigned([*GIVEN, ("copy", "", "a", "train"), ("copy", "", "a", "test")])
     assert found[-2:] == ["test", "test"]

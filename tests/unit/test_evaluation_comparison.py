@@ -54,6 +54,19 @@ def test_where_all_draws_agree_there_is_no_interval() -> None:
     assert (twin.difference, twin.low, twin.high, twin.win_rate) == (0, None, None, 0)
 
 
+@pytest.mark.parametrize("metric", COSTS)
+@pytest.mark.parametrize("folds", [None, np.arange(60) % 3])
+def test_equal_is_not_better_by_any_metric_at_the_lowest_confidence(
+    metric: str, folds: NDArray[np.int64] | None
+) -> None:
+    labels = labels_of(60)
+    head = logits_of(labels, 0.8)
+    candidates = [Candidate("head", None, head)] + [Candidate(name, "head", head.copy()) for name in ("top", "mid")]
+    results = decide(labels, *candidates, metric=metric, folds=folds, min_win_rate=0.5)
+    assert [result.replaced_best for result in results] == [True, False, False]
+    assert chosen_result(results).name == "head"
+
+
 def test_a_clearly_better_phase_wins() -> None:
     labels = labels_of(200)
     results = decide(
@@ -284,3 +297,15 @@ def test_the_reason_says_what_is_kept_on_what_and_claims_no_more() -> None:
     )
     assert alone == "No phase was trained; the head alone has an accuracy of 0.800 on 200 validation images."
     assert not any("helped" in sentence for sentence in (kept, refused, alone))
+
+
+def test_where_no_draw_says_anything_nothing_is_better() -> None:
+    labels = np.zeros(20, np.int64)  # one class only, of which there is no area under ROC
+    head, top = np.tile([1.0, 0.0], (20, 1)), np.tile([3.0, 0.0], (20, 1))
+    results = decide(
+        labels, Candidate("head", None, head), Candidate("top", "head", top), metric="roc_auc", min_win_rate=0.5
+    )
+    duel = results[1].against_best
+    assert duel is not None
+    assert (duel.win_rate, duel.low, duel.high) == (0.0, None, None)
+    assert not results[1].replaced_best

@@ -10,7 +10,7 @@ from sklearn import metrics as oracle
 
 from thaw.errors import DataError
 from thaw.evaluation.bootstrap import bootstrap_weights, interval_of, unit_of
-from thaw.evaluation.metrics import ECE_BINS, classification_metrics
+from thaw.evaluation.metrics import ECE_BINS, calibration_metrics, classification_metrics
 
 
 def answers(images: int, classes: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -128,3 +128,10 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_theory_on_many_images() ->
     means = np.concatenate([values @ block / 2000 for block in bootstrap_weights(np.arange(2000), 2000, 0)])
     half = 1.96 * values.std() / np.sqrt(2000)
     assert interval_of(means, 2000) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.15 * half)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_the_metrics_of_calibration_alone_are_the_same(classes: int) -> None:
+    labels, probabilities = answers(40, classes, 5)
+    every = classification_metrics(labels, probabilities)
+    assert calibration_metrics(labels, probabilities) == {name: every[name] for name in ("log_loss", "brier", "ece")}

@@ -1,10 +1,12 @@
 """The files of networks in ONNX: what is part of their hash, what is needed later, and what is refused in one line."""
 
+import base64
 import json
 import resource
 import shutil
 import sys
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from tests.onnx_files import exported, network, saved, small
 from thaw.errors import BackboneError
 from thaw.networks.backbone import assemble
+from thaw.networks.build import build
 from thaw.networks.sources.opening import describe, fetch_tensors, open_backbone, random_tensors
 from thaw.networks.spec import Spec
 from thaw.pipeline import artifacts
@@ -99,6 +102,8 @@ def test_an_operator_that_is_not_supported_is_named(tmp_path: Path) -> None:
         (["n", 7, 32, 32], r"has the shape \[0, 7, 32, 32\] .*cannot be told where its 1 or 3 channels are"),
         (["n", 3, 32, 48], r"takes images of 48 x 32 px; export it for a square"),
         (["n", 3, 32], r"is not float32 of \[images, channels, height, width\]"),
+        (["n", 3, -5, -5], r"takes images of -5 px; export it for 1 to 2048"),
+        (["n", 3, 100_000, 100_000], r"takes images of 100000 px; export it for 1 to 2048"),
     ],
 )
 def test_an_input_that_is_no_square_image_is_refused(tmp_path: Path, shape: list[Any], message: str) -> None:
@@ -117,6 +122,23 @@ def test_what_is_no_usable_export_is_one_line(tmp_path: Path) -> None:
     model.opset_import[0].version = 99
     path.write_bytes(model.SerializeToString())
     refused(path, r"is of opset 99; opsets up to \d+ are known: export it with an older one")
+
+
+def test_a_graph_without_what_its_output_names_is_refused(tmp_path: Path) -> None:
+    path = small(tmp_path / "net.onnx")
+    model = onnx.load(path)
+    model.graph.node[-1].output[0] = "elsewhere"
+    path.write_bytes(model.SerializeToString())
+    refused(path, r"net.onnx has the output out, which no operator gives; export the network again")
+
+
+def test_a_packed_graph_that_is_damaged_is_refused(tmp_path: Path) -> None:
+    spec = describe(f"onnx:{small(tmp_path / 'net.onnx')}")
+    empty = base64.b64encode(zlib.compress(onnx.ModelProto().SerializeToString())).decode()
+    for graph in (spec.graph[:-40], spec.graph[40:], "no graph", "ä", empty, ""):
+        with pytest.raises(BackboneError, match=r"the graph of net.onnx is damaged \(.*\); bring .* again") as caught:
+            build(spec.model_copy(update={"graph": graph}))
+        assert "\n" not in str(caught.value)
 
 
 def test_an_export_for_one_image_alone_is_refused_with_what_to_do(tmp_path: Path) -> None:

@@ -65,6 +65,8 @@ def test_json_round_trips_and_never_holds_nan(tmp_path: Path) -> None:
         (b"{", "cannot be read as JSON"),
         (b"[1]", "holds a list"),
         (b"\xff", "cannot be read as JSON"),
+        (b"[" * 100_000, r"cannot be read as JSON \(it is nested too deeply\)"),
+        (b'{"a":' * 100_000, r"cannot be read as JSON \(it is nested too deeply\)"),
     ],
 )
 def test_a_file_that_holds_no_json_object_is_refused(tmp_path: Path, content: bytes | None, expected: str) -> None:

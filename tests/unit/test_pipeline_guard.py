@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -354,7 +354,11 @@ def test_an_orphan_leaves_soon_after_its_launcher_is_killed(start: Start, worksp
     (shell,) = psutil.Process(process.pid).children()
     (stage,) = shell.children()
     process.kill()
-    _until(lambda: not guard._is_alive(stage), "the orphan's end", seconds=20)
+    try:
+        _until(lambda: not guard._is_alive(stage), "the orphan's end", seconds=20)
+    finally:  # or else it would wait for ever, and who waits for the end of its output with it
+        with suppress(psutil.NoSuchProcess):
+            stage.kill()
     assert not (workspace / "finished").exists()
     assert [path.name for path in workspace.glob("*out*")] == []
 

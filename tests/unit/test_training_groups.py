@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import Parameter
 
 from tests import tiny
 from thaw.errors import TrainingError
 from thaw.head.layers import build_head
 from thaw.networks.backbone import Backbone
-from thaw.training.groups import Rule, param_groups, rules_of
+from thaw.training.groups import Rule, frozen_tensors, lowest_block, param_groups, rules_of
 from thaw.training.loop import Classifier
 
 MATRIX, VECTOR = (2, 2), (2,)
@@ -103,3 +104,27 @@ def test_a_block_that_is_called_head_does_not_take_the_place_of_the_new_head_in_
     labels = [rule.label for rule in rules_of(tiny.phase(depth=2), network, len(network.blocks) - 2)]
     assert labels[:2] == ["head", "backbone.head"]
     assert len(set(labels)) == len(labels)
+
+
+def test_the_frozen_tensors_are_those_of_layers_of_which_nothing_trains_buffers_included() -> None:
+    inner = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, affine=False))
+    half = nn.Linear(2, 2)
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.BatchNorm1d(2), nn.ReLU(), inner, half)
+    held = [*model[0].parameters(), *model[2].parameters(), *inner.parameters(), half.weight]
+    for parameter in held:
+        parameter.requires_grad_(False)
+    found = frozen_tensors(model)
+    norm = {f"2.{name}" for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")}
+    assert set(found) == {"0.weight", "0.bias", *norm, "4.0.weight", "4.0.bias"}
+    assert all(value is model.state_dict(keep_vars=True)[name] for name, value in found.items())
+
+
+def test_the_lowest_block_of_rules_is_that_of_the_first_parameter_that_they_train() -> None:
+    network = tiny.backbone()
+    for lowest in (0, 2, len(network.blocks) - 1):
+        patterns = [{"pattern": f"{network.blocks[-1]}.*", "lr": 0.1}, {"pattern": "*bn*", "lr": None}]
+        patterns.append({"pattern": f"{network.blocks[lowest]}.*", "lr": 0.01})
+        assert lowest_block(tiny.phase(depth=patterns), network) == lowest
+    assert lowest_block(tiny.phase(depth=2), network) == network.cut_index(2)
+    with pytest.raises(TrainingError, match="the rules under depth train no parameter of the backbone; their patterns"):
+        lowest_block(tiny.phase(depth=[{"pattern": "nothing", "lr": 0.1}]), network)

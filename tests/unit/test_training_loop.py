@@ -13,6 +13,7 @@ from tests import tiny
 from thaw.config.schema import PhaseParams
 from thaw.data.packed import LabelledRows, Rows
 from thaw.errors import TrainingError
+from thaw.networks.model_files import round_matrices
 from thaw.pipeline import artifacts
 from thaw.training.batches import Task
 from thaw.training.groups import Rule
@@ -201,3 +202,27 @@ def test_answers_are_averaged_over_their_views(tmp_path: Path) -> None:
     one = [run.model(*Points().batch(np.arange(4), np.full(4, view))).detach() for view in range(3)]
     logits = run.evaluate(Points(), labelled(4), 3)[2]
     torch.testing.assert_close(torch.from_numpy(logits), torch.stack(one).mean(dim=0))
+
+
+def test_with_an_average_it_is_the_average_that_is_looked_at_answers_and_is_kept(tmp_path: Path) -> None:
+    run = phase(tmp_path, epochs=2, ema=0.8, warmup=0.0, schedule="constant", lr=0.05)
+    followed: dict[str, Tensor] = {}
+
+    def follow(*_: object) -> None:
+        for name, value in run.model.state_dict().items():
+            before = followed.get(name)
+            followed[name] = value.clone() if before is None else 0.8 * before + 0.2 * value
+
+    run.stepper.optimizer.register_step_post_hook(follow)
+    result = run.run((Points(), labelled()), (Points(), labelled()), nothing)
+    plain = Classifier(nn.Sequential(nn.Linear(3, 4), nn.Tanh()), nn.Linear(4, 2))
+    plain.load_state_dict(followed)
+    round_matrices(plain.backbone)
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(result.tensors[name], value, rtol=1e-4, atol=1e-6)
+        assert (value - run.model.state_dict()[name]).abs().max() > 1e-3
+    with torch.inference_mode():
+        logits = plain(*Points().batch(np.arange(20), np.zeros(20, np.int64)))
+    np.testing.assert_allclose(result.val_logits, logits.numpy(), rtol=1e-3, atol=1e-5)
+    loss = float(functional.cross_entropy(logits, torch.from_numpy(labelled().labels)))
+    assert result.curves[-1]["val_loss"] == pytest.approx(loss, rel=1e-4)

@@ -17,10 +17,11 @@ from tests import tiny
 from tests.unit.test_networks_cut import Branching
 from thaw.activations import costs, prefix
 from thaw.activations import sources as activation_sources
-from thaw.config.schema import ComputeParams, PhaseParams
+from thaw.activations.engine import Engine
+from thaw.config.schema import AugmentParams, ComputeParams, PhaseParams
 from thaw.errors import ArtifactError, ParamsError, TrainingError
 from thaw.networks.backbone import Backbone
-from thaw.pipeline import artifacts, machine
+from thaw.pipeline import artifacts, guard, machine
 from thaw.training import phase_folder
 from thaw.training.parts import Start
 from thaw.training.phase import Seen, Trained, run_phase
@@ -50,6 +51,8 @@ def train(
     compute: ComputeParams = tiny.TORCH,
     stop_after: int | None = None,
     start: Start | None = None,
+    seed: int = 3,
+    augment: AugmentParams = FLIPS,
     **data: Any,
 ) -> Trained:
     backbone = tiny.backbone(network, input_px=32 if network != "test_vit" else 160)
@@ -62,8 +65,8 @@ def train(
             raise InterruptedRunError
 
     return run_phase(
-        name, params, images=tiny.packed(size_px=size_px, **data), backbone=backbone, start=begin, augment=FLIPS,
-        seed=3, compute=compute, on_epoch=on_epoch,
+        name, params, images=tiny.packed(size_px=size_px, **data), backbone=backbone, start=begin, augment=augment,
+        seed=seed, compute=compute, on_epoch=on_epoch,
     )  # fmt: skip
 
 
@@ -248,6 +251,30 @@ def test_another_machine_number_of_threads_or_engine_starts_a_run_of_its_own(
     assert interrupted(tiny.BY_NAME) == 3
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "another processor")
     assert interrupted(tiny.TORCH) == 4
+
+
+def test_all_that_decides_the_numbers_of_a_phase_is_in_the_name_of_its_checkpoint(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def checkpoints(**changes: Any) -> int:
+        train(tiny.phase(epochs=1), **changes)
+        return len(list((scratch / "checkpoints").glob("[!.]*")))
+
+    assert [checkpoints(), checkpoints()] == [1, 1]
+    assert checkpoints(seed=4) == 2
+    assert checkpoints(augment=tiny.augment(flip="both", brightness=0.3)) == 3
+    assert checkpoints(name="mid") == 4
+    for number, (place, name, value) in enumerate(
+        [
+            (Engine, "made_by", ["another version"]),
+            (guard, "code_digest", lambda: "other code"),
+            (prefix, "_HEADROOM", 1e9),  # activations are then kept in float32
+        ],
+        start=5,
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(place, name, value)
+            assert checkpoints() == number, name
 
 
 def train_on_grey(compute: ComputeParams, norm: str) -> Trained:

@@ -126,7 +126,12 @@ def _build_python(spec: Spec) -> nn.Module:
 def _build_onnx(spec: Spec) -> nn.Module:
     from thaw.networks.onnx.network import unpacked
 
-    return unpacked(spec.graph)
+    try:
+        return unpacked(spec.graph)
+    except ValueError as error:
+        raise BackboneError(
+            f"the graph of {spec.name} is damaged ({error}); bring the model that holds it again from its source"
+        ) from None
 
 
 _BUILDERS = {"timm": _build_timm, "torchvision": _build_torchvision, "python": _build_python, "onnx": _build_onnx}

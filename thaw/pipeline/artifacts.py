@@ -60,6 +60,10 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing; `dvc repro` writes it") from None
+    except RecursionError:
+        raise ArtifactError(
+            f"{path} cannot be read as JSON (it is nested too deeply); delete it and run `dvc repro`"
+        ) from None
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path} cannot be read as JSON ({error}); delete it and run `dvc repro`") from None
     if not isinstance(value, dict):

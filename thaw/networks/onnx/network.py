@@ -17,6 +17,7 @@ from typing import Any
 from onnx import GraphProto, ModelProto, NodeProto
 from torch import Tensor, nn
 
+from thaw.errors import BackboneError, first_line
 from thaw.networks.blocks import list_blocks
 from thaw.networks.onnx.layers import layers_of, weight_names
 
@@ -42,13 +43,29 @@ def packed(model: ModelProto) -> str:
 
 
 def unpacked(text: str) -> "OnnxNetwork":
-    """Return the network of a packed graph, all weights zero."""
-    model = ModelProto.FromString(zlib.decompress(base64.b64decode(text)))
-    held = {name for node in model.graph.node for name in weight_names(model.graph, node)}
-    for tensor in model.graph.initializer:
-        if tensor.name in held:
-            tensor.raw_data = bytes(4 * math.prod(tensor.dims))
-    return OnnxNetwork(model)
+    """Return the network of a packed graph, all weights zero. Raises: ValueError if it is damaged, or as `built`."""
+    try:
+        model = ModelProto.FromString(zlib.decompress(base64.b64decode(text)))
+        held = {name for node in model.graph.node for name in weight_names(model.graph, node)}
+        for tensor in model.graph.initializer:
+            if tensor.name in held:
+                tensor.raw_data = bytes(4 * math.prod(tensor.dims))
+    except Exception as error:  # noqa: BLE001 - base64, zlib and protobuf have errors of their own
+        raise ValueError(first_line(error)) from None
+    return built(model)
+
+
+def built(model: ModelProto) -> "OnnxNetwork":
+    """Return the network of a graph, its weights those in it.
+
+    Raises: BackboneError naming operators that are not supported, ValueError if the graph does not hold together.
+    """
+    try:
+        return OnnxNetwork(model)
+    except BackboneError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a name, a shape or a value that is not there is met anywhere
+        raise ValueError(first_line(error)) from None
 
 
 class Scope(nn.ModuleDict):

@@ -13,7 +13,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, external_data_h
 from thaw.errors import BackboneError, first_line
 from thaw.pipeline import artifacts
 
-_USUAL_PX = 224
+_USUAL_PX, _LARGEST_PX = 224, 2048  # the second is that of backbone.input_px
 _LARGEST_BYTES = 2**31 - 1  # of a protobuf message
 _IR_VERSION = 10  # of the container; later ones add nothing that is used here, and ONNX Runtime lags behind
 DOMAINS = ("", "ai.onnx")
@@ -132,6 +132,8 @@ def _take_images(graph: GraphProto, path: Path) -> tuple[int, int]:
     if (height or width) != (width or height):
         raise BackboneError(f"{path} takes images of {width} x {height} px; export it for a square")
     input_px, name = height or width or _USUAL_PX, inputs[0].name
+    if not 0 < input_px <= _LARGEST_PX:
+        raise BackboneError(f"{path} takes images of {input_px} px; export it for 1 to {_LARGEST_PX}")
     images = f"{name}_nchw" if last else name
     if last:
         graph.node.insert(0, helper.make_node("Transpose", [images], [name], name=images, perm=[0, 2, 3, 1]))
@@ -149,6 +151,8 @@ def _remove_output(graph: GraphProto, path: Path) -> None:
     made_by = {name: node for node in graph.node for name in node.output}
     live = _depends_on_images(graph)
     name, squashed = graph.output[0].name, False
+    if name not in made_by:
+        raise BackboneError(f"{path} has the output {name}, which no operator gives; export the network again")
     while name in made_by and made_by[name].op_type in _SQUASHES | _SHAPES:
         squashed |= made_by[name].op_type in _SQUASHES
         name = made_by[name].input[0]

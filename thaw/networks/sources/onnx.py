@@ -49,11 +49,14 @@ def fetch(name: str, _: Spec) -> Found:
 
     Raises: BackboneError if they do not.
     """
-    from thaw.networks.onnx.network import OnnxNetwork
+    from thaw.networks.onnx.network import built
 
     path = Path(name)
     exported = _read(path)
-    network = OnnxNetwork(exported.model).eval()
+    try:
+        network = built(exported.model).eval()
+    except ValueError as error:
+        raise BackboneError(f"{path} is not a valid network: {error}; export it again") from None
     _compare(network, exported, path)
     return Found(dict(network.state_dict()), reading.sha256_of(path), f"see what changed {path}")
 
