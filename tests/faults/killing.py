@@ -83,9 +83,10 @@ class Reference:
         return float(artifacts.read_json(self.clone.root / ".thaw" / "timings" / f"{stage}.json")["seconds"])
 
     def copy(self, to: Path) -> Clone:
-        """Return a copy, in which git has dvc.lock, and no activations are cached."""
+        """Return a copy in which git has dvc.lock, two processes decode images, and no activations are cached."""
         clone = self.clone.copy(to)
-        clone.succeed("git", "add", "dvc.lock")
+        clone.update({"compute.workers": 2})
+        clone.succeed("git", "add", "dvc.lock", "params.yaml")
         clone.succeed(*_GIT, "commit", "--quiet", "--message", "lock")
         artifacts.remove(to / ".thaw" / "cache")
         return clone
