@@ -330,9 +330,9 @@ def saves(clone: Clone) -> Iterator[set[tuple[str, int]]]:
     over = threading.Event()
 
     def look() -> Iterator[tuple[int, Path]]:
-        # One that was put aside in mid-save keeps its time when it gets its name again.
-        for path in clone.root.glob(".thaw/checkpoints/*/*part-*/state.json"):
-            with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):  # what was listed is gone
+            # One that was put aside in mid-save keeps its time when it gets its name again.
+            for path in clone.root.glob(".thaw/checkpoints/*/*part-*/state.json"):
                 yield path.stat().st_mtime_ns, path
 
     known = {stamp for stamp, _ in look()}
