@@ -157,8 +157,12 @@ MOMENTS = {
     "checkpoint written": Moment(
         lambda scene: scene.has(".thaw/checkpoints/*/.part-??.partial/tensors.safetensors"), _ALL, training=True
     ),
+    # The one before is aside; a phase of one epoch has none, and the first checkpoint of the second part will do.
     "checkpoint renamed": Moment(
-        lambda scene: scene.has(".thaw/checkpoints/*/.part-??.old.partial"), _ALL, training=True, pause_s=0
+        lambda scene: any(map(scene.has, (".thaw/checkpoints/*/.part-??.old.partial", ".thaw/checkpoints/*/part-01"))),
+        _ALL,
+        training=True,
+        pause_s=0,
     ),
     "out written": Moment(lambda scene: any(map(_partials, scene.outs)), _ALL),
     "out renamed": Moment(lambda scene: scene.runs() and any(out.exists() for out in scene.outs), _ALL),
@@ -226,9 +230,9 @@ class Attempt:
                     time.sleep(0.05)
             finally:
                 _end(repro)
+        self.saves.append(saved)
         if not was_there or repro.returncode == 0:
             return False
-        self.saves.append(saved)
         self.outcome.kills += 1
         self.outcome.orphan_s = max(self.outcome.orphan_s, round(time.monotonic() - sent, 2))
         self.outcome.left += [path.relative_to(self.clone.root).as_posix() for path in _leavings(self.clone)]
