@@ -41,7 +41,7 @@ def main() -> None:
                 on_epoch=lambda seen: log(tracking.losses(seen.row, seen.part.label), int(seen.row["epoch"])),
             )
             trained.write(folder)
-        artifacts.forget(trained.checkpoint)
+        guard.forget_once_recorded(trained.checkpoint)
 
 
 if __name__ == "__main__":

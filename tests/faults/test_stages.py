@@ -14,6 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from tests.faults.killing import stages_below
 from tests.pipeline.clone import Clone, stages_run, wait_for
 from tests.pipeline.fixtures import Run
 from thaw.pipeline import artifacts
@@ -96,9 +97,9 @@ def test_a_flipped_bit_in_an_out_is_named_by_the_next_stage(copy: Clone) -> None
 def test_a_flipped_bit_in_the_cache_of_dvc_is_named_and_what_the_message_says_mends_it(
     finished: Run, copy: Clone
 ) -> None:
-    listing = _cached(copy, copy.lock()["prepare"]["outs"][0]["md5"])
+    listing = copy.cached(copy.lock()["prepare"]["outs"][0]["md5"])
     entries = yaml.safe_load(listing.read_text(encoding="utf-8"))
-    _flip_a_bit(_cached(copy, next(entry["md5"] for entry in entries if entry["relpath"].startswith("images"))))
+    _flip_a_bit(copy.cached(next(entry["md5"] for entry in entries if entry["relpath"].startswith("images"))))
     artifacts.remove(copy.root / "data" / "prepared")
     copy.succeed("dvc", "checkout", "dvc.yaml")
     code, output = copy.run("python", "-m", "stages.features")
@@ -109,26 +110,6 @@ def test_a_flipped_bit_in_the_cache_of_dvc_is_named_and_what_the_message_says_me
     artifacts.remove(copy.root / re.findall(r"delete (\S+),", output)[0])
     assert stages_run(copy.succeed(*last.split())) == ["prepare"]
     assert copy.hashes() == finished.clone.hashes()
-
-
-def test_a_phase_that_is_killed_goes_on_from_its_checkpoint_to_the_same_lock(
-    finished: Run, copy: Clone, start: Start
-) -> None:
-    copy.forget("unfreeze@mid")
-    artifacts.remove(copy.root / ".thaw" / "checkpoints")
-    repro = start(copy, "dvc", "repro", "--force", "--single-item", "unfreeze@mid")
-    stage = _stage_of(repro)
-    wait_for(lambda: any(copy.root.glob(".thaw/checkpoints/*/part-01/state.json")), "a checkpoint in the second fold")
-    stage.kill()
-    repro.communicate()
-    assert repro.returncode != 0
-    assert not (copy.root / "models" / "phases" / "mid").exists()
-    first, second = (artifacts.read_json(path) for path in sorted(copy.root.glob(".thaw/checkpoints/*/*/state.json")))
-    assert first["epoch"] == 4
-    assert second["epoch"] < 4, "it was killed in the second fold"
-    assert stages_run(copy.succeed("dvc", "repro")) == ["unfreeze@mid"]
-    assert copy.hashes() == finished.clone.hashes()
-    assert copy.lock() == finished.clone.lock()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -146,15 +127,6 @@ def test_a_stage_and_its_workers_end_soon_after_dvc_is_killed(
     assert not alive
     assert not (slow.root / "data" / "prepared").exists()
     assert not (slow.root / PARTIAL).exists()
-
-
-def test_a_stage_that_was_only_starting_when_dvc_was_killed_ends_too(copy: Clone, start: Start) -> None:
-    repro = start(copy, "dvc", "repro", "--force", "--single-item", "features")
-    stage = _stage_of(repro)
-    repro.kill()
-    _, alive = psutil.wait_procs([stage], timeout=30)
-    assert not alive
-    assert not (copy.root / "data" / "features").exists()
 
 
 def test_a_stage_that_a_script_starts_through_the_api_of_dvc_is_no_orphan(copy: Clone) -> None:
@@ -224,18 +196,11 @@ def _stage_of(repro: subprocess.Popen[str]) -> psutil.Process:
 
     def running() -> bool:
         assert repro.poll() is None, repro.communicate()[0]
-        for child in psutil.Process(repro.pid).children(recursive=True):
-            words = child.cmdline()
-            if Path(words[0] if words else "").name.startswith("python") and "-m" in words:
-                found.append(child)
+        found.extend(stages_below(repro))
         return bool(found)
 
     wait_for(running, "the start of a stage")
     return found[0]
-
-
-def _cached(clone: Clone, md5: str) -> Path:
-    return clone.root / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
 
 
 def _flip_a_bit(path: Path) -> None:

@@ -1,6 +1,7 @@
 """A clone of this repository on a small slice of the sample, in which the tests run the real `dvc`. No test here."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -24,7 +25,8 @@ IMAGES_A_CLASS = 40
 OUTS = (
     "data/code", "data/prepared", "data/features", "models/backbone", "models/phases/head", "models/phases/top",
     "models/phases/mid", "models/final", "reports/training", "reports/validation.json", "reports/plots",
-    "reports/predictions.csv", "reports/metrics.json", "reports/index.html", "models/export",
+    "reports/selection.json", "reports/predictions.csv", "reports/metrics.json", "reports/classes.json",
+    "reports/index.html", "models/export",
 )  # fmt: skip
 STAGES = (
     "code", "prepare", "backbone", "features", "head", "unfreeze@top", "unfreeze@mid", "select", "evaluate", "report",
@@ -61,8 +63,8 @@ class Clone:
     umask: int = -1
     """What commands may not permit on files that they make; -1 leaves that as it is here."""
 
-    def start(self, *command: str) -> subprocess.Popen[str]:
-        """Start a command in the clone, with its output and errors in one pipe."""
+    def start(self, *command: str, own_group: bool = False) -> subprocess.Popen[str]:
+        """Start a command in the clone, with its output and errors in one pipe; a group gets signals as a whole."""
         first = [] if self.cold else [str(warm.folder())]
         ours = {
             "PATH": os.pathsep.join([*first, str(Path(sys.executable).parent), os.environ["PATH"]]),
@@ -79,6 +81,7 @@ class Clone:
             stderr=subprocess.STDOUT,
             text=True,
             umask=self.umask,
+            start_new_session=own_group,
         )
 
     def run(self, *command: str) -> tuple[int, str]:
@@ -122,13 +125,36 @@ class Clone:
         stages: dict[str, Any] = yaml.safe_load((self.root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
         return stages
 
-    def forget(self, stage: str) -> None:
-        """Take a stage out of dvc.lock and all runs out of the run cache, as if it had never run."""
+    def forget(self, stage: str) -> list[Path]:
+        """Have a stage run again: dvc.lock gets another hash of its first dependency, and no cache has its outs.
+
+        Return the objects that the cache has lost. Once the stage has run, dvc.lock is what it was, byte for byte.
+        """
         stages = self.lock()
-        del stages[stage]
-        text = yaml.safe_dump({"schema": "2.0", "stages": stages}, sort_keys=False)
-        (self.root / "dvc.lock").write_text(text, encoding="utf-8")
+        others = {path for name, entry in stages.items() if name != stage for path in self._objects(entry)}
+        gone = [path for path in self._objects(stages[stage]) if path not in others]
+        for path in gone:
+            path.unlink()
+        text = (self.root / "dvc.lock").read_text(encoding="utf-8")
+        above, entry = text.split(f"\n  {stage}:\n")
+        entry = re.sub(r"(?<= md5: )[0-9a-f]{32}", "f" * 32, entry, count=1)
+        (self.root / "dvc.lock").write_text(f"{above}\n  {stage}:\n{entry}", encoding="utf-8")
         shutil.rmtree(self.root / ".dvc" / "cache" / "runs")
+        return gone
+
+    def _objects(self, entry: dict[str, Any]) -> set[Path]:
+        """Return where the cache has the outs of an entry of dvc.lock: each folder's listing, and each file."""
+        found = set()
+        for out in entry["outs"]:
+            found.add(listing := self.cached(out["md5"]))
+            if listing.suffix == ".dir":
+                files = json.loads(listing.read_text(encoding="utf-8"))
+                found.update(self.cached(file["md5"]) for file in files)
+        return found
+
+    def cached(self, md5: str) -> Path:
+        """Return where the cache has an object of this hash."""
+        return self.root / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
 
     def hashes(self) -> dict[str, str]:
         """Return the SHA-256 of every file in the outs of the pipeline, by path."""

@@ -394,6 +394,33 @@ def test_what_was_not_used_for_a_month_is_forgotten_unless_a_process_holds_it(sc
     assert not held.exists()
 
 
+def test_a_checkpoint_stays_until_dvc_has_recorded_what_came_of_it(
+    scratch: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, lock = scratch / "checkpoints" / "phase", workspace / "dvc.lock"
+    monkeypatch.setenv("DVC_STAGE", "unfreeze@top")
+    for before in (None, "stages: {}"):  # in a run that is the first, and in a later one
+        if before is not None:
+            lock.write_text(before)
+        checkpoint.mkdir(parents=True)
+        guard.forget_once_recorded(checkpoint)
+        guard._forget_old()  # dvc was killed, and the next one starts the stage again
+        assert checkpoint.exists()
+        lock.write_text("stages: {unfreeze@top: {}}")
+        guard._forget_old()
+        assert not checkpoint.exists()
+
+
+@pytest.mark.usefixtures("workspace")
+def test_a_checkpoint_goes_at_once_where_no_dvc_records_anything(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    (checkpoint := scratch / "checkpoints" / "phase").mkdir(parents=True)
+    guard.forget_once_recorded(checkpoint)
+    assert not checkpoint.exists()
+
+
 def test_stages_that_forget_the_same_things_at_once_do_not_disturb_each_other(scratch: Path, workspace: Path) -> None:
     for number in range(300):
         _old(scratch / "engines" / f"{number}")

@@ -24,13 +24,14 @@ import psutil
 
 from thaw.config.reader import PARAMS_FILE, load_params, read_tree
 from thaw.config.schema import Params
-from thaw.errors import ParamsError, RunError, ThawError, is_out_of_memory
+from thaw.errors import ArtifactError, ParamsError, RunError, ThawError, is_out_of_memory
 from thaw.names import for_terminal
 from thaw.pipeline import code, scratch, timings
 from thaw.pipeline.artifacts import (
     digest,
     forget,
     one_at_a_time,
+    read_json,
     remove,
     sha256_of,
     sha256_of_bytes,
@@ -42,6 +43,7 @@ _BY_DVC = "DVC_STAGE"  # set by DVC in the environment of every stage
 _WATCH_INTERVAL_S = 1.0
 _GRACE_S = 10.0
 _KEPT_S = 30 * 24 * 3600.0
+_DONE = "done.json"  # in a checkpoint: what it led to is written, and DVC has yet to record it
 _AT_START: dict[str, str] = {}
 _PARAMS_AT_START: list[dict[str, Any]] = []
 
@@ -122,10 +124,34 @@ def stage(name: str, *, sections: Sequence[str], inputs: Sequence[str], outs: Se
     _report(name, time.perf_counter() - started)
 
 
+def forget_once_recorded(checkpoint: Path) -> None:
+    """Delete a checkpoint whose result is written: at the next stage after DVC recorded that, or at once without a DVC.
+
+    DVC deletes a result that it has not recorded. Where it is killed before, the next run starts from the checkpoint.
+    """
+    if _BY_DVC in os.environ:
+        lock = Path("dvc.lock").absolute()
+        write_json(checkpoint / _DONE, {"lock": str(lock), "modified_ns": _modified_ns(lock)})
+    else:
+        forget(checkpoint)
+
+
+def _modified_ns(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
 def _forget_old() -> None:
-    """Delete exported prefixes, and checkpoints of runs that were never taken up again, after a month."""
+    """Delete checkpoints that are done, and after a month those that nothing took up again, and exported prefixes."""
+    for path in scratch.folder().glob(f"checkpoints/*/{_DONE}"):
+        with suppress(ArtifactError, KeyError):  # another stage of the same moment was faster
+            done = read_json(path)
+            if _modified_ns(Path(done["lock"])) not in (None, done["modified_ns"]):
+                forget(path.parent)
     for path in [*scratch.folder().glob("checkpoints/*"), *scratch.folder().glob("engines/*")]:
-        with suppress(FileNotFoundError):  # another stage of the same moment was faster
+        with suppress(FileNotFoundError):
             if path.stat().st_mtime < time.time() - _KEPT_S:
                 forget(path, unused_s=_KEPT_S)
 

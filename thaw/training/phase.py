@@ -33,7 +33,7 @@ from thaw.training.range_test import RangeTest
 
 @dataclass(frozen=True)
 class Trained:
-    """What a phase leaves, and the checkpoints that are of no more use once that is written."""
+    """What a phase leaves, and the checkpoints that are of no more use once that is recorded."""
 
     outcome: Outcome
     model: ModelFacts
