@@ -134,7 +134,9 @@ def _with_length(data: bytes) -> bytes:
 
 def listing() -> Reader:
     """Return the reader of lists of images, as data.raw and as data.labels."""
+    from thaw.config.schema import DataParams
     from thaw.data import listing as reader
+    from thaw.data.manifest import SPLITS
 
     def read(data: bytes, folder: Path, draw: random.Random) -> None:
         (folder / "labels.csv").write_bytes(data)
@@ -143,10 +145,12 @@ def listing() -> Reader:
             (raw / name).parent.mkdir(parents=True, exist_ok=True)
             (raw / name).write_bytes(b"")
         as_labels = draw.random() < 0.5
-        found = reader.read(raw, folder / "labels.csv") if as_labels else reader.read(folder / "labels.csv")
+        how = DataParams.model_validate({"raw": "raw", "task": draw.choice(["auto", "single-label"])})
+        table = folder / "labels.csv"
+        found = reader.read(raw, table, how) if as_labels else reader.read(table, data=how)
         assert len(found.classes) > 1
         assert found.table["path"].is_unique
-        assert set(found.table["split"]) <= {"", *reader.SPLITS.values()}
+        assert set(found.table["split"]) <= {"", *SPLITS.values()}
         assert found.table["confidence"].between(0, 1, inclusive="right").all()
         assert all((found.root / path).resolve().is_relative_to(found.root.resolve()) for path in found.table["path"])
 
@@ -154,9 +158,11 @@ def listing() -> Reader:
         b"path,label\na/1.png,a\na/2.png,a\nb/3.png,b\n",
         b"path,label,split,group,confidence\na/1.png,a,train,g1,1\na/2.png,a,val,,0.5\nb/3.png,b,test,g2,1e-3\n",
         '\ufefflabel,path,note\r\n"ä ö",a/1.png,"x, ""y"""\r\nb,a/2.png,\r\nb,b/3.png,z\r\n'.encode(),
+        "sep=;\r\npath;label;note\r\na\\1;1;x\r\na\\2.png;2;x\r\nb\\3;3;x\r\n".encode("utf-16"),
     ]
     words = ["path", "label", "split", "group", "confidence", "\n", "\r", "\r\n", '"', '""', ",", ",,", "\0", "../"]
     words += ["<<<<<<< HEAD\n", "nan", "inf", "1e999", "-1", "0", "NA", "\ufeff", "\u2028", "valid", "/"]
+    words += ["sep=;\n", ";", "\t", "\\", "C:\\", "//", "a;b", "a|b", "1.5", "is_valid", "patient_id", "fold"]
     words += ["9" * 5000, "a" * 400]
     return Reader(read, files, [*(word.encode() for word in words), b"\xff", b"\xed\xa0\x80"])
 

@@ -48,10 +48,16 @@ def rows(separator: str = ",", path: str = "{}", more: str = "") -> list[str]:
         ("path,label", [row.replace("/", "\\") for row in rows()], "utf-8", r"with backslashes (img\box_0.jpg is img/"),
         ("path,label", [row.replace(".jpg", "") for row in rows()], "utf-8", "4 paths without an extension (img/box_0"),
         ("path,label", [f"./{row}" for row in rows()], "utf-8", ""),
-        (",path,label", [f"{n},{row}" for n, row in enumerate(rows())], "utf-8", "not used: one without a name"),
+        (
+            ",path,label",
+            [f"{n},{row}" for n, row in enumerate(rows())],
+            "utf-8",
+            "without a name are not used (1)",
+        ),
         ("label,path", [",".join(reversed(row.split(","))) for row in rows()], "utf-8", ""),
         ("path,label,width,id", rows(more=",7,8"), "utf-8", "columns not used: width, id"),
         ('"path","label"', rows(), "utf-8", ""),
+        ("path,label,,", rows(more=",,"), "utf-8", "columns without a name are not used (2)"),
     ],
 )
 def test_every_dialect_gives_the_same_rows(root: Path, header: str, lines: list[str], encoding: str, note: str) -> None:

@@ -53,7 +53,7 @@ def assign(
             f"{source}: {what} {shown} would have no effect; {mapped}name what is not in data.ignore_columns: "
             f"[{', '.join(doubtful)}]"
         )
-    unused = [name or "one without a name" for name in [*left, *ignored]]
+    unused = [*left, *ignored]
     return used, [f"{source}: columns not used: {', '.join(unused)}"] if unused else []
 
 

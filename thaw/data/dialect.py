@@ -49,10 +49,13 @@ def read(path: Path, encoding: str = "auto") -> Sheet:
         cells = pd.read_csv(StringIO(rest), sep=separator, header=None, dtype=str, keep_default_na=False).fillna("")
     except ValueError as error:  # pandas' parser errors are ValueErrors
         raise DataError(f"{path} is no CSV that can be read ({' '.join(str(error).split())})") from None
-    names = cells.iloc[0].tolist()
+    named = cells.loc[:, cells.iloc[0].str.strip() != ""]
+    if without := cells.shape[1] - named.shape[1]:
+        found = [*found, f"{path}: columns without a name are not used ({without})"]
+    names = named.iloc[0].tolist()
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise DataError(f"{path} has two columns {twice!r}; rename one of them")
-    table = cells.iloc[1:].reset_index(drop=True).set_axis(names, axis=1)
+    table = named.iloc[1:].reset_index(drop=True).set_axis(names, axis=1)
     if separator != ",":
         found = [*found, f"{path} is separated by {SEPARATORS[separator]}"]
     return Sheet(table, found)
@@ -97,8 +100,15 @@ def _said_separator(text: str) -> tuple[str | None, str]:
 
 def _separator(text: str) -> str:
     """Return the separator that divides the header into most columns; a comma where none does."""
-    header = text.partition("\n")[0]
-    return max(SEPARATORS, key=lambda mark: len(next(csv.reader([header], delimiter=mark), [])))
+    header = text.partition("\n")[0].rstrip("\r")
+
+    def num_columns(mark: str) -> int:
+        try:
+            return len(next(csv.reader([header], delimiter=mark), []))
+        except csv.Error:  # it has a carriage return inside, or a cell beyond the limit of the library
+            return 0
+
+    return max(SEPARATORS, key=num_columns)
 
 
 def _from_lines(path: Path, text: str) -> pd.DataFrame:
