@@ -125,7 +125,9 @@ def test_row_19_two_interrupts_of_the_whole_group_leave_nothing_half_done_and_a_
     finished: Run, copy: Clone, start: Start
 ) -> None:
     copy.forget("features")
-    repro = start(copy, "setsid", "dvc", "repro", "--force", "--single-item", "features")
+    # Of a shell's background job the signal would be ignored, and so in all that it starts.
+    heard = ("setsid", "env", "--default-signal=INT")
+    repro = start(copy, *heard, "dvc", "repro", "--force", "--single-item", "features")
     stage = _stage_of(repro)
     wait_for((copy.root / "data" / ".features.partial").exists, "the start")
     for _ in range(2):
@@ -173,7 +175,7 @@ def test_row_24_of_two_repros_at_once_the_second_fails_and_the_first_ends_well(s
 
 def test_row_24_locks_of_processes_that_are_gone_are_passed_over(finished: Run, copy: Clone) -> None:
     gone = 2**22 + 1  # Linux gives no process a larger number than 2**22
-    locked = {str(copy.root / "data" / "prepared"): {"write": {"pid": gone, "cmd": "dvc repro prepare"}}}
+    locked = {"write": {str(copy.root / "data" / "prepared"): {"pid": gone, "cmd": "dvc repro prepare"}}}
     (copy.root / ".dvc" / "tmp" / "rwlock").write_text(json.dumps(locked), encoding="utf-8")
     (copy.root / ".dvc" / "tmp" / "lock").touch()
     for path in (copy.root / ".thaw" / "locks").glob("prepare-*.pid"):
