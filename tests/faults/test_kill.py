@@ -38,7 +38,7 @@ def attempt(reference: Reference, tmp_path: Path) -> Attempt:
     ],
     ids=lambda plan: f"{plan.stage}, {plan.moment}",
 )
-def test_after_a_kill_the_next_run_leaves_what_a_run_without_one_leaves(
+def test_row_19_after_a_kill_the_next_run_leaves_what_a_run_without_one_leaves(
     reference: Reference, tmp_path: Path, plan: Plan
 ) -> None:
     outcome = kill(reference, plan, tmp_path / "copy")

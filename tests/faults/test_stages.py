@@ -1,6 +1,7 @@
 """Bad input and bad moments, tried on the real stages: one line and exit code 1, nothing lost, and a rerun recovers."""
 
-import re
+import json
+import os
 import shutil
 import signal
 import subprocess
@@ -11,24 +12,16 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-import yaml
 from PIL import Image
 
 from tests.faults.killing import stages_below
+from tests.faults.rows import SECONDS, accepted, leftovers, recovers
 from tests.pipeline.clone import Clone, stages_run, wait_for
 from tests.pipeline.fixtures import Run
 from thaw.pipeline import artifacts
 
 Start = Callable[..., subprocess.Popen[str]]
 PARTIAL = Path("data", ".prepared.partial")
-
-
-def _one_class(clone: Clone) -> None:
-    artifacts.remove(clone.root / "data" / "tiny" / "defective")
-
-
-def _empty_class(clone: Clone) -> None:
-    (clone.root / "data" / "tiny" / "doubtful").mkdir()
 
 
 def _broken_files(clone: Clone) -> None:
@@ -45,11 +38,9 @@ def _broken_files(clone: Clone) -> None:
             {"data.raw": "data/no", "data.labels": "data/no"},
             "params.yaml: data.raw is data/no, which does not exist; give a folder",
         ),
-        (_one_class, "data/tiny has one class only (functional); a classifier needs at least two"),
-        (_empty_class, "data/tiny/doubtful holds no files; add images of this class or remove the folder"),
         (_broken_files, "none of the 80 files in data/tiny can be used (defective/cell"),
     ],
-    ids=["misspelt key", "impossible value", "missing folder", "one class", "empty class", "broken files"],
+    ids=["misspelt key", "impossible value", "missing folder", "broken files"],
 )
 def test_bad_input_ends_prepare_in_one_line_and_leaves_the_earlier_out(
     finished: Run, copy: Clone, change: dict[str, object] | Callable[[Clone], None], line: str
@@ -77,15 +68,6 @@ def test_what_a_failed_repro_took_away_comes_back_from_dvc_checkout(finished: Ru
     assert stages_run(copy.succeed("dvc", "repro")) == []
 
 
-def test_weights_with_another_hash_are_refused_and_the_earlier_backbone_stays(finished: Run, copy: Clone) -> None:
-    copy.update({"backbone.sha256": "0" * 64})
-    code, output = copy.run("python", "-m", "stages.backbone")
-    assert (code, output.count("\n")) == (1, 1), output
-    assert "have SHA-256" in output
-    assert f"backbone.sha256 is {'0' * 64}" in output
-    assert copy.hashes() == finished.clone.hashes()
-
-
 def test_a_flipped_bit_in_an_out_is_named_by_the_next_stage(copy: Clone) -> None:
     path = copy.root / "models" / "phases" / "mid" / "weights.safetensors"
     _flip_a_bit(path)
@@ -94,26 +76,8 @@ def test_a_flipped_bit_in_an_out_is_named_by_the_next_stage(copy: Clone) -> None
     assert output.startswith("models/phases/mid/weights.safetensors is not what its manifest says")
 
 
-def test_a_flipped_bit_in_the_cache_of_dvc_is_named_and_what_the_message_says_mends_it(
-    finished: Run, copy: Clone
-) -> None:
-    listing = copy.cached(copy.lock()["prepare"]["outs"][0]["md5"])
-    entries = yaml.safe_load(listing.read_text(encoding="utf-8"))
-    _flip_a_bit(copy.cached(next(entry["md5"] for entry in entries if entry["relpath"].startswith("images"))))
-    artifacts.remove(copy.root / "data" / "prepared")
-    copy.succeed("dvc", "checkout", "dvc.yaml")
-    code, output = copy.run("python", "-m", "stages.features")
-    assert (code, output.count("\n")) == (1, 1), output
-    assert output.startswith("data/prepared/images-00000.npy is not what its manifest says")
-    first, last = re.findall("`([^`]+)`", output)
-    copy.succeed(*first.split())
-    artifacts.remove(copy.root / re.findall(r"delete (\S+),", output)[0])
-    assert stages_run(copy.succeed(*last.split())) == ["prepare"]
-    assert copy.hashes() == finished.clone.hashes()
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_stage_and_its_workers_end_soon_after_dvc_is_killed(
+def test_row_19_a_stage_and_its_workers_end_soon_after_dvc_is_killed(
     slow: Clone, start: Start, number: signal.Signals
 ) -> None:
     slow.update({"compute.workers": 2})
@@ -127,6 +91,25 @@ def test_a_stage_and_its_workers_end_soon_after_dvc_is_killed(
     assert not alive
     assert not (slow.root / "data" / "prepared").exists()
     assert not (slow.root / PARTIAL).exists()
+
+
+def test_row_19_two_interrupts_of_the_whole_group_leave_nothing_half_done_and_a_rerun_ends_in_the_same_lock(
+    finished: Run, copy: Clone, start: Start
+) -> None:
+    copy.forget("features")
+    # Of a shell's background job the signal would be ignored, and so in all that it starts.
+    heard = ("setsid", "env", "--default-signal=INT")
+    repro = start(copy, *heard, "dvc", "repro", "--force", "--single-item", "features")
+    stage = _stage_of(repro)
+    wait_for((copy.root / "data" / ".features.partial").exists, "the start")
+    for _ in range(2):
+        os.killpg(repro.pid, signal.SIGINT)
+    output, _ = repro.communicate(timeout=SECONDS)
+    assert repro.returncode != 0, output
+    assert not stage.is_running()
+    assert not (copy.root / "data" / "features").exists()
+    assert leftovers(copy) == []
+    recovers(copy, finished, "features")
 
 
 def test_a_stage_that_a_script_starts_through_the_api_of_dvc_is_no_orphan(copy: Clone) -> None:
@@ -147,7 +130,7 @@ def test_params_that_are_edited_during_a_stage_fail_it_and_poison_nothing(slow: 
     assert stages_run(slow.succeed("dvc", "repro", "prepare")) == ["prepare"]
 
 
-def test_of_two_repros_at_once_the_second_fails_and_the_first_ends_well(slow: Clone, start: Start) -> None:
+def test_row_24_of_two_repros_at_once_the_second_fails_and_the_first_ends_well(slow: Clone, start: Start) -> None:
     first = start(slow, "dvc", "repro", "prepare")
     stage = _stage_of(first)
     wait_for((slow.root / PARTIAL).exists, "the start")
@@ -160,6 +143,18 @@ def test_of_two_repros_at_once_the_second_fails_and_the_first_ends_well(slow: Cl
     output, _ = first.communicate()
     assert first.returncode == 0, output
     assert artifacts.verify(slow.root / "data" / "prepared")
+
+
+def test_row_24_locks_of_processes_that_are_gone_are_passed_over(finished: Run, copy: Clone) -> None:
+    gone = 2**22 + 1  # Linux gives no process a larger number than 2**22
+    locked = {"write": {str(copy.root / "data" / "prepared"): {"pid": gone, "cmd": "dvc repro prepare"}}}
+    (copy.root / ".dvc" / "tmp" / "rwlock").write_text(json.dumps(locked), encoding="utf-8")
+    (copy.root / ".dvc" / "tmp" / "lock").touch()
+    for path in (copy.root / ".thaw" / "locks").glob("prepare-*.pid"):
+        path.write_text(str(gone), encoding="utf-8")
+    output = accepted(copy, "dvc", "repro", "--force", "--single-item", "prepare")
+    assert stages_run(output) == ["prepare"]
+    assert copy.hashes() == finished.clone.hashes()
 
 
 @pytest.fixture

@@ -154,7 +154,7 @@ def test_a_value_that_no_weight_has_is_refused_with_the_name_of_its_tensor(
     tensors = dict(tiny.backbone().module.state_dict())
     tensors[tensor] = change(tensors[tensor])
     torch.save(tensors, tmp_path / "w.pth")
-    with pytest.raises(BackboneError, match=f"^the weights hold {what} in {tensor}; bring them again"):
+    with pytest.raises(BackboneError, match=f"^the weights of file:w.pth hold {what} in {tensor}; bring them again"):
         open_backbone(f"file:{tmp_path / 'w.pth'}@timm:test_resnet")
 
 

@@ -4,12 +4,13 @@ import hashlib
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,13 @@ class Clone:
     """Whether each stage is a Python of its own from the start, and no fork of one that has imported its libraries."""
     umask: int = -1
     """What commands may not permit on files that they make; -1 leaves that as it is here."""
+    memory_bytes: int | None = None
+    """What each process of a command may take of memory of its own: RLIMIT_DATA.
+
+    Not of address space (RLIMIT_AS): torch maps and reserves gigabytes that it never touches, other ones in each
+    release. What is allocated and not shared is counted, in each process for itself; the most of any stage here is 2.4
+    GiB, thread stacks included. Linux alone lets one process limit another.
+    """
 
     def start(self, *command: str, own_group: bool = False) -> subprocess.Popen[str]:
         """Start a command in the clone, with its output and errors in one pipe; a group gets signals as a whole."""
@@ -73,7 +81,7 @@ class Clone:
             "COLUMNS": "200",
         }
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "DVC_"))}
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command,
             cwd=self.root,
             env={name: value for name, value in (inherited | ours | self.environment).items() if value},
@@ -83,11 +91,22 @@ class Clone:
             umask=self.umask,
             start_new_session=own_group,
         )
+        if self.memory_bytes is not None:  # long before it starts another process, which inherits the limit
+            resource.prlimit(process.pid, resource.RLIMIT_DATA, (self.memory_bytes, self.memory_bytes))
+        return process
 
-    def run(self, *command: str) -> tuple[int, str]:
-        """Return the exit code of a command and all that it printed."""
+    def run(self, *command: str, seconds: float = 600) -> tuple[int, str]:
+        """Return the exit code of a command and all that it printed; it must end in so many seconds."""
         process = self.start(*command)
-        output, _ = process.communicate(timeout=600)
+        try:
+            output, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired as error:
+            process.kill()
+            process.wait()  # not for the end of its output, which a stage that hangs as well keeps open
+            raise AssertionError(f"{' '.join(command)} had not ended after {seconds} s: {error.output!r}") from None
+        finally:
+            assert process.stdout is not None
+            process.stdout.close()
         return process.returncode, output
 
     def succeed(self, *command: str) -> str:
@@ -169,7 +188,7 @@ class Clone:
     def copy(self, to: Path, **environment: str) -> "Clone":
         """Return a copy elsewhere, with the hard links between cache and workspace; `environment` is laid over ours."""
         subprocess.run(["cp", "-a", str(self.root), str(to)], check=True)
-        return Clone(to, environment, self.cold, self.umask)
+        return replace(self, root=to, environment=environment)
 
 
 def make_clone(root: Path) -> Clone:

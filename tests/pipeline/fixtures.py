@@ -6,13 +6,16 @@ They are made once for all processes of a session: the first that needs them mak
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
 from tests.pipeline.clone import Clone, make_clone
+
+MEMORY_BYTES = 4 * 2**30
+"""What a process may take where faults are tried: `Clone.memory_bytes`."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def fresh(place: Path) -> tuple[Run, Run]:
-    """Two clones after a first, forced repro: the second elsewhere, in another locale, decoding in two processes.
+    """Two clones after a first, forced repro.
 
-    And with another hash seed, time zone and umask.
+    The second is elsewhere, in another locale, with another hash seed, time zone and umask; its folders list the images
+    in another order, and two processes decode them.
     """
     here, other = Clone(place / "thaw"), {"PYTHONHASHSEED": "7", "LC_ALL": "C", "TZ": "Asia/Tokyo"}
     there = Clone(place / "another place", other, cold=True, umask=0o077)
@@ -45,6 +49,7 @@ def fresh(place: Path) -> tuple[Run, Run]:
             make_clone(here.root)
             here.copy(there.root)
             there.update({"compute.workers": 2})
+            _list_otherwise(there.root / "data" / "tiny")
             _run_all([(here, _forced), (there, _forced)])
     return _read(here), _read(there)
 
@@ -57,8 +62,8 @@ def finished(fresh: tuple[Run, Run]) -> Run:
 
 @pytest.fixture
 def copy(finished: Run, tmp_path: Path) -> Clone:
-    """A copy of the finished clone, to change."""
-    return finished.clone.copy(tmp_path / "thaw")
+    """A copy of the finished clone, to change; its commands have a limit of memory."""
+    return replace(finished.clone.copy(tmp_path / "thaw"), memory_bytes=MEMORY_BYTES)
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +84,14 @@ def _run_all(changes: Sequence[tuple[Clone, Callable[[Clone], str]]]) -> None:
         outputs = list(pool.map(lambda pair: pair[1](pair[0]), changes))
     for (clone, _), output in zip(reversed(changes), reversed(outputs), strict=True):
         _output(clone).write_text(output, encoding="utf-8")
+
+
+def _list_otherwise(folder: Path) -> None:
+    """Write files anew, the last one first: a folder may list them in the order in which they came."""
+    for path in sorted((path for path in folder.rglob("*") if path.is_file()), reverse=True):
+        data = path.read_bytes()
+        path.unlink()
+        path.write_bytes(data)
 
 
 def _output(clone: Clone) -> Path:

@@ -47,11 +47,14 @@ def test_a_rate_that_dvc_writes_with_an_exponent_is_read_by_the_stages(tmp_path:
     assert (clone.root / "data" / "prepared" / "samples.csv").exists()
 
 
-def test_a_manifest_with_groups_and_confidences_serves_as_data(variants: dict[str, Run]) -> None:
+def test_row_12_a_manifest_gives_confidences_and_groups_that_no_split_or_fold_tears(
+    variants: dict[str, Run],
+) -> None:
     run = variants["manifest"]
     assert stages_run(run.output) == ["prepare", "features", "head"]
     samples = pd.read_csv(run.clone.root / "data" / "prepared" / "samples.csv")
     assert len(samples) == 80
-    assert (samples.groupby("group")["split"].nunique() == 1).all()
+    assert samples["group"].nunique() == 40
+    assert (samples.groupby("group")[["split", "fold"]].nunique() == 1).all(axis=None)
     assert set(samples["confidence"].round(2)) == {0.67, 1.0}
     assert artifacts.verify(run.clone.root / "models" / "phases" / "head")

@@ -40,7 +40,9 @@ def test_a_repro_leaves_git_nothing_but_the_lock_to_commit(finished: Run) -> Non
     assert changed == ["?? dvc.lock"]
 
 
-def test_a_forced_repro_in_a_clone_elsewhere_ends_in_the_same_lock_and_the_same_files(fresh: tuple[Run, Run]) -> None:
+def test_row_23_a_forced_repro_in_a_clone_elsewhere_ends_in_the_same_lock_and_the_same_files(
+    fresh: tuple[Run, Run],
+) -> None:
     here, there = fresh
     assert stages_run(there.output) == stages_run(here.output)
     assert there.clone.hashes() == here.clone.hashes()

@@ -1,8 +1,9 @@
 """Stages that start warm: forked from a process that has imported torch and its like once. No test here.
 
 Importing them takes two thirds of the processor time of a stage on the few images of a test. Only libraries are
-imported before the fork: Thaw's own modules, the folder, the environment and the arguments are the stage's own. Where
-a test kills something, or starts Python with another locale or hash seed, stages start cold (`Clone.cold`).
+imported before the fork: Thaw's own modules, the folder, the environment, the arguments and the limit of memory are the
+stage's own. Where a test kills something, or starts Python with another locale or hash seed, stages start cold
+(`Clone.cold`).
 
 `python -m tests.pipeline.warm SOCKET` is the server, the file `python` that `folder` writes is what DVC finds on PATH.
 """
@@ -12,6 +13,7 @@ import gc
 import importlib
 import json
 import os
+import resource
 import runpy
 import select
 import shutil
@@ -34,12 +36,13 @@ _MESSAGE = 1 << 20  # bytes; an environment and a command line are less
 
 # Without site-packages this starts in a hundredth of a second.
 _SHIM = """#!{python} -IS
-import json, os, socket, sys
+import json, os, resource, socket, sys
 command = sys.argv[1:]
 if command[:1] == ["-m"] and command[1].startswith("stages."):
     server = socket.socket(socket.AF_UNIX)
     server.connect({address!r})
-    request = json.dumps([os.getcwd(), command[1:], dict(os.environ)]).encode()
+    limit = resource.getrlimit(resource.RLIMIT_DATA)
+    request = json.dumps([os.getcwd(), command[1:], dict(os.environ), limit]).encode()
     socket.send_fds(server, [request], [0, 1, 2])
     sys.exit(int(server.recv(16) or b"1"))
 os.execv({python!r}, [{python!r}, *command])
@@ -101,8 +104,11 @@ def _wait(stage: int, asked: socket.socket) -> None:
     os._exit(0)
 
 
-def _become(streams: list[int], where: str, command: list[str], environment: dict[str, str]) -> list[str]:
-    """Take a stage's streams, folder and environment."""
+def _become(
+    streams: list[int], where: str, command: list[str], environment: dict[str, str], limit: list[int]
+) -> list[str]:
+    """Take a stage's streams, folder, environment and limit of memory."""
+    resource.setrlimit(resource.RLIMIT_DATA, (limit[0], limit[1]))
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)

@@ -63,6 +63,14 @@ def test_phases_that_rest_on_different_backbones_are_refused(scratch: Path) -> N
         test_answers.answer(models, images, images.rows("val"), compute=tiny.TORCH, label="test")
 
 
+def test_models_that_were_made_with_other_images_are_refused(scratch: Path) -> None:
+    images, models = replace(tiny.packed(), fingerprint="another"), family()
+    with pytest.raises(
+        ArtifactError, match="head was made with other images than data/prepared has now, whose classes"
+    ):
+        test_answers.answer(models, images, images.rows("val"), compute=tiny.TORCH, label="test")
+
+
 def trained_in_folds(root: Path) -> dict[str, Model]:
     """Write a backbone and two candidates that were trained in three folds; return those of one network each."""
     network = tiny.backbone(in_channels=3, input_px=32)

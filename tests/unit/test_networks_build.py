@@ -150,7 +150,7 @@ def test_missing_tensors_are_counted_and_the_first_are_named() -> None:
     given = {name: value for name, value in tensors().items() if not name.startswith("layer4")}
     with pytest.raises(
         BackboneError,
-        match=r"the weights are not those of test_resnet: \d+ of \d+ tensors match by name, layer4\.0\.bn1\.b",
+        match=r"^the weights of \S+ are not those of test_resnet: \d+ of \d+ tensors match by name, layer4\.0\.bn1\.b",
     ):
         load_tensors(build(spec()), given, spec())
 
@@ -176,7 +176,7 @@ def test_weights_that_are_no_numbers_are_refused_by_name(value: float, channels:
     first = next(name for name, tensor in given.items() if tensor.ndim == 4)
     given[first][0, 0, 0, 0] = value
     seen = spec().model_copy(update={"in_channels": channels})
-    with pytest.raises(BackboneError, match=f"the weights hold NaN or infinity in {first}; bring them again"):
+    with pytest.raises(BackboneError, match=rf"^the weights of \S+ hold NaN or infinity in {first}; bring them again"):
         load_tensors(build(seen), given, seen)
 
 

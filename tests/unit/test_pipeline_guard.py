@@ -121,6 +121,15 @@ def test_a_full_disk_is_one_line_that_names_the_disk(start: Start, workspace: Pa
     assert f"No space left on device; free space on the disk of {workspace}\n" in errors
 
 
+def test_an_error_of_the_system_that_a_library_tells_by_its_text_alone_is_one_line(start: Start) -> None:
+    body = """
+            import resource, numpy; from safetensors.numpy import save_file
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+            save_file({'a': numpy.zeros(1000)}, 'a.safetensors')
+"""
+    assert _finish(start(body)) == (1, "the system refused a file operation: File too large\n")
+
+
 _ADVICE = "out of memory; lower batch_size or compute.workers in params.yaml, or close other programs\n"
 
 

@@ -47,8 +47,14 @@ def answer(
     """Return each model's calibrated probabilities [images, classes] of rows of a prepared data set, by its name.
 
     The models are phases of one run, and computed in the engine for so many images.
-    Raises: ArtifactError if the blocks that they share differ.
+    Raises: ArtifactError if they were made with another data set, or if the blocks that they share differ.
     """
+    for name, model in models.items():
+        if model.facts.lineage.data != images.fingerprint:
+            raise ArtifactError(
+                f"{name} was made with other images than data/prepared has now, whose classes and test images may be "
+                "others; run `dvc repro`, which makes it anew"
+            )
     first, *others = models.values()
     index = min(model.facts.cut for model in models.values())
     shared = phase_folder.frozen_digest(first.backbone, index)

@@ -35,20 +35,21 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], spec: Spec) -
     """
     wanted = module.state_dict()
     given = {name: tensor for name, tensor in tensors.items() if name in wanted}
-    values.check(given, wanted)
+    whose = f"the weights of {spec.url}" if spec.url else "the weights"
+    values.check(given, wanted, whose=whose)
     given = input_layer.adapt_tensors(module, given, spec)
     if spec.library == "timm" and any(tensor.shape != wanted[name].shape for name, tensor in given.items()):
         given = _resampled(module, given)
     missing = sorted(set(wanted) - set(given))
     if missing:
         raise BackboneError(
-            f"the weights are not those of {spec.name}: {len(given)} of {len(wanted)} tensors match by name, "
+            f"{whose} are not those of {spec.name}: {len(given)} of {len(wanted)} tensors match by name, "
             f"{_some(missing)} missing{_unexpected(tensors, wanted)}; name the architecture that they belong to"
         )
     for name, tensor in given.items():
         if tensor.shape != wanted[name].shape:
             raise BackboneError(
-                f"the weights are not those of {spec.name}: {name} has shape {list(tensor.shape)}, "
+                f"{whose} are not those of {spec.name}: {name} has shape {list(tensor.shape)}, "
                 f"the network wants {list(wanted[name].shape)}; name the architecture that they belong to"
             )
     module.load_state_dict(given)

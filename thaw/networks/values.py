@@ -11,8 +11,10 @@ _MEND = "bring them again from their source"
 _NARROWER = (torch.float16, torch.bfloat16)  # every value of theirs is one of float32
 
 
-def check(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor] | None = None) -> None:
-    """Look at every value of some weights.
+def check(
+    tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor] | None = None, *, whose: str = "the weights"
+) -> None:
+    """Look at every value of some weights, which an error calls `whose`.
 
     `wanted` has the network's own tensors, whose types are expected; without it, floats of at most 32 bits are.
 
@@ -22,7 +24,7 @@ def check(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor] | None = N
     for name, tensor in tensors.items():
         what = _wrong(name, tensor, None if wanted is None else wanted[name])
         if what is not None:
-            raise BackboneError(f"the weights hold {what} in {name}; {_MEND}")
+            raise BackboneError(f"{whose} hold {what} in {name}; {_MEND}")
 
 
 def _wrong(name: str, tensor: Tensor, wanted: Tensor | None) -> str | None:

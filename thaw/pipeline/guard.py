@@ -9,6 +9,7 @@ import errno
 import gc
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -48,6 +49,10 @@ _AT_START: dict[str, str] = {}
 _PARAMS_AT_START: list[dict[str, Any]] = []
 
 
+# How libraries in Rust, safetensors among them, tell of an error of the system; they raise no OSError.
+_IN_RUST = re.compile(r"I/O error: .* \(os error (\d+)\)$")
+
+
 def main(body: Callable[[], None]) -> None:
     """Call a stage's body and leave with its exit code: 0 done, 1 a ThawError (one line), 130 or 143 interrupted."""
     signal.signal(signal.SIGTERM, _raise_exit)
@@ -73,6 +78,8 @@ def _explained(error: Exception) -> str | None:
     """Return what to do about an error of the machine's; None for a defect, which keeps its traceback."""
     if is_out_of_memory(error):
         return "out of memory; lower batch_size or compute.workers in params.yaml, or close other programs"
+    if found := _IN_RUST.search(str(error)):
+        error = OSError(int(found[1]), os.strerror(int(found[1])))
     if not isinstance(error, OSError) or (error.filename is None and error.errno is None):
         return None
     where = f" ({error.filename})" if error.filename else ""
