@@ -96,7 +96,7 @@ audit: $(VENV)/.installed-dev $(VENV)/tools/.installed ## ask for known vulnerab
 	python -m tests.contract.audit $(VENV)/tools/bin/pip-audit
 
 # mutmut lies in a cache of uv's and not in .venv: no test and no job of CI needs it.
-mutants: $(VENV)/.installed-dev $(VENV)/tools/.installed ## change the code in 65 places of each of nine files and count what tests notice; takes 20 minutes
+mutants: $(VENV)/.installed-dev $(VENV)/tools/.installed ## change the code in 65 places of each of nine files and count what tests notice; takes an hour or more
 	$(VENV)/tools/bin/uv run --no-project --no-config --quiet --with mutmut==3.8.1 python -m tests.mutation $(ARGS)
 
 # Wheels alone, whose hashes are known. $(SOURCE) has none; what builds it is locked as well.

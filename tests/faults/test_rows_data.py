@@ -92,7 +92,7 @@ def prepared(finished: Run, tmp_path_factory: pytest.TempPathFactory) -> Prepare
     """A copy of the finished clone after `dvc repro prepare` with small classes, copies, strange names and links."""
     place = tmp_path_factory.mktemp("data")
     clone = replace(finished.clone.copy(place / "thaw", LC_ALL="C"), cold=True, memory_bytes=MEMORY_BYTES)
-    clone.update({"prepare.max_rejected": 0.1})
+    clone.update({"prepare.max_rejected": 0.1, "data.conflicts": "drop"})
     tiny = clone.root / TINY
     for number, name in enumerate(("single/1", "pair/1", "pair/2", "defective/both")):
         _noise(tiny / f"{name}.png", 100 + number)

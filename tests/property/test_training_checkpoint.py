@@ -182,3 +182,16 @@ def test_a_checkpoint_that_a_killed_save_had_put_aside_is_resumed_from(tmp_path:
     checkpoint.save(folder, trained.model, trained.optimizer, {"epoch": 4})
     assert checkpoint.restore(folder, resumed.model, resumed.optimizer) == {"epoch": 4}
     assert [path.name for path in tmp_path.iterdir() if path != scratch] == ["part-00"]
+
+
+def test_a_running_average_comes_back_beside_the_model(tmp_path: Path) -> None:
+    model, average = (nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)) for _ in range(2))
+    optimizer = torch.optim.AdamW(model.parameters())
+    checkpoint.save(tmp_path / "kept", model, optimizer, {"epoch": 2}, average)
+    others = [nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)) for _ in range(2)]
+    optimizer = torch.optim.AdamW(others[0].parameters())
+    assert checkpoint.restore(tmp_path / "kept", others[0], optimizer, others[1]) == {"epoch": 2}
+    for ours, theirs in zip((model, average), others, strict=True):
+        for name, value in ours.state_dict().items():
+            assert torch.equal(value, theirs.state_dict()[name]), name
+    assert not torch.equal(others[0].state_dict()["0.weight"], others[1].state_dict()["0.weight"])

@@ -9,7 +9,7 @@ from tests import tiny
 from thaw.errors import TrainingError
 from thaw.head.layers import build_head
 from thaw.networks.backbone import Backbone
-from thaw.training.groups import Rule, frozen_tensors, lowest_block, param_groups, rules_of
+from thaw.training.groups import Rule, frozen_tensors, lowest_block, param_groups, rule_of, rules_of
 from thaw.training.loop import Classifier
 
 MATRIX, VECTOR = (2, 2), (2,)
@@ -128,3 +128,48 @@ def test_the_lowest_block_of_rules_is_that_of_the_first_parameter_that_they_trai
     assert lowest_block(tiny.phase(depth=2), network) == network.cut_index(2)
     with pytest.raises(TrainingError, match="the rules under depth train no parameter of the backbone; their patterns"):
         lowest_block(tiny.phase(depth=[{"pattern": "nothing", "lr": 0.1}]), network)
+
+
+def test_rules_that_are_given_stand_between_the_head_and_the_rest_which_is_frozen() -> None:
+    network = tiny.backbone()
+    given = [{"pattern": "*bn*", "lr": 0.1}, {"pattern": f"{network.blocks[0]}.*", "lr": None}]
+    rules = rules_of(tiny.phase(depth=given, lr=0.002), network, 0)
+    assert [(rule.label, rule.lr, rule.since, rule.given) for rule in rules] == [
+        ("head", 0.002, 1, False),
+        ("*bn*", 0.1, 1, True),
+        (f"{network.blocks[0]}.*", None, 1, True),
+        ("the rest", None, 1, False),
+    ]
+    matched = [rule_of(rules, name).label for name in ("head.weight", "backbone.a.bn1.weight", "backbone.a.weight")]
+    assert matched == ["head", "*bn*", "the rest"]
+    parameters = named(head__weight=MATRIX, backbone__bn=VECTOR)
+    rules = [rules[0], Rule("bn", ".*bn", 0.1, 3, given=True)]
+    groups = param_groups(parameters, rules, 0.5)
+    assert [len(group.pop("params")) for group in groups] == [1, 1]
+    assert groups == [
+        {"lr": 0.002, "weight_decay": 0.5, "since": 1, "given": False},
+        {"lr": 0.1, "weight_decay": 0.0, "since": 3, "given": True},
+    ]
+
+
+def test_each_block_begins_so_many_epochs_after_the_one_above_it() -> None:
+    network = tiny.backbone()
+    rules = rules_of(tiny.phase(depth=3, unfreeze_every=2), network, network.cut_index(3))
+    assert [rule.since for rule in rules if rule.lr is not None] == [1, 1, 3, 5]
+
+
+def test_a_layer_with_parameters_of_its_own_is_judged_by_these_and_not_by_those_of_layers_within_it() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1), requires_grad=False)
+            self.inner = nn.Linear(2, 2)
+
+    class Holding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("table", torch.ones(1))
+            self.inner = nn.Linear(2, 2).requires_grad_(False)
+
+    assert set(frozen_tensors(Scaled())) == {".scale"}
+    assert set(frozen_tensors(Holding())) == {"inner.weight", "inner.bias"}
