@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="for the finished clone and the results; default: a new one")
     given = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it, and so would dvc
     folder = (given.folder or Path(tempfile.mkdtemp(prefix="kill-"))).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     reference = Reference(_finished(folder))

@@ -57,6 +57,14 @@ def test_two_classes_of_45_images_are_balanced_whatever_the_seed() -> None:
             assert 9 <= half.count("test") <= 14
 
 
+@pytest.mark.parametrize("number", [2, 3, 5])
+def test_however_large_the_test_split_two_units_of_a_class_of_three_are_left_to_divide_once_more(number: int) -> None:
+    for seed in range(20):
+        rows = table(plain(number, "rare") + plain(60, "common"))
+        found, _, _ = assign(rows, seed=seed, val_fraction=0.05, test_fraction=0.9, folds=1)
+        assert len(found[:number]) - found[:number].count("test") == min(2, number - 1), found[:number]
+
+
 def test_units_move_that_are_nearest_to_the_border_and_each_move_is_noted() -> None:
     rows = plain(45, "a") + plain(45, "b")
     by_place = sorted((place_of(row[0], 3), row[0]) for row in rows[:45])
