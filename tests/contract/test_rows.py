@@ -27,7 +27,7 @@ def _tests() -> dict[int, set[str]]:
 def _said() -> dict[int, set[str]]:
     """Return the names in each row of the table in the section on rows."""
     text = (repository.ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
-    section = text.partition("## 5. Rows\n")[2].partition("\n## ")[0]
+    section = text.partition("\n### Rows\n")[2].partition("\n### ")[0]
     rows = (_ROW.fullmatch(line) for line in section.splitlines())
     return {int(row[1]): set(re.findall(r"`(test_row_\w+)`", row[0])) for row in rows if row}
 

@@ -28,7 +28,7 @@ def _paths(clone: Clone, label: str) -> list[str]:
     ("few", "line"),
     [
         (True, "no image is left for test: the classes have too few independent images"),
-        (False, "class 'doubtful' is not in the given train split; add images of it, or remove it"),
+        (False, "class 'doubtful' is not in the given train split; add images of it there, or remove it"),
     ],
     ids=["no test image", "a label that nothing trains on"],
 )

@@ -122,8 +122,8 @@ def _missing(units: Sequence[Unit]) -> list[MissingClass]:
     }
     classes = sorted(set().union(*held.values()))
     if lost := sorted(set(classes) - held["train"]):
-        what = f"class {lost[0]!r} is" if len(lost) == 1 else f"the classes {', '.join(map(repr, lost))} are"
-        raise DataError(f"{what} not in the given train split; add images of each there, or remove it")
+        what, it = (f"class {lost[0]!r} is", "it") if len(lost) == 1 else (f"classes {', '.join(lost)} are", "them")
+        raise DataError(f"{what} not in the given train split; add images of {it} there, or remove {it}")
     for split in ("test", "val"):
         if not held[split]:
             raise DataError(
