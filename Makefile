@@ -4,6 +4,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# One process of tests more than there are cores, and at most four: a third of the time they wait for stages and for each other.
+WORKERS := $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 4 ? cores + 1 : 4)))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -35,10 +37,10 @@ check: $(VENV)/.installed-dev ## lint, spelling, types and params.yaml, without 
 	python -m thaw check
 
 test: repository browser sshd check ## everything in check, then all tests but `make long` (ARGS="tests/unit -x" narrows them)
-	pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --ignore=tests/long $(ARGS)
+	pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore=tests/long $(ARGS)
 
 long: repository $(VENV)/.installed-dev ## tests of several minutes each: trials, sweeps, the jobs of CI, the story of a team
-	pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder tests/long $(ARGS)
+	pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests/long $(ARGS)
 
 story: repository $(VENV)/.installed-dev ## a team of three with trials, CI, a merge and a version, told step by step; takes minutes
 	python -m tests.long.team
