@@ -3,9 +3,8 @@
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from thaw import names
 from thaw.config.reader import load_params
-from thaw.data import audit, catalog, decisions, listing, near_copies, packed, rare, split
+from thaw.data import audit, catalog, decisions, listing, near_copies, neighbours, packed, rare, split
 from thaw.data.ingest import ingest
 from thaw.pipeline import artifacts, facts, guard, tables
 from thaw.progress import progress
@@ -26,6 +25,7 @@ def main() -> None:
             found = ingest(listed.root, paths, settings, workers=params.compute.workers)
             items = progress(found, total=len(paths), label="prepare: images read")
             cataloged = rare.settle(catalog.collect(listed, items, spool, settings, params.data), params.data.rare)
+            cataloged = neighbours.grouped(cataloged, spool, params.data.group)
             copies, usable = near_copies.tied(cataloged.usable, spool, settings.near_copies)
             splits, folds, notes = split.assign(
                 usable,
@@ -48,11 +48,11 @@ def main() -> None:
                 dtype=dtype,
                 value_range=settings.value_range,
                 near_copies=copies.rows,
-                decisions=[names.on_one_line(line) for line in said],
+                decisions=said,
             )
             facts.write(folder / "audit.json", report)
             facts.write(folder / "settings.json", packed.preprocessing(settings, dtype))
-            for line in [*report.decisions, *map(names.on_one_line, report.warnings)]:
+            for line in report.lines:
                 print(f"prepare: {line}")
 
 

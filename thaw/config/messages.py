@@ -20,6 +20,7 @@ FORMS = {
     "callable": r"^[\w.]+:\w+$",
     "sha256": r"^[0-9a-f]{64}$",
     "device": r"^(auto|cpu|mps|cuda(:\d+)?)$",
+    "group": r"^(none|folder|filename:\S.*)$",
     "rare": r"^(error|train-only|drop|merge:\S.*)$",
 }
 FORM_WORDS = {
@@ -30,6 +31,7 @@ FORM_WORDS = {
     FORMS["callable"]: "null or MODULE:CALLABLE",
     FORMS["sha256"]: "null or the 64 small hex digits of a SHA-256",
     FORMS["device"]: "auto, cpu, mps, cuda or cuda:NUMBER",
+    FORMS["group"]: "null or none, folder or filename:REGEX",
     FORMS["rare"]: "error, train-only, drop or merge:NAME",
 }
 KERAS = (

@@ -204,6 +204,10 @@ class DataParams(Section):
     conflicts: Literal["error", "drop", "first"] = "error"
     """What becomes of an image that is listed under several labels: the stage stops, no copy is used, or the first by
     its path is."""
+    group: Annotated[str, Field(pattern=messages.FORMS["group"])] | None = None
+    """Which images belong together where no column `group` says it: those of a sub-folder of a class (`folder`), those
+    whose path gives the same text for a pattern (`filename:REGEX`, its first group), or `none`. null stops where
+    sub-folders look as if it mattered."""
     rare: Annotated[str, Field(pattern=messages.FORMS["rare"])] = "train-only"
     """What becomes of classes of fewer than 3 independent images: `error` stops the stage, `train-only` trains on those
     that are too few to be tested, `drop` leaves them out, `merge:NAME` makes them one class."""

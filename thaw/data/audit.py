@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import pandas as pd
 
+from thaw import names
 from thaw.data import pixel_values
 from thaw.data.folds import places
 from thaw.data.pixel_values import Ranges
@@ -59,7 +60,7 @@ def summary(
         missing=_listed(split_notes.missing),
         never_validated=_listed(split_notes.never_validated),
         units_of_tied_groups=split_notes.units_of_tied_groups,
-        decisions=list(decisions),
+        decisions=[names.on_one_line(line) for line in decisions],
     )
 
 

@@ -77,11 +77,15 @@ def search(usable: pd.DataFrame, spool: Spool) -> Copies:
     """
     rows = np.flatnonzero(~usable["sha256"].duplicated().to_numpy())
     numbers = usable["number"].to_numpy(np.int64)[rows]
-    starts = range(0, len(rows), _READ_AT_ONCE)
-    thumbs = [reduced(spool.looks(numbers[at : at + _READ_AT_ONCE]), candidates.THUMB_PX) for at in starts]
     order = np.argsort(usable["sha256"].to_numpy(str)[rows], kind="stable")
-    found = find(np.concatenate(thumbs), order, lambda chosen: spool.looks(numbers[chosen]))
+    found = find(thumbnails(spool, numbers), order, lambda chosen: spool.looks(numbers[chosen]))
     return Copies(rows[found.pairs], found.distance)
+
+
+def thumbnails(spool: Spool, numbers: NDArray[np.int64]) -> Floats:
+    """Return the looks of images in the spool as squares [images, 16, 16], a part of them in memory at a time."""
+    parts = [numbers[at : at + _READ_AT_ONCE] for at in range(0, len(numbers), _READ_AT_ONCE)]
+    return np.concatenate([reduced(spool.looks(part), candidates.THUMB_PX) for part in parts])
 
 
 def tie(usable: pd.DataFrame, copies: Copies, policy: Policy) -> pd.DataFrame:

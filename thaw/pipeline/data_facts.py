@@ -169,6 +169,7 @@ class Audit(Facts):
     """What `prepare` decided on its own, a line each, as it printed them."""
 
     @property
-    def warnings(self) -> list[str]:
-        """What the user should see of the range of values."""
-        return [self.value_range.warning] if self.value_range and self.value_range.warning else []
+    def lines(self) -> list[str]:
+        """What the user should see: the decisions, and a warning about the range of values."""
+        warning = self.value_range.warning if self.value_range else None
+        return self.decisions + ([warning] if warning else [])
