@@ -235,6 +235,14 @@ def test_an_image_folder_of_hugging_face_is_read_by_its_metadata(root: Path) -> 
     assert listing.read(root).table.values.tolist() == PLAIN
 
 
+def test_metadata_of_another_kind_beside_class_folders_is_left_alone(tmp_path: Path) -> None:
+    for path in ("a/1.jpg", "b/2.jpg"):
+        (tmp_path / path).parent.mkdir()
+        (tmp_path / path).write_text(path)
+    (tmp_path / "metadata.csv").write_text("license,source\nMIT,somewhere\n")
+    assert listing.read(tmp_path).classes == ["a", "b"]
+
+
 def test_split_folders_may_have_a_table_each_and_a_test_folder_without_one_is_said(tmp_path: Path) -> None:
     for top in ("train", "validation", "test"):
         (tmp_path / top).mkdir()

@@ -22,6 +22,7 @@ from thaw.data.manifest import SPLITS
 from thaw.errors import DataError
 from thaw.names import few
 
+_BEGINNING_BYTES = 4096
 # What stands beside images and is none: annotations, tables, notes.
 _BESIDE_IMAGES = frozenset({
     ".xml", ".txt", ".json", ".jsonl", ".csv", ".tsv", ".md", ".rst", ".html", ".yaml", ".yml", ".toml", ".cfg", ".ini",
@@ -112,10 +113,19 @@ def read(raw: Path, labels: Path | None = None, data: DataParams | None = None) 
 
 
 def table_of(raw: Path) -> Path | None:
-    """Return the table of images that `data.raw` is or holds; None for folders of classes."""
+    """Return the table of images that `data.raw` is or holds; None for folders of classes.
+
+    A file of the name metadata may say anything of a folder: it is such a table if its beginning has `file_name`.
+    """
     if not raw.is_dir():
         return raw
-    return next((raw / name for name in _TABLES if (raw / name).is_file()), None)
+    present = [raw / name for name in _TABLES if (raw / name).is_file()]
+    return next((path for path in present if path.name == MANIFEST or b"file_name" in _beginning(path)), None)
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_BEGINNING_BYTES)
 
 
 def read_table(path: Path, root: Path, data: DataParams | None = None) -> Listing:
