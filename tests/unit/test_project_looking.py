@@ -109,13 +109,13 @@ def test_images_of_8_and_16_bits_together_get_no_range_and_a_note(tmp_path: Path
 
 def test_files_that_are_no_images_are_counted_with_their_reasons(tmp_path: Path) -> None:
     write_photos(tmp_path)
-    (tmp_path / "dark" / "notes.txt").write_text("not pixels")
+    (tmp_path / "dark" / "notes.jpg").write_text("not pixels")
     (tmp_path / "dark" / "cut.tif").write_bytes(b"II*\0")
     os.mkfifo(tmp_path / "dark" / "pipe.png")
     (tmp_path / "dark" / "gone.png").symlink_to("nowhere.png")
     seen = _seen(tmp_path)
     reasons = dict(line.split(": ", 1) for line in seen.unusable)
-    assert sorted(reasons) == ["dark/cut.tif", "dark/gone.png", "dark/notes.txt", "dark/pipe.png"]
+    assert sorted(reasons) == ["dark/cut.tif", "dark/gone.png", "dark/notes.jpg", "dark/pipe.png"]
     assert (reasons["dark/pipe.png"], reasons["dark/gone.png"]) == ("not a regular file", "No such file or directory")
     assert any("4 files are no images that can be read" in line for line in looking.in_words(seen, "x"))
 
