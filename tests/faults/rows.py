@@ -56,3 +56,12 @@ def recovers(clone: Clone, finished: Run, stage: str) -> None:
     accepted(clone, "dvc", "repro", stage)
     assert clone.hashes() == finished.clone.hashes()
     assert clone.lock() == finished.clone.lock()
+
+
+def flip_a_bit(path: Path) -> None:
+    """Replace a file, which may be a hard link, by one with another bit, read-only as before."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.unlink()
+    path.write_bytes(data)
+    path.chmod(0o444)

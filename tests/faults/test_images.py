@@ -667,3 +667,21 @@ def test_sub_folders_of_images_that_are_not_alike_need_no_word(workspace: Path) 
 def test_a_pattern_that_does_not_serve_is_refused(workspace: Path, group: str, line: str) -> None:
     change(workspace, "data", group=group)
     assert refused(workspace).startswith(line)
+
+
+def test_groups_that_are_said_twice_are_refused(workspace: Path) -> None:
+    rows = [f"{label}/{i:02d}.png,{label},g{label}{i // 4}" for label in ("cat", "dog") for i in range(20)]
+    (workspace / "raw" / "list.csv").write_text("\n".join(["path,label,group", *rows]))
+    change(workspace, "data", raw="raw/list.csv", labels="raw/list.csv", group="folder")
+    assert refused(workspace) == (
+        "data.group is folder, and the table of images has groups as well; leave one of them out"
+    )
+
+
+def test_sub_folders_are_groups_within_given_splits_too(workspace: Path) -> None:
+    film(workspace, "train/" + IN_FOLDERS)
+    for label in ("cat", "dog"):
+        artifacts.remove(workspace / "raw" / label)
+    change(workspace, "data", group="folder")
+    assert prepare(workspace)[0] == 0
+    assert samples(workspace).groupby("group")["split"].nunique().tolist() == [1] * 12

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests import tiny
-from tests.faults.rows import accepted, recovers, refused
+from tests.faults.rows import accepted, flip_a_bit, recovers, refused
 from tests.faults.test_weights import Canary
 from tests.pipeline.clone import Clone, stages_run
 from tests.pipeline.fixtures import MEMORY_BYTES, Run
@@ -105,15 +105,6 @@ def test_row_16_weights_whose_hash_only_begins_as_asked_are_refused_and_the_righ
     recovers(weighed, finished, "backbone")
 
 
-def _flip_a_bit(path: Path) -> None:
-    """Replace a file, which may be a hard link, by one with another bit, read-only as before."""
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.unlink()
-    path.write_bytes(data)
-    path.chmod(0o444)
-
-
 def _truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
@@ -131,7 +122,7 @@ def _spoil_a_row(path: Path) -> None:
 def test_row_17_views_that_are_damaged_or_under_another_key_are_built_again(finished: Run, copy: Clone) -> None:
     cache = copy.root / ".thaw" / "cache"
     views = sorted(path.parent for path in cache.glob("*/000.npy"))
-    damage = [_truncate, _flip_a_bit, _drop_a_row, _spoil_a_row]
+    damage = [_truncate, flip_a_bit, _drop_a_row, _spoil_a_row]
     assert len(views) >= len(damage)
     for number, view in enumerate(views):
         damage[number % len(damage)](view / "000.npy")
@@ -155,7 +146,7 @@ def test_row_18_a_flipped_bit_in_the_cache_of_dvc_is_named_and_what_the_message_
 ) -> None:
     listing = _cached(copy, copy.lock()["prepare"]["outs"][0]["md5"])
     entries = yaml.safe_load(listing.read_text(encoding="utf-8"))
-    _flip_a_bit(_cached(copy, next(entry["md5"] for entry in entries if entry["relpath"].startswith("images"))))
+    flip_a_bit(_cached(copy, next(entry["md5"] for entry in entries if entry["relpath"].startswith("images"))))
     artifacts.remove(copy.root / "data" / "prepared")
     copy.succeed("dvc", "checkout", "dvc.yaml")
     says = "data/prepared/images-00000.npy is not what its manifest says"

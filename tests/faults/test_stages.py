@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.faults.killing import stages_below
-from tests.faults.rows import SECONDS, accepted, leftovers, recovers
+from tests.faults.rows import SECONDS, accepted, flip_a_bit, leftovers, recovers
 from tests.pipeline.clone import Clone, stages_run, wait_for
 from tests.pipeline.fixtures import Run
 from thaw.pipeline import artifacts
@@ -70,7 +70,7 @@ def test_what_a_failed_repro_took_away_comes_back_from_dvc_checkout(finished: Ru
 
 def test_a_flipped_bit_in_an_out_is_named_by_the_next_stage(copy: Clone) -> None:
     path = copy.root / "models" / "phases" / "mid" / "weights.safetensors"
-    _flip_a_bit(path)
+    flip_a_bit(path)
     code, output = copy.run("python", "-m", "stages.select")
     assert (code, output.count("\n")) == (1, 1), output
     assert output.startswith("models/phases/mid/weights.safetensors is not what its manifest says")
@@ -196,12 +196,3 @@ def _stage_of(repro: subprocess.Popen[str]) -> psutil.Process:
 
     wait_for(running, "the start of a stage")
     return found[0]
-
-
-def _flip_a_bit(path: Path) -> None:
-    """Replace a file, which may be a hard link, by one with another bit, read-only as before."""
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.unlink()
-    path.write_bytes(data)
-    path.chmod(0o444)

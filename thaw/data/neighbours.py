@@ -53,11 +53,14 @@ class Seen:
 def grouped(found: Catalog, spool: Spool, policy: str | None) -> Catalog:
     """Return the catalog with the groups that `data.group` makes of sub-folders or names.
 
-    Groups and splits that the user gave stay. Raises: DataError where nothing is said and images of a sub-folder look
-    alike, with the figures and a picture of some, or where a name does not fit the pattern.
+    Where the user gave groups or splits, and says nothing here, nothing is looked at. Raises: DataError where nothing
+    is said and images of a sub-folder look alike, with the figures and a picture of some; where a name does not fit the
+    pattern; or where a column has groups as well.
     """
     table = found.usable
-    if policy == "none" or table["group"].any() or table["split"].any():
+    if policy not in (None, "none") and table["group"].any():
+        raise DataError(f"data.group is {policy}, and the table of images has groups as well; leave one of them out")
+    if policy == "none" or (policy is None and (table["group"].any() or table["split"].any())):
         return found
     paths = [PurePosixPath(path) for path in table["path"]]
     if policy is not None and policy.startswith(_FILENAME):
