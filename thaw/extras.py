@@ -13,6 +13,9 @@ from thaw.errors import MissingLibraryError
 LIBRARIES = {
     "serve": ("fastapi", "uvicorn"),
     "parquet": ("pyarrow",),
+    "heic": ("pillow_heif",),
+    "dicom": ("pydicom",),
+    "fsspec": ("fsspec",),
     "sample": ("elpv_dataset",),
     "sweep": ("optuna",),
     "mlflow": ("mlflow",),
