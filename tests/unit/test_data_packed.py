@@ -13,6 +13,7 @@ from tests import tiny
 from thaw.config.schema import PrepareParams
 from thaw.data import packed
 from thaw.data.looks import SIDE_PX
+from thaw.data.spool import Spool
 from thaw.errors import ArtifactError
 from thaw.pipeline import artifacts
 
@@ -38,7 +39,7 @@ def write_packed(
         }
     )
     with artifacts.new_folder(folder) as partial, TemporaryFile() as file:
-        spool = packed.Spool(file, images[0].shape[0])
+        spool = Spool(file, images[0].shape[0])
         for image in images:
             spool.append(image)
         packed.write(partial, samples, spool, keep, shard_bytes=shard_bytes)
@@ -137,7 +138,7 @@ def test_a_spool_gives_numbers_in_turn_and_finds_the_looks_among_images_of_any_k
     random = np.random.default_rng(0)
     looks = random.integers(0, 256, (3, SIDE_PX, SIDE_PX), dtype=np.uint8)
     with TemporaryFile() as file:
-        spool = packed.Spool(file, 8)
+        spool = Spool(file, 8)
         assert spool.append(noise(1, 3)[0], looks[0]) == 0
         assert spool.append(random.integers(0, 2**16, (8, 8, 1), dtype=np.uint16), looks[1]) == 1
         assert spool.append(noise(1, 1)[0], looks[2]) == 2

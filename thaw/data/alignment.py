@@ -24,6 +24,7 @@ Transforms = NDArray[np.float32]
 
 _STEPS = {16: 4, 32: 4, 64: 3, SIDE_PX: 3}  # Gauss-Newton steps at each side in pixels
 _GLANCED = (16, 32)
+_WORTH_A_GLANCE = 0.75  # correlation at 16 px: of planted copies of photos all have more, of those of cells 99.8 %
 _LEVELLED = 32  # px from which on local contrast is evened out, so that busbars do not decide alone
 _SMOOTHED_PX = 0.7
 _FRAME = 16  # a part of the side is no part of a step: filters know nothing of what lies beyond the edge
@@ -56,15 +57,20 @@ class Distances:
 
 
 def glance(pairs: Pairs, read: Reader) -> tuple[Transforms, Floats]:
-    """Return the transforms of pairs as found at a quarter of the size, and how well the images are correlated then."""
+    """Return the transforms of pairs as found at a quarter of the size, and how well the images are correlated then.
+
+    Those that have little in common at an eighth of the size are left at that.
+    """
     transforms, correlation = _unmoved(len(pairs)), np.zeros(len(pairs), np.float32)
 
     def glance_at(part: slice) -> None:
         first, second = _read(pairs[part], read)
+        left = np.arange(part.start, min(part.stop, len(pairs)))
         for side in _GLANCED:
-            transforms[part], correlation[part] = _registered(
-                reduced(first, side), reduced(second, side), transforms[part]
-            )
+            here = left - part.start
+            found = _registered(reduced(first[here], side), reduced(second[here], side), transforms[left])
+            transforms[left], correlation[left] = found
+            left = left[found[1] >= _WORTH_A_GLANCE]
 
     _on_all_cores(glance_at, len(pairs), _GLANCES)
     return transforms, correlation
