@@ -1,5 +1,6 @@
 """Packed images: what goes in comes out, and nothing altered is read."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -19,12 +20,18 @@ from thaw.pipeline import artifacts
 
 
 def write_packed(
-    folder: Path, images: list[NDArray[np.uint8]], keep: list[int], shard_bytes: int = 2**30
+    folder: Path,
+    images: list[NDArray[np.uint8]],
+    keep: list[int],
+    shard_bytes: int = 2**30,
+    *,
+    ids: Sequence[int] | None = None,
+    before: Sequence[Sequence[str]] = (),
 ) -> packed.PackedImages:
     size = len(keep)
     samples = pd.DataFrame(
         {
-            "id": [f"{row:016x}" for row in range(size)],
+            "id": [f"{number:016x}" for number in (range(size) if ids is None else ids)],
             "path": [f"NA/{row}.png" for row in range(size)],
             "label": ["007", "NA"] * (size // 2) + ["007"] * (size % 2),
             "split": ["train", "val", "test", "train"][:size] + ["train"] * max(0, size - 4),
@@ -42,7 +49,7 @@ def write_packed(
         spool = Spool(file, images[0].shape[0])
         for image in images:
             spool.append(image)
-        packed.write(partial, samples, spool, keep, shard_bytes=shard_bytes)
+        packed.write(partial, samples, spool, keep, before=before, shard_bytes=shard_bytes)
     return packed.PackedImages.open(folder)
 
 

@@ -16,6 +16,7 @@ from scipy import ndimage
 from thaw.data.candidates import Floats, Numbers, Pairs, reduced, turned
 from thaw.data.looks import SIDE_PX, Looks
 from thaw.pipeline.machine import usable_cores
+from thaw.progress import progress
 
 Reader = Callable[[Numbers], Looks]
 """Returns the looks of some positions."""
@@ -72,7 +73,7 @@ def glance(pairs: Pairs, read: Reader) -> tuple[Transforms, Floats]:
             transforms[left], correlation[left] = found
             left = left[found[1] >= _WORTH_A_GLANCE]
 
-    _on_all_cores(glance_at, len(pairs), _GLANCES)
+    _on_all_cores(glance_at, len(pairs), _GLANCES, "pairs looked at")
     return transforms, correlation
 
 
@@ -86,15 +87,16 @@ def compare(pairs: Pairs, transforms: Transforms, read: Reader, side: int) -> tu
         better[part], _ = _registered(first, second, transforms[part])
         found.large[part], found.middle[part], found.fine[part] = _apart(first, second, better[part])
 
-    _on_all_cores(compare_part, len(pairs), _COMPARED)
+    _on_all_cores(compare_part, len(pairs), _COMPARED, f"pairs compared at {side} px")
     return better, found
 
 
-def _on_all_cores(work: Callable[[slice], None], num_pairs: int, at_once: int) -> None:
+def _on_all_cores(work: Callable[[slice], None], num_pairs: int, at_once: int, label: str) -> None:
     """Do the work on each part of the pairs, in threads: NumPy lets others run while it computes."""
     parts = [slice(start, start + at_once) for start in range(0, num_pairs, at_once)]
     with ThreadPoolExecutor(usable_cores()) as pool:
-        list(pool.map(work, parts))
+        for _ in progress(pool.map(work, parts), total=len(parts), label=f"prepare: {at_once} {label} at a time"):
+            pass
 
 
 def _unmoved(num_pairs: int) -> Transforms:

@@ -4,7 +4,8 @@ A look of 16 by 16 values is projected on directions that count by how much the 
 compared with how much a copy differs from its original (a linear discriminant analysis, Fisher 1936, of made copies:
 turned a little, moved, scaled, partly covered). Busbars that all solar cells have count for nothing then, and neither
 does a shift of what all have in common. No direction is left out, and the copy of an image depends on that image alone:
-where an image is added, the candidates of the others stay almost the same, so that little is compared anew. The nearest by angle, in any of the eight orientations of a square, are the candidates.
+where an image is added, the candidates of the others stay almost the same, so that little is compared anew. The nearest
+by angle, in any of the eight orientations of a square, are the candidates.
 
 Each image is compared with all others up to some thousands of images. Beyond, images are put into cells by the nearest
 of some centres, and each is compared with those of the cells that are nearest to it (an inverted file, Jégou et al.

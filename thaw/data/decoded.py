@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import BinaryIO, TypeVar, get_type_hints
 
 from pydantic import TypeAdapter, create_model
 
@@ -57,10 +57,11 @@ Known = tuple[FileState, str]
 class Decoded(Spool):
     """Decoded images, of this run and of earlier ones."""
 
-    def __init__(self, folder: Path, file: Any, size_px: int) -> None:
+    def __init__(self, folder: Path, file: BinaryIO, index: BinaryIO, size_px: int) -> None:
+        """Take the folder, and images.bin and images.jsonl in it, open to read and write."""
         super().__init__(file, size_px)
         self.folder = folder
-        self._index = (folder / "images.jsonl").open("a+b")
+        self._index = index
         self._by_content: dict[str, Ingested] = {}
         self._files: dict[str, Known] = {}
         self._asked: dict[str, FileState] = {}
@@ -104,10 +105,10 @@ class Decoded(Spool):
             self._files[full] = (state, item.sha256)
         return self._known(item.path, item.sha256)
 
-    def close(self) -> None:
-        """Write what is known of files, and let go."""
-        self._flush()
-        self._index.close()
+    def write_files(self) -> None:
+        """Write what is known of files, once the images that it tells of are written."""
+        self._file.flush()
+        self._index.flush()
         kept = {path: [*state, sha256] for path, (state, sha256) in self._files.items()}
         artifacts.write_text(self.folder / "files.json", json.dumps(kept))
 
@@ -115,10 +116,6 @@ class Decoded(Spool):
     def is_mostly_unused(self) -> bool:
         """Whether most of what is kept is of images that this run has not seen."""
         return self._end > _SPARE_BYTES and len(self._used) < len(self._by_content) / 2
-
-    def _flush(self) -> None:
-        self._file.flush()  # pixels before the lines that tell of them
-        self._index.flush()
 
     def _write_line(self, found: Ingested) -> None:
         place = None if found.number is None else self._places[found.number]
@@ -185,14 +182,14 @@ def _with(folder: Path, size_px: int, work: Callable[[Decoded], Result]) -> Resu
 
 @contextmanager
 def _opened(folder: Path, size_px: int) -> Iterator[Decoded]:
-    path = folder / "images.bin"
-    path.touch()
-    with path.open("r+b") as file:
-        kept = Decoded(folder, file, size_px)
+    pixels = folder / "images.bin"
+    pixels.touch()
+    with pixels.open("r+b") as file, (folder / "images.jsonl").open("a+b") as index:
+        kept = Decoded(folder, file, index, size_px)
         try:
             yield kept
         finally:
-            kept.close()
+            kept.write_files()
 
 
 def _forget_unused(but: Path) -> None:
