@@ -72,6 +72,8 @@ def glance(pairs: Pairs, read: Reader) -> tuple[Transforms, Floats]:
             found = _registered(reduced(first[here], side), reduced(second[here], side), transforms[left])
             transforms[left], correlation[left] = found
             left = left[found[1] >= _WORTH_A_GLANCE]
+            if not len(left):
+                break
 
     _on_all_cores(glance_at, len(pairs), _GLANCES, "pairs looked at")
     return transforms, correlation

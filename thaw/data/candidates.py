@@ -127,18 +127,24 @@ class _Nearest:
 
     def look_at(self, members: Numbers, visitors: Sequence[Numbers]) -> None:
         """Compare images as they are, each looked at once, with those that visit them in each orientation."""
-        visiting = np.unique(np.concatenate(visitors))
-        own = _wide(self._turns[0][members])
-        rows_at_once = max(1, _MOST_COSINES // len(members))
+        images = np.concatenate(visitors)
+        by_image = np.argsort(images, kind="stable")
+        orientations = np.repeat(np.arange(len(visitors)), [len(those) for those in visitors])[by_image]
+        visiting, firsts = np.unique(images[by_image], return_index=True)
+        own = _wide(self._turns[0][members]).T
+        rows_at_once = max(1, _MOST_COSINES // (len(self._turns) * len(members)))
         for start in range(0, len(visiting), rows_at_once):
-            rows = visiting[start : start + rows_at_once]
-            cosines = np.full((len(rows), len(members)), -1, np.float32)
-            for turn, those in zip(self._turns, visitors, strict=True):
-                here = those[(those >= rows[0]) & (those <= rows[-1])]
-                places = np.searchsorted(rows, here)
-                cosines[places] = np.maximum(cosines[places], _wide(turn[here]) @ own.T)
+            rows, starts = (part[start : start + rows_at_once] for part in (visiting, firsts))
+            end = firsts[start + rows_at_once] if start + rows_at_once < len(firsts) else len(images)
+            seen, turns = images[by_image[starts[0] : end]], orientations[starts[0] : end]
+            vectors = np.empty((len(seen), len(own)), np.float32)
+            for number, turn in enumerate(self._turns):
+                vectors[turns == number] = turn[seen[turns == number]]
+            cosines = np.maximum.reduceat(vectors @ own, starts - starts[0], axis=0)
             cosines[rows[:, None] == members] = -1  # an image is no copy of itself
-            self._keep(rows, cosines, members)
+            nearer = cosines.max(axis=1) > np.maximum(self._cosines[rows].min(axis=1), _LEAST_COSINE)
+            if nearer.any():
+                self._keep(rows[nearer], cosines[nearer], members)
 
     def _keep(self, rows: Numbers, cosines: Floats, members: Numbers) -> None:
         """Keep the nearest of what is known of these rows and of these members."""
