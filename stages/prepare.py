@@ -46,7 +46,7 @@ def main() -> None:
                 split_notes=notes,
                 channels=channels,
                 dtype=dtype,
-                value_range=settings.value_range,
+                settings=settings,
                 near_copies=copies.rows,
                 decisions=said,
             )

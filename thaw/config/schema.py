@@ -94,6 +94,15 @@ def _check_warm_start(value: object) -> object:
     return value
 
 
+def _check_plane(value: object) -> object:
+    if value not in ("first", "middle", "max", "mean") and (
+        isinstance(value, bool) or not isinstance(value, int) or value < 0
+    ):
+        raise ValueError("it must be first, middle, max, mean, or the number of a plane, counted from 0")
+    return value
+
+
+Plane = Annotated[Literal["first", "middle", "max", "mean"] | int, BeforeValidator(_check_plane)]
 WarmStart = Annotated[bool | Literal["auto"], BeforeValidator(_check_warm_start)]
 
 
@@ -244,6 +253,9 @@ class PrepareParams(Section):
     max_leaks: Fraction = 0.05
     """Largest share of held-out images that may have a near copy on another side, as a given split can have it; `warn`
     tolerates any."""
+    plane: Plane = "first"
+    """Which page of a TIFF, or frame of a DICOM or an animation, is the picture: `first`, `middle`, its number from 0,
+    or all made one by the largest value at each place (`max`) or the mean (`mean`)."""
     value_range: Annotated[tuple[tuple[float, float], ...] | None, BeforeValidator(messages.as_ranges)] = None
     """Which values of the files become black and white: `[low, high]` for all channels, or a list of one such pair for
     each; what lies beyond is clipped. null takes the whole range of the type (65535 for 16 bits, 0 to 1 for floats)."""

@@ -111,7 +111,7 @@ def _settle(
     )
 
 
-_FROM_ITEM = ("sha256", "width", "height", "animated", "measured")
+_FROM_ITEM = ("sha256", "width", "height", "planes", "notes", "measured")
 
 
 def _family(channels: int) -> int:

@@ -30,7 +30,8 @@ class Ingested:
     sha256: str = ""
     width: int = 0
     height: int = 0
-    animated: bool = False
+    planes: int = 1
+    notes: tuple[str, ...] = ()
     measured: Measured | None = None
     pixels: Pixels | None = None
     look: Look | None = None
@@ -61,6 +62,8 @@ def _ingest_one(root: str, settings: PrepareParams, path: str) -> Ingested:
             background=settings.background,
             max_megapixels=settings.max_megapixels,
             value_range=settings.value_range,
+            plane=settings.plane,
+            compare_planes=True,
         )
     except decoding.UnusableError as error:
         return Ingested(path, reason=str(error))
@@ -69,7 +72,8 @@ def _ingest_one(root: str, settings: PrepareParams, path: str) -> Ingested:
         sha256=hashlib.sha256(data).hexdigest(),
         width=picture.width,
         height=picture.height,
-        animated=picture.animated,
+        planes=picture.planes,
+        notes=picture.notes,
         measured=picture.measured,
         pixels=picture.pixels,
         look=looks.look(picture.pixels),

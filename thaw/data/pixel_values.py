@@ -40,6 +40,22 @@ class Measured:
     """Share of the values that lay outside the range asked for."""
 
 
+@dataclass(frozen=True)
+class Bands:
+    """One picture as numbers of the file's own type."""
+
+    values: NDArray[Any]
+    """[height, width, channels], upright."""
+    full: Range | None
+    """What the type's values are scaled by; None if it has no such range."""
+    colour: bool = False
+    """Whether the channels are red, green and blue."""
+    inverted: bool = False
+    """Whether the smallest value is white."""
+    as_shown: bool = False
+    """Whether the file itself has said which values are black and white: they are no measurements any more."""
+
+
 def full_range(dtype: np.dtype[Any], bits: int) -> Range | None:
     """Return the range that a type's values are scaled by; None for 32-bit and signed integers, which have none."""
     if dtype.kind == "f":
