@@ -28,8 +28,8 @@ _META_BYTES = 4096
 # The first element of a data set without a preamble: group 2 or 8, and a kind of value, or a length that is one.
 _BARE = re.compile(rb"[\x02\x08]\x00[\x00-\x18]\x00(?:UL|CS|UI|DA|[\x04-\x40]\x00\x00\x00)", re.DOTALL)
 LACKS_PREAMBLE = (
-    "it looks like a DICOM without its preamble ('DICM' at byte 128), which is not read; write it anew with "
-    "pydicom: dcmread(PATH, force=True).save_as(PATH, enforce_file_format=True)"
+    "it looks like a DICOM without its preamble ('DICM' at byte 128), which is not read; write it anew with it, such as "
+    "with `dcmconv IN OUT` (DCMTK)"
 )
 _BURNED = "the file says that annotations are burned into its pixels, which may name a person"
 _WINDOW = "the file's own window says what is black and white; prepare.value_range sets one range for all"
@@ -45,8 +45,8 @@ _TAGS = [
 ]  # fmt: skip
 _GREY, _PALETTE = ("MONOCHROME1", "MONOCHROME2"), "PALETTE COLOR"
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
-# Of a value while a frame is decoded: as it is stored, as a float of 64 bits and of 32, and what a codec holds.
-_BYTES_A_VALUE = 24
+# While a frame is decoded: a grey value as a float of 64 bits and of 32 beside what is stored; a colour in its codec.
+_GREY_BYTES, _COLOUR_BYTES = 16, 8
 _EIGHT_BITS = 8
 
 
@@ -102,7 +102,8 @@ class File:
         frame = self._frame
         pixels = frame.rows * frame.columns
         needs.check_pixels(pixels, max_megapixels)
-        needs.check(size + _BYTES_A_VALUE * pixels * frame.samples, max_megapixels)
+        each = _GREY_BYTES if frame.samples == 1 else _COLOUR_BYTES
+        needs.check(size + each * pixels * frame.samples, max_megapixels)
         kinds = (*_GREY, _PALETTE) if frame.samples == 1 else _COLOUR
         if not pixels or frame.num < 1 or frame.samples not in (1, 3):
             raise UnusableError("damaged or cut short: the DICOM has no pixels")
@@ -222,7 +223,7 @@ def _read_header(data: bytes) -> tuple[Any, int, str]:
     if syntax not in NATIVE and syntax not in CODECS:  # before anything is inflated
         raise UnusableError(
             f"its DICOM transfer syntax {pydicom.uid.UID(syntax).name} ({syntax}) is not read; convert it, such as "
-            "with `dcmconv +te IN OUT` or `gdcmconv --raw IN OUT`"
+            "with `gdcmconv --raw IN OUT` (GDCM)"
         )
     file = BytesIO(data)
     header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))

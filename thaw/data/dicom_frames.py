@@ -46,7 +46,9 @@ class Frame:
     @classmethod
     def described(cls, header: Any, syntax: str) -> Self:
         """Return what a data set of pydicom says. Raises: UnusableError for bits that are not read."""
-        allocated = int(header.get("BitsAllocated") or 0)
+        if any(name not in header for name in ("Rows", "Columns", "BitsAllocated", "PhotometricInterpretation")):
+            raise UnusableError("damaged or cut short: the DICOM has no pixels")
+        allocated = int(header.BitsAllocated)
         stored = int(header.get("BitsStored") or allocated)
         if allocated not in (1, 8, 16, 32, 64) or not 0 < stored <= allocated:
             raise UnusableError("damaged, or its bits are not read: a DICOM has 1, 8, 16 or 32 of them")
@@ -150,11 +152,12 @@ def _bits(pixels: memoryview, first: int, count: int) -> NDArray[np.uint8]:
 
 def _as_rgb(values: NDArray[Any]) -> NDArray[np.uint8]:
     """Return Y, Cb and Cr of 8 bits as red, green and blue (PS3.3 C.7.6.3.1.2, ITU-R BT.601)."""
-    luma, blue, red = (values[:, :, place].astype(np.float32) for place in range(3))
-    blue, red = blue - 128, red - 128
-    colours = np.stack([luma + 1.402 * red, luma - 0.344136 * blue - 0.714136 * red, luma + 1.772 * blue], axis=2)
-    rgb: NDArray[np.uint8] = np.rint(colours).clip(0, 255).astype(np.uint8)
-    return rgb
+    turned = np.empty(values.shape, np.uint8)
+    for row in range(values.shape[0]):  # as floats, all of them would take 16 times as much
+        luma, blue, red = values[row].astype(np.float32).T - np.float32([[0], [128], [128]])
+        colours = [luma + 1.402 * red, luma - 0.344136 * blue - 0.714136 * red, luma + 1.772 * blue]
+        turned[row] = np.rint(np.stack(colours, axis=1)).clip(0, 255)
+    return turned
 
 
 def _rle(frame: bytes, header: Frame) -> NDArray[Any]:

@@ -15,8 +15,6 @@ _FILE, _STREAM = b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"
 _CODESTREAM_BOX = b"jp2c"
 _MOST_COMPONENTS = 16384  # of the standard
 _MOST_OF_PILLOW = 4
-# OpenJPEG keeps 4 bytes a value, twice while wavelets are undone; imagecodecs makes the array of them.
-BYTES_A_VALUE = 12
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ def read(data: bytes, found: Size, max_megapixels: float) -> Bands:
 
     pixels, channels = found.width * found.height, len(found.bits)
     needs.check_pixels(pixels, max_megapixels)
-    needs.check(len(data) + BYTES_A_VALUE * pixels * channels, max_megapixels)
+    needs.check(len(data) + needs.JPEG2000_BYTES_A_VALUE * pixels * channels, max_megapixels)
     if found.sampled or len(set(found.bits)) > 1 or max(found.bits) > 16:
         raise UnusableError(
             "its components have different sizes or depths, or more than 16 bits, which is not read of JPEG 2000; "

@@ -100,7 +100,7 @@ def _count(num: int) -> str:
 def _dark(number: int, num: int, better: int) -> str:
     return (
         f"plane {number} of {num}, which is used, is almost of one value, and plane {better} is not; set prepare.plane "
-        f"to {better}, middle, max or mean"
+        f"to {better}, max or mean"
     )
 
 
