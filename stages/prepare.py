@@ -4,7 +4,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from thaw.config.reader import load_params
-from thaw.data import audit, catalog, decisions, listing, near_copies, neighbours, packed, rare, split
+from thaw.data import audit, catalog, decisions, links, listing, near_copies, neighbours, packed, rare, split
 from thaw.data.ingest import ingest
 from thaw.pipeline import artifacts, facts, guard, tables
 from thaw.progress import progress
@@ -19,10 +19,10 @@ def main() -> None:
     inputs = listing.inputs(load_params().data)
     with guard.stage("prepare", sections=SECTIONS, inputs=inputs, outs=OUTS) as params:
         listed = listing.read_data(params.data)
-        settings, paths = params.prepare, listed.table["path"].tolist()
+        settings, paths, away = params.prepare, listed.table["path"].tolist(), links.followed(params.data)
         with artifacts.new_folder(Path(OUTS[0])) as folder, TemporaryFile(dir=folder) as file:
             spool = packed.Spool(file, settings.size_px)
-            found = ingest(listed.root, paths, settings, workers=params.compute.workers)
+            found = ingest(listed.root, paths, settings, workers=params.compute.workers, links=away)
             items = progress(found, total=len(paths), label="prepare: images read")
             cataloged = rare.settle(catalog.collect(listed, items, spool, settings, params.data), params.data.rare)
             cataloged = neighbours.grouped(cataloged, spool, params.data.group)

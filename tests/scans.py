@@ -3,12 +3,11 @@
 from io import BytesIO
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmwrite
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 PATIENT = ("Hartmann^Ludmilla", "PID-77031", "19510419", "1.2.826.0.1.3680043.8.498.4711", "Sankt-Vitus-Klinik")
 """Name, number, date of birth, UID and place."""
@@ -29,7 +28,8 @@ def dicom(
     """
     name, number, birth, uid, place = PATIENT
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID = uid, f"{uid}.1", syntax
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = UID(uid), UID(f"{uid}.1")
+    meta.TransferSyntaxUID = UID(syntax)
     file = FileDataset("", Dataset(), file_meta=meta, preamble=bytes(128))
     file.SOPClassUID, file.SOPInstanceUID, file.StudyInstanceUID = uid, f"{uid}.1", f"{uid}.2"
     file.PatientName, file.PatientID, file.PatientBirthDate, file.InstitutionName = name, number, birth, place

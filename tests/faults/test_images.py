@@ -120,7 +120,8 @@ def test_broken_files_are_listed_and_counted_aloud_and_the_rest_is_used(
     assert {Path(path).name: reason.split(";")[0].split(":")[0] for path, reason in reasons.items()} == {
         "cut.png": "damaged or cut short",
         "empty.jpg": "empty file",
-        "page.png": "not an image of a format that is read (JPEG, PNG, BMP, TIFF, WebP, GIF)",
+        "page.png": "not an image of a format that is read (JPEG, PNG, BMP, TIFF, WebP, GIF, PNM, JPEG 2000, "
+        "AVIF, HEIC, DICOM)",
         "outside.png": "symbolic link to outside of the data folder",
         "loop.png": "symbolic link that leads to itself",
         "nothing.png": "symbolic link to nothing",

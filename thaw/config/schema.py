@@ -217,6 +217,8 @@ class DataParams(Section):
     """Which images belong together where no column `group` says it: those of a sub-folder of a class (`folder`), those
     whose path gives the same text for a pattern (`filename:REGEX`, its first group), or `none`. null stops where
     sub-folders look as if it mattered."""
+    allow_links: tuple[str, ...] = Field(default=(), strict=False)
+    """Folders outside of `raw` that symbolic links among the images may lead into, besides DVC's own cache."""
     rare: Annotated[str, Field(pattern=messages.FORMS["rare"])] = "train-only"
     """What becomes of classes of fewer than 3 independent images: `error` stops the stage, `train-only` trains on those
     that are too few to be tested, `drop` leaves them out, `merge:NAME` makes them one class."""

@@ -28,8 +28,8 @@ _META_BYTES = 4096
 # The first element of a data set without a preamble: group 2 or 8, and a kind of value, or a length that is one.
 _BARE = re.compile(rb"[\x02\x08]\x00[\x00-\x18]\x00(?:UL|CS|UI|DA|[\x04-\x40]\x00\x00\x00)", re.DOTALL)
 LACKS_PREAMBLE = (
-    "it looks like a DICOM without its preamble ('DICM' at byte 128), which is not read; write it anew with it, such as "
-    "with `dcmconv IN OUT` (DCMTK)"
+    "it looks like a DICOM without its preamble ('DICM' at byte 128), which is not read; write it anew, such as with "
+    "`dcmconv IN OUT` (DCMTK)"
 )
 _BURNED = "the file says that annotations are burned into its pixels, which may name a person"
 _WINDOW = "the file's own window says what is black and white; prepare.value_range sets one range for all"

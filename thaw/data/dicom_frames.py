@@ -154,7 +154,7 @@ def _as_rgb(values: NDArray[Any]) -> NDArray[np.uint8]:
     """Return Y, Cb and Cr of 8 bits as red, green and blue (PS3.3 C.7.6.3.1.2, ITU-R BT.601)."""
     turned = np.empty(values.shape, np.uint8)
     for row in range(values.shape[0]):  # as floats, all of them would take 16 times as much
-        luma, blue, red = values[row].astype(np.float32).T - np.float32([[0], [128], [128]])
+        luma, blue, red = values[row].astype(np.float32).T - np.array([[0], [128], [128]], np.float32)
         colours = [luma + 1.402 * red, luma - 0.344136 * blue - 0.714136 * red, luma + 1.772 * blue]
         turned[row] = np.rint(np.stack(colours, axis=1)).clip(0, 255)
     return turned

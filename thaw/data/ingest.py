@@ -13,11 +13,13 @@ from pathlib import Path
 from thaw.config.schema import PrepareParams
 from thaw.data import decoding, looks, needs
 from thaw.data.decoding import read_regular
+from thaw.data.links import Followed
 from thaw.data.looks import Look
 from thaw.data.pixel_values import Measured, Pixels
 from thaw.pipeline.bounded import Bounded, Lost
 from thaw.pipeline.machine import usable_cores
 
+_NO_LINKS = Followed()
 _FILES_A_PROCESS = 16  # with fewer, another process costs more than it saves
 
 
@@ -37,12 +39,15 @@ class Ingested:
     look: Look | None = None
 
 
-def ingest(root: Path, paths: list[str], settings: PrepareParams, *, workers: int | None) -> Iterator[Ingested]:
+def ingest(
+    root: Path, paths: list[str], settings: PrepareParams, *, workers: int | None, links: Followed = _NO_LINKS
+) -> Iterator[Ingested]:
     """Yield what became of each path, in order; never more than a few dozen images are in memory.
 
-    `workers` is the number of processes: None is one per core, 0 decodes in this process; results do not depend on it.
+    Symbolic links are followed within the root, and where `links` says. `workers` is the number of processes: None is
+    one per core, 0 decodes in this process; results do not depend on it.
     """
-    work = partial(_ingest_one, os.path.realpath(root), settings)
+    work = partial(_ingest_one, os.path.realpath(root), settings, links)
     if workers == 0:
         yield from map(work, paths)
         return
@@ -52,9 +57,9 @@ def ingest(root: Path, paths: list[str], settings: PrepareParams, *, workers: in
             yield Ingested(path, reason=found.reason) if isinstance(found, Lost) else found
 
 
-def _ingest_one(root: str, settings: PrepareParams, path: str) -> Ingested:
+def _ingest_one(root: str, settings: PrepareParams, links: Followed, path: str) -> Ingested:
     try:
-        data = read_inside(root, path, settings.max_megapixels)
+        data = read_inside(root, path, settings.max_megapixels, links)
         picture = decoding.decode(
             data,
             size_px=settings.size_px,
@@ -66,7 +71,7 @@ def _ingest_one(root: str, settings: PrepareParams, path: str) -> Ingested:
             compare_planes=True,
         )
     except decoding.UnusableError as error:
-        return Ingested(path, reason=str(error))
+        return Ingested(path, reason=str(error), measured=getattr(error, "measured", None))
     return Ingested(
         path,
         sha256=hashlib.sha256(data).hexdigest(),
@@ -80,17 +85,31 @@ def _ingest_one(root: str, settings: PrepareParams, path: str) -> Ingested:
     )
 
 
-def read_inside(root: str, path: str, max_megapixels: float) -> bytes:
-    """Return the bytes of a regular file below root (a real path). Raises: UnusableError for anything else."""
+def read_inside(root: str, path: str, max_megapixels: float, links: Followed = _NO_LINKS) -> bytes:
+    """Return the bytes of a regular file below root (a real path), or where `links` leads.
+
+    Raises: UnusableError for anything else.
+    """
     full = Path(root, path)
     try:
         real = full.resolve(strict=True)
-        if not real.is_relative_to(root):
-            raise decoding.UnusableError("symbolic link to outside of the data folder")
+        if not real.is_relative_to(root) and not links.leads_in(real):
+            raise decoding.UnusableError(
+                "symbolic link to outside of the data folder; name the folder that it leads to in data.allow_links, or "
+                "bring the file"
+            )
         return read_regular(real, max_megapixels)
     except FileNotFoundError:
-        raise decoding.UnusableError("symbolic link to nothing" if full.is_symlink() else "no such file") from None
+        raise decoding.UnusableError(_why_missing(full, links)) from None
     except RuntimeError:  # what pathlib makes of it in Python 3.11
         raise decoding.UnusableError("symbolic link that leads to itself") from None
     except OSError as error:  # unreadable, a name too long, an input/output error
         raise decoding.UnusableError(f"cannot be read: {error.strerror}") from None
+
+
+def _why_missing(full: Path, links: Followed) -> str:
+    if not full.is_symlink():
+        return "no such file"
+    if links.is_object(Path(os.path.realpath(full))):
+        return "symbolic link to an object that DVC's cache lacks; bring it: `dvc pull`"
+    return "symbolic link to nothing"

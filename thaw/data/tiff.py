@@ -41,7 +41,7 @@ def holds_bands(data: bytes) -> bool:
         return False
     if kind not in (_MINISWHITE, _MINISBLACK, _RGB):
         return False
-    if bits > 16 or form == _FLOAT or (form == _SIGNED and bits > 8):
+    if bits > 16 or form == _FLOAT or (form == _SIGNED and bits > 8) or (kind == _MINISWHITE and bits > 8):
         return True
     if kind != _RGB:  # two samples may be grey and alpha
         return samples > 1 and not (samples == 2 and bits == 8 and extra not in ((), (_UNSPECIFIED,)))
@@ -62,7 +62,7 @@ def read(data: bytes, *, max_megapixels: float) -> Bands:
         upright = _upright(values, tag.value if tag is not None else 1)
         colour = page.photometric == _RGB and upright.shape[2] == 3
         full = full_range(upright.dtype, page.bitspersample)
-        return Bands(upright, full, colour=colour)
+        return Bands(upright, full, colour=colour, inverted=page.photometric == _MINISWHITE)
 
 
 def _check_claims(page: Any, size: int, max_megapixels: float) -> None:
