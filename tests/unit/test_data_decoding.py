@@ -134,7 +134,7 @@ def test_floats_from_0_to_1_are_scaled(value: float, level: int) -> None:
 
 @pytest.mark.parametrize("value", [-0.1, 1.5, float("nan"), float("inf")])
 def test_floats_beyond_0_to_1_are_refused(value: float) -> None:
-    with pytest.raises(UnusableError, match="not all between 0 and 1|NaN or infinite"):
+    with pytest.raises(UnusableError, match=r"not all between 0 and 1|NaN or infinite"):
         flat("F", value, "TIFF")
 
 

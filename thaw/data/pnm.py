@@ -33,11 +33,12 @@ def read(data: bytes, max_megapixels: float) -> Bands:
     dtype = np.dtype(">u2" if top > 255 else "u1")
     is_text, channels = found[1] in _AS_TEXT, 3 if found[1] in _COLOUR else 1
     count, body = width * height * channels, memoryview(data)[found.end() :]
-    values = count * (dtype.itemsize + _NUMBER_BYTES * is_text) + 2 * len(data) * is_text
+    values = count * dtype.itemsize + (2 + _NUMBER_BYTES // 2) * len(data) * is_text  # a number takes two letters
     needs.check(needs.of_bands(values, needs.plane_bytes(width * height, dtype.itemsize), 0, len(data)), max_megapixels)
     if is_text:
         text = _COMMENT.sub(b"", body).decode("latin-1")
-        numbers = np.fromstring(text, np.int64, count, sep=" ").clip(0, 65535)
+        # Not with a count: what is missing of it would be whatever the memory held.
+        numbers = np.fromstring(text, np.int64, sep=" ")[:count].clip(0, 65535)
     else:
         numbers = np.frombuffer(body[: min(count, len(body) // dtype.itemsize) * dtype.itemsize], dtype)
     if not count or len(numbers) < count:
