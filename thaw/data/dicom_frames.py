@@ -175,19 +175,16 @@ def _jpeg(frame: bytes, header: Frame) -> NDArray[Any]:
     """Return a frame of JPEG with 8 bits, or of one channel with 12."""
     import imagecodecs
 
+    if header.bits_stored > 8:
+        return _whole(frame, header, imagecodecs.jpeg8_decode)
     layout = jpeg.layout(frame)
     _check_size(header, None if layout is None else (layout.width, layout.height))
     assert layout is not None
-    if header.bits_stored > 8:
-        values = np.asarray(imagecodecs.jpeg8_decode(frame))
-        noisy = np.asarray(imagecodecs.jpeg8_decode(jpeg.followed_by_noise(frame, layout.end)))
-        if not layout.complete or not np.array_equal(values, noisy):
-            raise UnusableError(_CUT)
-        return values
     image = whole.read(frame, header.rows * header.columns / 1e6)
-    if header.kind == "RGB" and "adobe_transform" not in image.info:
+    unmarked = "adobe_transform" not in image.info and bytes(layout.components) != b"RGB"
+    if header.kind == "RGB" and (unmarked or "jfif" in image.info):  # libjpeg takes it for YCbCr, against the header
         image = whole.opened(frame)
-        image.draft("YCbCr", image.size)  # as it is stored: without Adobe's mark, libjpeg would take it for YCbCr
+        image.draft("YCbCr", image.size)  # which leaves values as they are stored
         image.load()
     return np.asarray(image)
 
@@ -195,9 +192,18 @@ def _jpeg(frame: bytes, header: Frame) -> NDArray[Any]:
 def _lossless(frame: bytes, header: Frame) -> NDArray[Any]:
     import imagecodecs
 
+    return _whole(frame, header, imagecodecs.ljpeg_decode)
+
+
+def _whole(frame: bytes, header: Frame, decode: Callable[[bytes], Any]) -> NDArray[Any]:
+    """Return a JPEG from a decoder that fills what is missing, once noise behind the last scan changes nothing."""
     layout = jpeg.layout(frame)
     _check_size(header, None if layout is None else (layout.width, layout.height))
-    return np.asarray(imagecodecs.ljpeg_decode(frame))
+    assert layout is not None
+    values = np.asarray(decode(frame))
+    if not np.array_equal(values, np.asarray(decode(jpeg.followed_by_noise(frame, layout.end)))):
+        raise UnusableError(_CUT)
+    return values
 
 
 def _jpeg_ls(frame: bytes, header: Frame) -> NDArray[Any]:

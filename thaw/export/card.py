@@ -131,7 +131,7 @@ def _use(model: ExportedFacts) -> str:
 def _how(model: ExportedFacts) -> str:
     settings = model.preprocessing
     flips = f"averaged over {model.views} mirror images, " if model.views > 1 else ""
-    plane = "" if settings.plane is None else f"Of a file's pages or frames it takes `prepare.plane: {settings.plane}`. "
+    plane = "" if settings.plane is None else f"Of pages or frames it takes `prepare.plane: {settings.plane}`. "
     return (
         "`thaw predict FILES --model FOLDER`, which needs no torch. The ONNX file alone: input `squares`, "
         f"{settings.pixel_type} [images, {settings.size_px}, {settings.size_px}, "
