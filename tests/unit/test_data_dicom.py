@@ -36,7 +36,7 @@ def grey(data: bytes, **options: Any) -> NDArray[Any]:
 
 
 def as_16_bits(share: NDArray[Any]) -> NDArray[Any]:
-    return np.rint(share * 65535)
+    return np.asarray(np.rint(share * 65535))
 
 
 def encoded(kind: str, values: NDArray[Any], **options: Any) -> bytes:
@@ -71,13 +71,8 @@ def test_monochrome1_has_white_for_0() -> None:
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
 @pytest.mark.parametrize(("centre", "width"), [(40, 400), (300, 60), (-600.5, 1500)])
 def test_a_window_is_what_pydicom_makes_of_it(function: str, centre: float, width: float) -> None:
-    elements: dict[str, Any] = {
-        "RescaleSlope": "1",
-        "RescaleIntercept": "-1024",
-        "BitsStored": 12,
-        "VOILUTFunction": function,
-    }
-    data = dicom(TWELVE, WindowCenter=[centre, 1], WindowWidth=[width, 9], **elements)
+    elements: dict[str, Any] = {"RescaleSlope": "1", "RescaleIntercept": "-1024", "VOILUTFunction": function}
+    data = dicom(TWELVE, BitsStored=12, WindowCenter=[centre, 1], WindowWidth=[width, 9], **elements)
     dataset = pydicom.dcmread(BytesIO(data))
     wanted = apply_windowing(TWELVE.astype(np.float64) - 1024, dataset)
     np.testing.assert_allclose(grey(data), as_16_bits((wanted + 1024) / 4095), atol=2)
@@ -85,7 +80,7 @@ def test_a_window_is_what_pydicom_makes_of_it(function: str, centre: float, widt
 
 
 def test_with_a_range_the_values_are_those_of_the_modality_and_no_window_is_used() -> None:
-    units = {"RescaleSlope": "2", "RescaleIntercept": "-1024", "BitsStored": 12}
+    units: dict[str, Any] = {"RescaleSlope": "2", "RescaleIntercept": "-1024", "BitsStored": 12}
     data = dicom(TWELVE, WindowCenter=40, WindowWidth=400, **units)
     found, hounsfield = read(data, value_range=((-1000.0, 400.0),)), TWELVE * 2.0 - 1024
     np.testing.assert_allclose(found.pixels[:, :, 0], as_16_bits(((hounsfield + 1000) / 1400).clip(0, 1)), atol=1)
@@ -125,9 +120,9 @@ def test_the_windows_of_enhanced_files_are_those_of_each_frame_or_of_all() -> No
 
 def test_tables_of_values_are_what_pydicom_makes_of_them() -> None:
     table = pydicom.Dataset()
-    table.LUTDescriptor, table.LUTData = [4096, 0, 8], (np.arange(4096) // 16).astype("<u2").tobytes()
+    table.LUTDescriptor, table.LUTData = [4096, 0, 12], np.arange(4096)[::-1].astype("<u2").tobytes()
     data = dicom(TWELVE, BitsStored=12, VOILUTSequence=pydicom.Sequence([table]))
-    np.testing.assert_allclose(grey(data), TWELVE // 16, atol=0)
+    np.testing.assert_allclose(grey(data), as_16_bits((4095 - TWELVE) / 4095), atol=1)
 
 
 def test_colours_are_rgb_however_they_are_stored() -> None:
