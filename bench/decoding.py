@@ -29,6 +29,9 @@ _MODES = {
     "jpg": ("L", "RGB", "CMYK"),
     "webp": ("RGB", "RGBA"),
     "gif": ("P",),
+    "ppm": ("RGB",),
+    "avif": ("RGB", "RGBA"),
+    "jp2": ("L", "RGB", "RGBA"),
 }
 _OPTIONS: dict[str, list[dict[str, Any]]] = {
     "png": [{"compress_level": 1}],
@@ -36,6 +39,9 @@ _OPTIONS: dict[str, list[dict[str, Any]]] = {
     "jpg": [{"subsampling": 0}, {"progressive": True}],
     "webp": [{"lossless": True, "method": 0}],
     "gif": [{}],
+    "ppm": [{}],
+    "avif": [{"speed": 10}],
+    "jp2": [{}],
 }
 # Channels and type of bands.
 _BANDS = [(1, "f8"), (3, "u2"), (4, "u2"), (8, "u1")]

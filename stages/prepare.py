@@ -4,7 +4,20 @@ from pathlib import Path
 
 from thaw.config.reader import load_params
 from thaw.config.schema import Params
-from thaw.data import audit, catalog, decisions, decoded, listing, near_copies, neighbours, packed, rare, shards, split
+from thaw.data import (
+    audit,
+    catalog,
+    decisions,
+    decoded,
+    links,
+    listing,
+    near_copies,
+    neighbours,
+    packed,
+    rare,
+    shards,
+    split,
+)
 from thaw.data.ingest import ingest
 from thaw.data.listing import Listing
 from thaw.pipeline import artifacts, facts, guard, tables
@@ -26,9 +39,9 @@ def main() -> None:
 
 def prepare(listed: Listing, params: Params, kept: decoded.Decoded, before: list[list[str]]) -> None:
     """Write the out, with the images in the shards of `before` where these can stay."""
-    settings, paths = params.prepare, listed.table["path"].tolist()
+    settings, paths, away = params.prepare, listed.table["path"].tolist(), links.followed(params.data)
     with artifacts.new_folder(Path(OUTS[0])) as folder:
-        found = ingest(listed.root, paths, settings, workers=params.compute.workers, kept=kept)
+        found = ingest(listed.root, paths, settings, workers=params.compute.workers, links=away, kept=kept)
         items = progress(found, total=len(paths), label="prepare: images read")
         cataloged = rare.settle(catalog.collect(listed, items, kept, settings, params.data), params.data.rare)
         cataloged = neighbours.grouped(cataloged, kept, params.data.group)
@@ -47,7 +60,7 @@ def prepare(listed: Listing, params: Params, kept: decoded.Decoded, before: list
             split_notes=notes,
             channels=channels,
             dtype=dtype,
-            value_range=settings.value_range,
+            settings=settings,
             near_copies=copies.rows,
             decisions=said,
         )

@@ -68,13 +68,23 @@ class Found:
 
 def images() -> Reader:
     """Return the decoder of images (thaw/data/decoding.py)."""
-    from thaw.data.decoding import Fit, UnusableError, decode
+    from thaw.data.decoding import Fit, Plane, UnusableError, decode
 
     def read(data: bytes, _: Path, draw: random.Random) -> None:
         asked = draw.choice((None, None, ((0.0, 200.0),)))
         fits: tuple[Fit, ...] = ("crop", "pad", "squash")
+        planes: tuple[Plane, ...] = ("first", "first", "middle", "max", "mean", 0, 1)
         try:
-            found = decode(data, size_px=16, fit=draw.choice(fits), background=255, max_megapixels=2, value_range=asked)
+            found = decode(
+                data,
+                size_px=16,
+                fit=draw.choice(fits),
+                background=255,
+                max_megapixels=2,
+                value_range=asked,
+                plane=draw.choice(planes),
+                compare_planes=draw.random() < 0.5,
+            )
         except UnusableError as error:  # becomes a row of rejected.csv
             reason = str(error)
             raise (ThawError if "\n" not in reason else ValueError)(reason) from None
@@ -93,7 +103,52 @@ def images() -> Reader:
     plain += [cut.encoded("GIF", save_all=True, append_images=[grey])]
     plain += [cut.tiff(1, kind) for kind in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")]
     plain += [cut.tiff(1, "group4", "1"), _bands(np.uint16, 4), _bands(np.float32, 1), _bands(np.uint8, 5)]
-    return Reader(read, plain, [b"IDAT", b"acTL", b"\xff\xc2", b"\xff\xda", b"\xff\xd9", b"VP8X", b"ANMF", b"II*\0"])
+    plain += [*_other_formats(), *_scans()]
+    words = [b"IDAT", b"acTL", b"\xff\xc2", b"\xff\xda", b"\xff\xd9", b"VP8X", b"ANMF", b"II*\0", b"DICM", b"SQ", b"OW"]
+    return Reader(read, plain, [*words, b"ftyp", b"iloc", b"jp2c", b"\xff\x51", b"P5\n", b" 65535\n", b"#"])
+
+
+def _other_formats() -> list[bytes]:
+    """Return a stack, PNM, AVIF, HEIC and JPEG 2000."""
+    import imagecodecs
+    import pillow_heif
+
+    deep = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64)
+    stack, heic = BytesIO(), BytesIO()
+    tifffile.imwrite(stack, np.stack([deep, deep + 9, deep * 2]), photometric="minisblack")
+    pillow_heif.from_pillow(cut.IMAGE).save(heic, quality=80)
+    grey = cut.IMAGE.convert("L")
+    moving = cut.encoded("AVIF", save_all=True, append_images=[grey.convert("RGB")])
+    texts = [b"P5\n# x\n64 48\n4095\n" + deep.astype(">u2").tobytes(), b"P2 3 2 300\n1 2 3\n# x\n4 5 6\n"]
+    return [stack.getvalue(), heic.getvalue(), moving, *texts, cut.encoded("PPM"), cut.encoded("PPM", grey),
+            cut.encoded("JPEG2000"), bytes(imagecodecs.jpeg2k_encode(deep, level=0)), cut.encoded("AVIF")]  # fmt: skip
+
+
+def _scans() -> list[bytes]:
+    """Return DICOM files: plain, several frames, a window, a palette of bits, and each kind of compression."""
+    import imagecodecs
+
+    from tests.scans import dicom
+
+    deep, kinds = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64), "1.2.840.10008.1.2.4."
+    grey = np.asarray(cut.IMAGE.convert("L"))
+    frames = {
+        "50": cut.encoded("JPEG", cut.IMAGE.convert("L")),
+        "70": imagecodecs.ljpeg_encode(deep, bitspersample=12),
+        "80": imagecodecs.jpegls_encode(deep),
+        "90": imagecodecs.jpeg2k_encode(deep, codecformat="j2k", level=0),
+    }
+    made = [
+        dicom(grey if kind == "50" else deep, syntax=kinds + kind, frames=[bytes(one)]) for kind, one in frames.items()
+    ]
+    made += [
+        dicom(deep, BitsStored=12, WindowCenter=[40, 50], WindowWidth=[400, 9], RescaleSlope=1, RescaleIntercept=-9)
+    ]
+    made += [
+        dicom(np.stack([grey, 255 - grey]), NumberOfFrames=2, kind="MONOCHROME1"),
+        dicom(cut.PIXELS, kind="YBR_FULL"),
+    ]
+    return made
 
 
 def _bands(dtype: type[np.generic], bands: int) -> bytes:

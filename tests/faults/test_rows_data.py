@@ -181,8 +181,10 @@ def test_row_15_links_out_of_the_data_are_rejected_and_a_folder_behind_one_is_no
     finished: Run, prepared: Prepared, tmp_path: Path
 ) -> None:
     assert {path: reason for path, reason in prepared.rejected.items() if "link" in reason} == {
-        "defective/secret.png": "symbolic link to outside of the data folder",
-        "defective/folder": "symbolic link to a folder; not followed",
+        "defective/secret.png": "symbolic link to outside of the data folder; name the folder that it leads to in "
+        "data.allow_links, or bring the file",
+        "defective/folder": "symbolic link to a folder; not followed, since DVC does not look behind it: bring the "
+        "folder itself",
     }
     clone = prepared.clone.copy(tmp_path / "thaw")
     shutil.rmtree(clone.root / TINY)

@@ -153,7 +153,7 @@ def test_the_pixels_of_a_square_are_those_that_were_saved(
     options: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {}
     Image.fromarray(values).save(file, kind, **options)
     found = decode(file.getvalue(), size_px=side, fit=fit, background=255, max_megapixels=1)
-    assert (found.width, found.height, found.animated, found.measured) == (side, side, False, None)
+    assert (found.width, found.height, found.planes, found.measured) == (side, side, 1, None)
     np.testing.assert_array_equal(found.pixels, values.reshape(side, side, channels))
 
 

@@ -44,7 +44,7 @@ def test_thirteen_bands_of_16_bits_are_packed_as_they_are(compression: str | Non
     picture = read(tiff(values, compression=compression, **layout))
     assert picture.pixels.dtype == np.uint16
     assert np.array_equal(picture.pixels, values)
-    assert (picture.width, picture.height, picture.animated) == (20, 20, False)
+    assert (picture.width, picture.height, picture.planes) == (20, 20, 1)
 
 
 @pytest.mark.parametrize("channels", [2, 4, 5, 13])
@@ -195,8 +195,8 @@ def test_a_directory_that_leads_to_itself_ends() -> None:
     assert read(bytes(data)).pixels.shape == (20, 20, 2)
 
 
-@pytest.mark.parametrize(("kind", "animated"), [(0, True), (1, False), (4, False)])
-def test_further_pages_are_recorded_but_smaller_copies_and_masks_are_none(kind: int, animated: bool) -> None:
+@pytest.mark.parametrize(("kind", "planes"), [(0, 2), (1, 1), (4, 1)])
+def test_further_pages_are_recorded_but_smaller_copies_and_masks_are_none(kind: int, planes: int) -> None:
     first = noise(4)
     second = np.zeros((20, 20), bool) if kind == 4 else noise(1)[:, :, 0]
     buffer = BytesIO()
@@ -205,7 +205,7 @@ def test_further_pages_are_recorded_but_smaller_copies_and_masks_are_none(kind: 
         writer.write(second, photometric="minisblack", metadata=None, subfiletype=kind)
     picture = read(buffer.getvalue())
     assert np.array_equal(picture.pixels, first)
-    assert picture.animated is animated
+    assert picture.planes == planes
 
 
 def test_a_deflate_bomb_takes_no_more_memory_than_its_tags_say() -> None:

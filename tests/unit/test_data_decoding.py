@@ -39,7 +39,7 @@ def photo(kind: str, **options: Any) -> bytes:
 def test_every_allowed_format_is_read(kind: str) -> None:
     picture = read(photo(kind))
     assert picture.pixels.shape == (16, 16, 3)
-    assert (picture.width, picture.height, picture.animated) == (60, 40, False)
+    assert (picture.width, picture.height, picture.planes) == (60, 40, 1)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF"])
@@ -69,7 +69,7 @@ def test_bytes_after_the_end_change_nothing(kind: str) -> None:
         b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         b"<html></html>",
         b"\x1f\x8b\x08\x00",
-        encoded(Image.new("RGB", (9, 9)), "PPM"),
+        encoded(Image.new("RGB", (9, 9)), "PCX"),
         encoded(Image.new("RGB", (9, 9)), "EPS"),
         encoded(Image.new("RGB", (16, 16)), "ICO"),
     ],
@@ -134,7 +134,7 @@ def test_floats_from_0_to_1_are_scaled(value: float, level: int) -> None:
 
 @pytest.mark.parametrize("value", [-0.1, 1.5, float("nan"), float("inf")])
 def test_floats_beyond_0_to_1_are_refused(value: float) -> None:
-    with pytest.raises(UnusableError, match="not all between 0 and 1"):
+    with pytest.raises(UnusableError, match=r"not all between 0 and 1|NaN or infinite"):
         flat("F", value, "TIFF")
 
 
@@ -183,7 +183,7 @@ def test_grey_stored_as_colour_is_one_channel() -> None:
 def test_the_first_frame_is_taken_and_recorded(kind: str) -> None:
     frames = [Image.new("RGB", (20, 20), colour) for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
     picture = read(encoded(frames[0], kind, save_all=True, append_images=frames[1:]))
-    assert picture.animated
+    assert picture.planes > 1
     assert picture.pixels[8, 8, 0] > 240
     assert picture.pixels[8, 8, 2] < 15
 

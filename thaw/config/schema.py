@@ -94,6 +94,15 @@ def _check_warm_start(value: object) -> object:
     return value
 
 
+def _check_plane(value: object) -> object:
+    if value not in ("first", "middle", "max", "mean") and (
+        isinstance(value, bool) or not isinstance(value, int) or value < 0
+    ):
+        raise ValueError("it must be first, middle, max, mean, or the number of a plane, counted from 0")
+    return value
+
+
+Plane = Annotated[Literal["first", "middle", "max", "mean"] | int, BeforeValidator(_check_plane)]
 WarmStart = Annotated[bool | Literal["auto"], BeforeValidator(_check_warm_start)]
 
 
@@ -208,6 +217,8 @@ class DataParams(Section):
     """Which images belong together where no column `group` says it: those of a sub-folder of a class (`folder`), those
     whose path gives the same text for a pattern (`filename:REGEX`, its first group), or `none`. null stops where
     sub-folders look as if it mattered."""
+    allow_links: tuple[str, ...] = Field(default=(), strict=False)
+    """Folders outside of `raw` that symbolic links among the images may lead into, besides DVC's own cache."""
     rare: Annotated[str, Field(pattern=messages.FORMS["rare"])] = "train-only"
     """What becomes of classes of fewer than 3 independent images: `error` stops the stage, `train-only` trains on those
     that are too few to be tested, `drop` leaves them out, `merge:NAME` makes them one class."""
@@ -244,6 +255,9 @@ class PrepareParams(Section):
     max_leaks: Fraction = 0.05
     """Largest share of held-out images that may have a near copy on another side, as a given split can have it; `warn`
     tolerates any."""
+    plane: Plane = "first"
+    """Which page of a TIFF, or frame of a DICOM or an animation, is the picture: `first`, `middle`, its number from 0,
+    or all made one by the largest value at each place (`max`) or the mean (`mean`)."""
     value_range: Annotated[tuple[tuple[float, float], ...] | None, BeforeValidator(messages.as_ranges)] = None
     """Which values of the files become black and white: `[low, high]` for all channels, or a list of one such pair for
     each; what lies beyond is clipped. null takes the whole range of the type (65535 for 16 bits, 0 to 1 for floats)."""

@@ -7,9 +7,9 @@ from typing import TypeVar
 import pandas as pd
 
 from thaw import names
+from thaw.config.schema import PrepareParams
 from thaw.data import pixel_values
 from thaw.data.folds import places
-from thaw.data.pixel_values import Ranges
 from thaw.data.split import SPLITS, SplitNotes
 from thaw.data.units import connected
 from thaw.pipeline.data_facts import Audit, Conflict, Group, Listed, NearDuplicates, SplitCounts
@@ -37,24 +37,24 @@ def summary(
     split_notes: SplitNotes,
     channels: int,
     dtype: str,
-    value_range: Ranges | None,
+    settings: PrepareParams,
     near_copies: Sequence[tuple[int, int]],
     decisions: Sequence[str] = (),
 ) -> Audit:
-    """Return audit.json: `samples` has the columns of samples.csv, and animated, measured; near copies are rows."""
+    """Return audit.json: `samples` has the columns of samples.csv, and planes, measured; near copies are rows."""
     copies = [_shown(samples, rows) for rows in _same(samples["sha256"].tolist())]
     return Audit(
         images=len(samples),
         channels=channels,
         dtype="uint16" if dtype == "uint16" else None,
-        value_range=pixel_values.report(samples["measured"], value_range),
+        value_range=pixel_values.report(samples["measured"], settings.value_range),
         folds=split_notes.num_folds,
         classes=_counts(samples, split_notes.num_folds),
         rejected=len(rejected),
         label_conflicts=_listed(conflicts),
         exact_duplicates=_listed(copies),
         near_duplicates=near_duplicates(samples, near_copies),
-        first_frame_only=_listed(samples["path"][samples["animated"]].tolist()),
+        first_frame_only=_listed(samples["path"][(samples["planes"] > 1) & (settings.plane in ("first", 0))].tolist()),
         moved_by_repair=_listed(split_notes.moved_by_repair),
         given_split_changed=_listed(split_notes.given_split_changed),
         missing=_listed(split_notes.missing),

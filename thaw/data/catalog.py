@@ -11,11 +11,13 @@ from thaw.config.schema import DataParams, PrepareParams
 from thaw.data.audit import label_conflicts
 from thaw.data.ingest import Ingested
 from thaw.data.listing import Listing
+from thaw.data.pixel_values import Measured, in_yaml, proposed
 from thaw.data.spool import Spool
 from thaw.errors import DataError
 from thaw.pipeline.data_facts import Conflict
 
 _CONFLICT = "the same image is listed under another label as well"
+_LINK = "symbolic link to a folder; not followed, since DVC does not look behind it: bring the folder itself"
 _MOST_NAMED = 50
 
 
@@ -55,15 +57,17 @@ def collect(
     or the first by its path, as data.conflicts says.
 
     Raises: DataError if more than prepare.max_rejected (a fraction) of the files cannot be used, or none of a class
-    can, or if an image is listed under several labels and data.conflicts is `error`.
+    can, if an image is listed under several labels and data.conflicts is `error`, or with the range to set.
     """
     rows: list[dict[str, object]] = []
     one_depth = settings.value_range is not None
-    rejected = [(link, "symbolic link to a folder; not followed") for link in listed.links]
+    rejected = [(link, _LINK) for link in listed.links]
+    unranged: list[Measured] = []
     columns = [str(column) for column in listed.table.columns]
     for values, item in zip(listed.table.itertuples(index=False), items, strict=True):
         if item.number is None:
             rejected.append((item.path, item.reason))
+            unranged += [item.measured] if item.measured is not None else []
             continue
         facts = {name: getattr(item, name) for name in (*_FROM_ITEM, "number")}
         channels, dtype = spool.kind(item.number)
@@ -71,6 +75,7 @@ def collect(
         rows.append(dict(zip(columns, values, strict=True)) | {"kind": kind} | facts)
     usable = pd.DataFrame(rows, columns=[*columns, "number", "kind", *_FROM_ITEM])
     usable = _of_one_kind(usable, rejected)
+    _check_ranges(unranged, len(usable) + len(rejected), settings.max_rejected)
     _check(usable, rejected, listed, settings.max_rejected)
     found = label_conflicts(usable)
     usable, put_aside, notes = _settle(usable, found, data.conflicts)
@@ -111,7 +116,7 @@ def _settle(
     )
 
 
-_FROM_ITEM = ("sha256", "width", "height", "animated", "measured")
+_FROM_ITEM = ("sha256", "width", "height", "planes", "notes", "measured")
 
 
 def _family(channels: int) -> int:
@@ -135,6 +140,19 @@ def _in_words(kind: tuple[int, int]) -> str:
     channels, bits = kind
     text = "one channel or three" if channels == _family(1) else f"{channels} channels"
     return f"{text} of {bits} bits" if bits else text
+
+
+def _check_ranges(unranged: list[Measured], total: int, max_rejected: float) -> None:
+    """Raises: DataError with the range to set, if too many files are refused for want of one."""
+    if not unranged or len(unranged) <= max_rejected * total:
+        return
+    used = [ends for one in unranged for ends in one.used]
+    low, high = min(low for low, _ in used), max(high for _, high in used)
+    raise DataError(
+        f"{len(unranged)} of {total} files have pixels whose range is not known, from {low:g} to {high:g}; set "
+        f"prepare.value_range: {in_yaml(proposed(used))}, or what the device can give: it says which values become "
+        "black and white"
+    )
 
 
 def _check(usable: pd.DataFrame, rejected: list[tuple[str, str]], listed: Listing, max_rejected: float) -> None:

@@ -1,5 +1,7 @@
 """What `prepare` decided on its own about a data set, in lines that it prints and the report shows."""
 
+from collections import defaultdict
+
 import numpy as np
 import pandas as pd
 
@@ -11,20 +13,42 @@ _MUCH = 0.5
 
 
 def lines(samples: pd.DataFrame, settings: PrepareParams, notes: SplitNotes) -> list[str]:
-    """Return a line each on frames that were left out, on what cropping cut off, and on images that a repair moved.
+    """Return a line each on the planes of stacks, on what cropping cut off, and on images that a repair moved.
 
-    `samples` has the columns of samples.csv, and animated.
+    `samples` has the columns of samples.csv, planes and notes.
     """
-    said = []
-    if len(animated := samples["path"][samples["animated"]]):
-        said.append(
-            f"{len(animated)} files hold several frames or pages; the first of each is used ({animated.iloc[0]})"
-        )
-    said += _of_shapes(samples, settings)
+    said = [*_of_planes(samples, settings), *_of_files(samples), *_of_shapes(samples, settings)]
     if moves := notes.moved_by_repair:
         images = sum(move.images for move in moves)
         said.append(f"{images} images are in another split than their hash says, so that each class has its share")
     return said
+
+
+def _of_planes(samples: pd.DataFrame, settings: PrepareParams) -> list[str]:
+    """Return a line if files hold several pages or frames: how many, and which of them is the picture."""
+    several = samples[samples["planes"] > 1]
+    if several.empty:
+        return []
+    fewest, most, plane = int(several["planes"].min()), int(several["planes"].max()), settings.plane
+    planes = f"{fewest} planes (pages, frames)" if fewest == most else f"{fewest} to {most} planes (pages, frames)"
+    used = {
+        "first": "the first of each is used",
+        "middle": "the middle one of each is used",
+        "max": "the largest value at each place is used",
+        "mean": "the mean at each place is used",
+    }.get(str(plane), f"plane {plane} of each is used, counted from 0")
+    return [f"{len(several)} files hold {planes} ({several['path'].iloc[0]}); prepare.plane is {plane}: {used}"]
+
+
+def _of_files(samples: pd.DataFrame) -> list[str]:
+    """Return a line for each thing that is worth knowing of files: how many, and the first."""
+    paths: dict[str, list[str]] = defaultdict(list)
+    for path, notes in zip(samples["path"], samples["notes"], strict=True):
+        for note in notes:
+            paths[note].append(path)
+    return [
+        f"{'1 file' if len(of) == 1 else f'{len(of)} files'} ({of[0]}): {note}" for note, of in sorted(paths.items())
+    ]
 
 
 def _of_shapes(samples: pd.DataFrame, settings: PrepareParams) -> list[str]:

@@ -2,11 +2,12 @@
 
 The rules never look at more than the image itself, so equal bytes give equal pixels in any data set:
 
-- the content decides the format, not the name; JPEG, PNG, BMP, TIFF, WebP and GIF are read, nothing else is opened;
-- of an animation or a multi-page file the first frame is taken, and that is recorded;
+- the content decides the format, not the name; JPEG, PNG, BMP, TIFF, WebP, GIF, PNM, JPEG 2000, AVIF, HEIC and DICOM
+  are read, nothing else is opened;
+- of a stack (pages, frames) one plane is taken, or all are made one, as `plane` says, and that is recorded (stacks.py);
 - the EXIF orientation is applied; damaged EXIF counts as none;
-- what has more than 8 bits becomes 16, scaled by the full range of its type or by the range asked for (levels.py);
-  1 bit becomes 0 or 255; 16-bit colour in a PNG is read as 8, which is all that Pillow has for it;
+- what has more than 8 bits becomes 16, scaled by the full range of its type or by the range asked for
+  (pixel_values.py); 1 bit becomes 0 or 255; 16-bit colour in a PNG is read as 8, which is all that Pillow has for it;
 - the bands of a TIFF are channels, in the file's order (tiff.py);
 - transparency is composited on the background, CMYK is converted without a colour profile;
 - a file that lacks pixels is refused, whatever markers it has (whole.py); bytes after the end of a JPEG or PNG are
@@ -25,15 +26,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from thaw.data import needs, pixel_values, tiff, whole
+from thaw.data import needs, pixel_values, plain, stacks
 from thaw.data.needs import MOST_BYTES_A_PIXEL
-from thaw.data.pixel_values import Measured, Pixels, Ranges, UnusableError
+from thaw.data.pixel_values import Bands, Measured, Pixels, Ranges, UnusableError
+from thaw.data.stacks import Plane
 from thaw.data.whole import FORMATS
+from thaw.errors import ThawError
 from thaw.pipeline.data_facts import Range
 
-__all__ = ["FORMATS", "Picture", "UnusableError", "decode", "from_array"]
+__all__ = ["FORMATS", "Picture", "Plane", "UnusableError", "decode", "from_array"]
 
-_BITS_PER_SAMPLE_TAG, _ORIENTATION_TAG = 258, 274
 _FILTER = Image.Resampling.LANCZOS
 
 Fit = Literal["crop", "pad", "squash"]
@@ -49,10 +51,12 @@ class Picture:
     """Width of the upright original, in pixels."""
     height: int
     """Height of the upright original, in pixels."""
-    animated: bool
-    """Whether the file holds further frames or pages."""
+    planes: int = 1
+    """How many pages or frames the file holds."""
     measured: Measured | None = None
     """What its values were before they were scaled, if they were."""
+    notes: tuple[str, ...] = ()
+    """What is worth knowing of the file, in words that are the same for files of a kind."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,14 @@ def decode(
     background: int,
     max_megapixels: float,
     value_range: Ranges | None = None,
+    plane: Plane = "first",
+    compare_planes: bool = False,
 ) -> Picture:
-    """Return the picture in a file's bytes as a square. Raises: UnusableError, with the reason."""
+    """Return the picture in a file's bytes as a square.
+
+    With `compare_planes` the other planes of a stack are looked at where the one that is used is nearly empty.
+    Raises: UnusableError, with the reason; MissingLibraryError if an extra that reads it is not installed.
+    """
     frame = _Frame(size_px, fit, background, value_range)
     limit = Image.MAX_IMAGE_PIXELS
     try:
@@ -83,8 +93,8 @@ def decode(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return _decode(data, frame, max_megapixels)
-    except UnusableError:
+            return _decode(data, frame, max_megapixels, plane, compare_planes)
+    except (UnusableError, ThawError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UnusableError(f"claims more than {max_megapixels:g} million pixels (prepare.max_megapixels)") from None
@@ -101,59 +111,63 @@ def from_array(
 ) -> Picture:
     """Return an array [height, width, channels] of uint8 or uint16 as a square. Raises: UnusableError."""
     full = pixel_values.full_range(values.dtype, 8 * values.dtype.itemsize)
-    return _banded(values, full, _Frame(size_px, fit, background, value_range))
+    return _banded(Bands(values, full), _Frame(size_px, fit, background, value_range))
 
 
-def _decode(data: bytes, frame: _Frame, max_megapixels: float) -> Picture:
+def _decode(data: bytes, frame: _Frame, max_megapixels: float, plane: Plane, compare: bool) -> Picture:
     if not data:
         raise UnusableError("empty file")
-    if tiff.holds_bands(data):
-        bands = tiff.read(data, max_megapixels=max_megapixels)
-        return _banded(bands.values, bands.full, frame, colour=bands.colour, animated=bands.animated)
-    image, animated = whole.read(data, max_megapixels)
+    chosen = stacks.choose(
+        data,
+        plane,
+        max_megapixels=max_megapixels,
+        asked=frame.asked,
+        background=frame.background,
+        compare=compare,
+    )
+    image, num, notes = chosen.found, chosen.num, chosen.notes
+    del chosen
+    if isinstance(image, Bands):
+        return _banded(image, frame, num, notes)
     squash, size = frame.fit != "crop", len(data)
-    needs.check(needs.to_convert(image, size, turned=_is_turned(image), squash=squash), max_megapixels)
-    _set_upright(image)
+    needs.check(needs.to_convert(image, size, turned=plain.is_turned(image), squash=squash), max_megapixels)
+    plain.set_upright(image)
     width, height = image.size
-    if (bits := _deep_bits(image)) is not None:
+    if (full := plain.own_range(image)) is not None:
         values = np.asarray(image)[:, :, None]
         del image  # 2 bytes a pixel, of which the values are a copy
-        return _banded(values, (0.0, 2.0**bits - 1), frame, animated=animated)
-    image = _plain(image)
-    square = _channels(_square(image, frame, frame.background), frame.background)
+        return _banded(Bands(values, full), frame, num, notes)
+    image = plain.in_8_bits(image)
+    square = plain.channels_of(_square(image, frame, frame.background), frame.background)
     if frame.asked is None:
-        return Picture(_grey_if_equal(square), width, height, animated)
+        return Picture(_grey_if_equal(square), width, height, num, None, notes)
     ranges, measured = pixel_values.measure(square, (0.0, 255.0), frame.asked)
     planes = [
         pixel_values.scaled(plane, ends, square.dtype)
         for plane, ends in zip(np.moveaxis(square, 2, 0), ranges, strict=True)
     ]
     pixels = pixel_values.rounded(np.stack(planes, axis=2), square.dtype)
-    return Picture(_grey_if_equal(pixels), width, height, animated, measured)
+    return Picture(_grey_if_equal(pixels), width, height, num, measured, notes)
 
 
-def _banded(
-    values: NDArray[Any],
-    full: Range | None,
-    frame: _Frame,
-    *,
-    colour: bool = False,
-    animated: bool = False,
-) -> Picture:
+def _banded(bands: Bands, frame: _Frame, num_planes: int = 1, notes: tuple[str, ...] = ()) -> Picture:
     """Return the picture of [height, width, channels] of any type: 8 bits stay 8, whatever has more becomes 16."""
+    values = bands.values
     height, width, channels = values.shape
     dtype: np.dtype[Any] = np.dtype(np.uint8 if values.dtype == np.uint8 else np.uint16)
     top, measured = int(np.iinfo(dtype).max), None
     ranges: Sequence[Range | None] = [None] * channels
-    if frame.asked is not None or full != (0.0, 255.0):
-        ranges, measured = pixel_values.measure(values, full, frame.asked)
-    background = frame.background * top // 255
+    if frame.asked is not None or bands.full != (0.0, 255.0) or values.dtype != np.uint8:
+        ranges, measured = pixel_values.measure(values, bands.full, frame.asked)
+    background = (255 - frame.background if bands.inverted else frame.background) * top // 255
     squares = [
         np.asarray(_square(_as_image(plane, ends, dtype), frame, background), dtype=np.float32)
         for plane, ends in zip(np.moveaxis(values, 2, 0), ranges, strict=True)
     ]
     pixels = pixel_values.rounded(np.stack(squares, axis=2), dtype)
-    return Picture(_grey_if_equal(pixels) if colour else pixels, width, height, animated, measured)
+    pixels = np.subtract(top, pixels, dtype=dtype) if bands.inverted else pixels
+    pixels = _grey_if_equal(pixels) if bands.colour else pixels
+    return Picture(pixels, width, height, num_planes, None if bands.as_shown else measured, notes)
 
 
 def _as_image(plane: NDArray[Any], ends: Range | None, dtype: np.dtype[Any]) -> Image.Image:
@@ -167,46 +181,9 @@ def _as_image(plane: NDArray[Any], ends: Range | None, dtype: np.dtype[Any]) -> 
     return image
 
 
-def _deep_bits(image: Image.Image) -> int | None:
-    """Return how many bits a grey image has, if they are more than 8."""
-    if image.mode.startswith("I;16"):
-        return int(image.tag_v2.get(_BITS_PER_SAMPLE_TAG, (16,))[0]) if hasattr(image, "tag_v2") else 16
-    return 16 if image.mode == "I" and image.format == "PNG" else None  # in older versions of Pillow
-
-
 def _grey_if_equal(pixels: Pixels) -> Pixels:
     """Return one channel of an RGB image in which all are equal."""
     return pixels[:, :, :1] if pixels.shape[2] > 1 and bool((pixels[:, :, :1] == pixels).all()) else pixels
-
-
-def _is_turned(image: Image.Image) -> bool:
-    """Tell whether an image is stored in another orientation than it is shown in."""
-    try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1)) != 1
-    except Exception:  # noqa: BLE001 - damaged EXIF, which counts as none
-        return False
-
-
-def _set_upright(image: Image.Image) -> None:
-    try:
-        ImageOps.exif_transpose(image, in_place=True)
-    except MemoryError:
-        raise
-    except Exception:  # noqa: BLE001, S110 - damaged EXIF; the pixels are fine
-        pass
-
-
-def _plain(image: Image.Image) -> Image.Image:
-    """Return an image of 8 bits or fewer in mode L, RGB or RGBA."""
-    if image.mode in ("I", "F"):
-        raise UnusableError("32-bit pixels have no known range; convert the image to 8 or 16 bits")
-    if image.mode == "RGBA":
-        return image
-    if image.mode in ("LA", "La", "PA", "RGBa") or "transparency" in image.info:
-        return image.convert("RGBA")
-    if image.mode in ("L", "RGB"):
-        return image  # `convert` would copy it
-    return image.convert("L" if image.mode == "1" else "RGB")
 
 
 def _square(image: Image.Image, frame: _Frame, background: int) -> Image.Image:
@@ -233,14 +210,6 @@ def _square(image: Image.Image, frame: _Frame, background: int) -> Image.Image:
     canvas = Image.new(image.mode, (size_px, size_px), levels[image.mode])
     canvas.paste(inner, place)
     return canvas
-
-
-def _channels(square: Image.Image, background: int) -> NDArray[np.uint8]:
-    if square.mode == "RGBA":
-        behind = Image.new("RGBA", square.size, (background, background, background, 255))
-        square = Image.alpha_composite(behind, square).convert("RGB")
-    pixels = np.asarray(square)
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
 _MARGIN_BYTES = 2**24  # for metadata

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from thaw.config.schema import PrepareParams
 from thaw.data import decoding, looks, needs
 from thaw.data.decoding import read_regular
+from thaw.data.links import Followed
 from thaw.data.looks import Look
 from thaw.data.pixel_values import Measured, Pixels
 from thaw.pipeline.bounded import Bounded, Lost
@@ -22,6 +23,7 @@ from thaw.pipeline.machine import usable_cores
 if TYPE_CHECKING:
     from thaw.data.decoded import Decoded
 
+_NO_LINKS = Followed()
 _FILES_A_PROCESS = 16  # with fewer, another process costs more than it saves
 
 
@@ -34,7 +36,8 @@ class Ingested:
     sha256: str = ""
     width: int = 0
     height: int = 0
-    animated: bool = False
+    planes: int = 1
+    notes: tuple[str, ...] = ()
     measured: Measured | None = None
     pixels: Pixels | None = None
     look: Look | None = None
@@ -43,18 +46,26 @@ class Ingested:
 
 
 def ingest(
-    root: Path, paths: list[str], settings: PrepareParams, *, workers: int | None, kept: "Decoded | None" = None
+    root: Path,
+    paths: list[str],
+    settings: PrepareParams,
+    *,
+    workers: int | None,
+    links: Followed = _NO_LINKS,
+    kept: "Decoded | None" = None,
 ) -> Iterator[Ingested]:
     """Yield what became of each path, in order; never more than a few dozen images are in memory.
 
-    `workers` is the number of processes: None is one per core, 0 decodes in this process; results do not depend on it.
+    Symbolic links are followed within the root, and where `links` says. `workers` is the number of processes: None is
+    one per core, 0 decodes in this process; results do not depend on it.
     With `kept`, files that have not changed since an earlier run are not read, known content is not decoded, and
     pixels are put there.
     """
     recalled = [None if kept is None else kept.recall(root, path) for path in paths]
     unknown = [path for path, found in zip(paths, recalled, strict=True) if found is None]
     contents = frozenset() if kept is None else kept.contents
-    read = _read_all(partial(_ingest_one, os.path.realpath(root), settings, contents), unknown, settings, workers)
+    work = partial(_ingest_one, os.path.realpath(root), settings, links, contents)
+    read = _read_all(work, unknown, settings, workers)
     for found in recalled:
         item = next(read) if found is None else found
         yield item if kept is None or found is not None else kept.keep(root, item)
@@ -72,11 +83,11 @@ def _read_all(
             yield Ingested(path, reason=found.reason) if isinstance(found, Lost) else found
 
 
-def _ingest_one(root: str, settings: PrepareParams, contents: frozenset[str], path: str) -> Ingested:
+def _ingest_one(root: str, settings: PrepareParams, links: Followed, contents: frozenset[str], path: str) -> Ingested:
     """Return what became of a file; of one whose content is known, that content alone."""
     sha256 = ""
     try:
-        data = read_inside(root, path, settings.max_megapixels)
+        data = read_inside(root, path, settings.max_megapixels, links)
         sha256 = hashlib.sha256(data).hexdigest()
         if sha256 in contents:
             return Ingested(path, sha256=sha256)
@@ -87,33 +98,50 @@ def _ingest_one(root: str, settings: PrepareParams, contents: frozenset[str], pa
             background=settings.background,
             max_megapixels=settings.max_megapixels,
             value_range=settings.value_range,
+            plane=settings.plane,
+            compare_planes=True,
         )
     except decoding.UnusableError as error:
-        of_this_moment = isinstance(error.__context__, MemoryError)
-        return Ingested(path, reason=str(error), sha256="" if of_this_moment else sha256)
+        sha256 = "" if isinstance(error.__context__, MemoryError) else sha256  # want of memory is of this moment
+        return Ingested(path, reason=str(error), sha256=sha256, measured=getattr(error, "measured", None))
     return Ingested(
         path,
         sha256=sha256,
         width=picture.width,
         height=picture.height,
-        animated=picture.animated,
+        planes=picture.planes,
+        notes=picture.notes,
         measured=picture.measured,
         pixels=picture.pixels,
         look=looks.look(picture.pixels),
     )
 
 
-def read_inside(root: str, path: str, max_megapixels: float) -> bytes:
-    """Return the bytes of a regular file below root (a real path). Raises: UnusableError for anything else."""
+def read_inside(root: str, path: str, max_megapixels: float, links: Followed = _NO_LINKS) -> bytes:
+    """Return the bytes of a regular file below root (a real path), or where `links` leads.
+
+    Raises: UnusableError for anything else.
+    """
     full = Path(root, path)
     try:
         real = full.resolve(strict=True)
-        if not real.is_relative_to(root):
-            raise decoding.UnusableError("symbolic link to outside of the data folder")
+        if not real.is_relative_to(root) and not links.leads_in(real):
+            raise decoding.UnusableError(
+                "symbolic link to outside of the data folder; name the folder that it leads to in data.allow_links, or "
+                "bring the file"
+            )
         return read_regular(real, max_megapixels)
     except FileNotFoundError:
-        raise decoding.UnusableError("symbolic link to nothing" if full.is_symlink() else "no such file") from None
+        raise decoding.UnusableError(_why_missing(full, links)) from None
     except RuntimeError:  # what pathlib makes of it in Python 3.11
         raise decoding.UnusableError("symbolic link that leads to itself") from None
     except OSError as error:  # unreadable, a name too long, an input/output error
         raise decoding.UnusableError(f"cannot be read: {error.strerror}") from None
+
+
+def _why_missing(full: Path, links: Followed) -> str:
+    if not full.is_symlink():
+        return "no such file"
+    if links.is_object(Path(os.path.realpath(full))):
+        return "symbolic link to an object that DVC's cache lacks; bring it: `dvc pull`"
+    return "symbolic link to nothing"

@@ -23,6 +23,12 @@ _SECONDS = 60
 
 # libwebp: two canvases of the animation, the picture, its transformed copy, and Pillow's two copies.
 _WEBP_BYTES_A_PIXEL = 20
+# The decoder's planes, which may have 16 bits, RGBA, and Pillow's copies; 11 and 13 were measured of 8 bits.
+_DECODER_BYTES = {"WEBP": _WEBP_BYTES_A_PIXEL, "AVIF": 16, "HEIF": 16}
+JPEG2000_BYTES_A_VALUE = 8
+"""OpenJPEG keeps 4 bytes for each value, and what it has made of them stands beside that; 7.5 at most were measured."""
+FRAMES = 4
+"""Copies of a frame that an animation holds: the last one, the new one, what it is composed on, and what is given."""
 # Pillow keeps one byte, two, or else four for a pixel; a row starts at a multiple of four and has a pointer.
 _ONE_BYTE, _TWO_BYTES, _POINTER = {"1", "L", "P"}, {"I;16", "I;16L", "I;16B", "I;16N"}, 8
 _STORED = 4  # RGB, RGBA, CMYK
@@ -50,14 +56,22 @@ def check(needed: float, max_megapixels: float) -> None:
         )
 
 
+def check_pixels(pixels: int, max_megapixels: float) -> None:
+    """Raise UnusableError if an image claims more pixels than one may have."""
+    if pixels > max_megapixels * 1e6:
+        raise UnusableError(f"claims more than {max_megapixels:g} million pixels (prepare.max_megapixels)")
+
+
 def to_decode(image: Image.Image, size: int, layout: Layout | None) -> int:
     """Return the bytes that it takes to read the pixels of an image whose header was read, in a file of `size` bytes.
 
     `layout` is that of a JPEG.
     """
     pixels = image.width * image.height
-    if image.format == "WEBP":
-        return size + _WEBP_BYTES_A_PIXEL * pixels
+    if image.format in _DECODER_BYTES:
+        return size + _DECODER_BYTES[image.format] * pixels
+    if image.format == "JPEG2000":
+        return size + JPEG2000_BYTES_A_VALUE * pixels * len(image.getbands())
     extra = 0
     if layout is not None and layout.several_scans:  # they are gathered before the first pixel
         extra = layout.coefficient_bytes

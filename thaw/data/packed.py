@@ -94,7 +94,11 @@ class PackedImages:
 def preprocessing(settings: PrepareParams, dtype: str) -> Preprocessing:
     """Return settings.json: how an image became the packed square, with the type of the pixels if it is not uint8."""
     found = settings.model_dump(exclude={"near_copies", "max_leaks"})  # they change the split, and no pixel
-    return Preprocessing.model_validate(found | {"dtype": None if dtype == "uint8" else dtype})
+    absent = {
+        "dtype": None if dtype == "uint8" else dtype,
+        "plane": None if settings.plane == "first" else settings.plane,
+    }
+    return Preprocessing.model_validate(found | absent)
 
 
 @timings.counted("write")

@@ -40,6 +40,31 @@ class Measured:
     """Share of the values that lay outside the range asked for."""
 
 
+@dataclass(frozen=True)
+class Bands:
+    """One picture as numbers of the file's own type."""
+
+    values: NDArray[Any]
+    """[height, width, channels], upright."""
+    full: Range | None
+    """What the type's values are scaled by; None if it has no such range."""
+    colour: bool = False
+    """Whether the channels are red, green and blue."""
+    inverted: bool = False
+    """Whether the smallest value is white."""
+    as_shown: bool = False
+    """Whether the file itself has said which values are black and white: they are no measurements any more."""
+
+
+class UnrangedError(UnusableError):
+    """Pixels whose values lie in no range that is known."""
+
+    def __init__(self, text: str, measured: Measured) -> None:
+        super().__init__(text)
+        self.measured = measured
+        """What they are."""
+
+
 def full_range(dtype: np.dtype[Any], bits: int) -> Range | None:
     """Return the range that a type's values are scaled by; None for 32-bit and signed integers, which have none."""
     if dtype.kind == "f":
@@ -55,20 +80,19 @@ def measure(values: NDArray[Any], full: Range | None, asked: Ranges | None) -> t
     channels = values.shape[2]
     used = tuple((float(plane.min()), float(plane.max())) for plane in np.moveaxis(values, 2, 0))
     inside = all(math.isfinite(low) and math.isfinite(high) for low, high in used)
-    if asked is None:
-        if full is None:
-            raise UnusableError(
-                f"{values.dtype} pixels have no known range; convert the image to 8 or 16 bits, or set "
-                "prepare.value_range"
-            )
-        if not (inside and all(full[0] <= low and high <= full[1] for low, high in used)):
-            raise UnusableError(
-                f"pixel values are not all between {full[0]:g} and {full[1]:g}; rescale the image, or set "
-                "prepare.value_range: without it nothing is clipped"
-            )
-        return (full,) * channels, Measured(used, full, 0.0)
     if not inside:
         raise UnusableError("pixel values are NaN or infinite, which no prepare.value_range makes a number")
+    if asked is None:
+        if full is not None and all(full[0] <= low and high <= full[1] for low, high in used):
+            return (full,) * channels, Measured(used, full, 0.0)
+        what = f"{values.dtype} pixels have no known range"
+        if full is not None:
+            what = f"pixel values are not all between {full[0]:g} and {full[1]:g}"
+        raise UnrangedError(
+            f"{what}; they go from {min(low for low, _ in used):g} to {max(high for _, high in used):g}: set "
+            f"prepare.value_range, such as {in_yaml(proposed(used))}, or convert the images to 8 or 16 bits",
+            Measured(used, full, 0.0),
+        )
     ranges = _for_each(asked, channels)
     outside = sum(
         int(np.count_nonzero((strip < low) | (strip > high)))
@@ -180,6 +204,22 @@ def _warning(used: Sequence[Range], ranges: Ranges, asked: Ranges | None) -> str
         f"the values use {low:g} to {high:g} of {start:g} to {end:g}, so the images are nearly black to the network; "
         f"set prepare.value_range: [{better[0]:g}, {better[1]:g}]"
     )
+
+
+def proposed(used: Sequence[Range]) -> Range:
+    """Return a range that holds values which have none of their own.
+
+    From 0 to a power of two less one if they are counts, else from the smallest to the largest.
+    """
+    low, high = min(pair[0] for pair in used), max(pair[1] for pair in used)
+    if low >= 0:
+        return 0.0, 2.0 ** math.ceil(math.log2(high + 1)) - 1 if high > 1 else 1.0
+    return low, high if high > low else low + 1
+
+
+def in_yaml(ends: Range) -> str:
+    """Return a range as params.yaml has it, whole numbers as such."""
+    return f"[{', '.join(str(int(end)) if end == int(end) else f'{end:.6g}' for end in ends)}]"
 
 
 def suggested_range(used: Sequence[Range], full: Range) -> Range | None:

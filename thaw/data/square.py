@@ -80,7 +80,15 @@ def _picture(image: Any, settings: Preprocessing) -> Picture:
     most = settings.max_megapixels
     data = image if isinstance(image, bytes) else read_regular(Path(image), most)
     with _DECODING:
-        return decode(data, size_px=size_px, fit=fit, background=background, max_megapixels=most, value_range=ranges)
+        return decode(
+            data,
+            size_px=size_px,
+            fit=fit,
+            background=background,
+            max_megapixels=most,
+            value_range=ranges,
+            plane="first" if settings.plane is None else settings.plane,
+        )
 
 
 def _name(image: Image) -> str:

@@ -6,7 +6,6 @@ missing with zeros, and takes the memory that the tags ask for.
 
 import logging
 import math
-from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
@@ -15,8 +14,7 @@ from numpy.typing import NDArray
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from thaw.data import needs
-from thaw.data.pixel_values import UnusableError, full_range
-from thaw.pipeline.data_facts import Range
+from thaw.data.pixel_values import Bands, UnusableError, full_range
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0")  # the last is BigTIFF
 _BIG = 43
@@ -25,22 +23,6 @@ _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 _UNSPECIFIED = 0
 # None, LZW, deflate (twice), packbits, LZMA, Zstandard: what changes no value. TIFF 6.0 and tifffile's list.
 _COMPRESSIONS = {1, 5, 8, 32946, 32773, 34925, 50000}
-_MOST_PAGES = 64
-
-
-@dataclass(frozen=True)
-class Bands:
-    """The first page of a TIFF."""
-
-    values: NDArray[Any]
-    """[height, width, channels], upright, in the file's own type."""
-    bits: int
-    full: Range | None
-    """What the type's values are scaled by; None if it has no such range."""
-    colour: bool
-    """Whether the channels are red, green and blue."""
-    animated: bool
-    """Whether further pages follow that are more than a smaller copy or a mask."""
 
 
 def holds_bands(data: bytes) -> bool:
@@ -59,7 +41,7 @@ def holds_bands(data: bytes) -> bool:
         return False
     if kind not in (_MINISWHITE, _MINISBLACK, _RGB):
         return False
-    if bits > 16 or form == _FLOAT or (form == _SIGNED and bits > 8):
+    if bits > 16 or form == _FLOAT or (form == _SIGNED and bits > 8) or (kind == _MINISWHITE and bits > 8):
         return True
     if kind != _RGB:  # two samples may be grey and alpha
         return samples > 1 and not (samples == 2 and bits == 8 and extra not in ((), (_UNSPECIFIED,)))
@@ -80,13 +62,12 @@ def read(data: bytes, *, max_megapixels: float) -> Bands:
         upright = _upright(values, tag.value if tag is not None else 1)
         colour = page.photometric == _RGB and upright.shape[2] == 3
         full = full_range(upright.dtype, page.bitspersample)
-        return Bands(upright, page.bitspersample, full, colour, _has_more(file))
+        return Bands(upright, full, colour=colour, inverted=page.photometric == _MINISWHITE)
 
 
 def _check_claims(page: Any, size: int, max_megapixels: float) -> None:
-    pixels, limit = page.imagewidth * page.imagelength * page.imagedepth, max_megapixels * 1e6
-    if pixels > limit:
-        raise UnusableError(f"claims more than {max_megapixels:g} million pixels (prepare.max_megapixels)")
+    pixels = page.imagewidth * page.imagelength * page.imagedepth
+    needs.check_pixels(pixels, max_megapixels)
     if page.dtype is None or page.dtype.kind not in "uif" or page.imagedepth != 1 or not pixels:
         raise UnusableError("its pixels are no numbers of a type that is read, or it has none")
     rows, columns = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
@@ -111,14 +92,3 @@ def _upright(values: NDArray[Any], orientation: object) -> NDArray[Any]:
         values = values.swapaxes(0, 1)
     rows, columns = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
     return values[:: -1 if rows else 1, :: -1 if columns else 1]
-
-
-def _has_more(file: Any) -> bool:
-    for index in range(1, _MOST_PAGES):
-        try:
-            page = file.pages[index]
-        except Exception:  # noqa: BLE001 - the end, or a damaged chain: the first page is whole all the same
-            return False
-        if not int(page.subfiletype) & 0b101:  # a smaller copy, or a mask
-            return True
-    return False

@@ -10,33 +10,63 @@ PNG, grey in a JPEG. Three ways tell, and each compares a decoder with itself:
 - noise stands behind the last scan of any other JPEG, which is read twice: with all blocks there, the decoder never
   looks at the noise, and both have the same pixels.
 
-The decoders of GIF, BMP and WebP tell by themselves, and so do libtiff's of LZW, deflate and packbits; tiff_parts.py
-has what libtiff passes over. A fax of Group 3 that ends early is the one case that nothing here notices.
+The decoders of GIF, BMP, WebP, AVIF, HEIC, JPEG 2000 and PNM tell by themselves, and so do libtiff's of LZW, deflate
+and packbits; tiff_parts.py has what libtiff passes over. A fax of Group 3 that ends early is the one case that nothing
+here notices.
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, UnidentifiedImageError
 
-from thaw.data import jpeg, needs, tiff_parts
+from thaw.data import heif, jpeg, needs, tiff_parts
 from thaw.data.jpeg import Layout
 from thaw.data.pixel_values import UnusableError
 
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF")
+"""What Pillow is asked to read."""
+NO_FORMAT = "not an image of a format that is read (JPEG, PNG, BMP, TIFF, WebP, GIF, PNM, JPEG 2000, AVIF, HEIC, DICOM)"
 
 _PAINTS = (181, 74)
 _ROWS_AT_ONCE = 256
 
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # files are read in parallel, one a core
 
-def read(data: bytes, max_megapixels: float) -> tuple[Image.Image, bool]:
-    """Return the first frame of a file with its pixels read, and whether further frames follow.
+
+def num_frames(data: bytes) -> int:
+    """Return how many frames a file has that Pillow reads; the further pictures of an MPO are none (depths, previews).
+
+    Raises: UnusableError if it is no image; whatever Pillow makes of damage.
+    """
+    image = opened(data)
+    return 1 if image.format in ("MPO", "HEIF", "TIFF") else int(getattr(image, "n_frames", 1))
+
+
+def frames(data: bytes, numbers: Sequence[int], max_megapixels: float) -> Iterator[Image.Image]:
+    """Yield the frames of a file of these numbers, which ascend, as `read` does the first."""
+    later = None
+    for number in numbers:
+        if number == 0:
+            yield read(data, max_megapixels)
+            continue
+        if later is None:
+            later = opened(data)
+            size = len(data) + needs.FRAMES * needs.stored(later)
+            needs.check(max(size, needs.to_decode(later, len(data), None)), max_megapixels)
+        later.seek(number)
+        later.load()
+        yield later.copy()
+
+
+def read(data: bytes, max_megapixels: float) -> Image.Image:
+    """Return the first frame of a file with its pixels read.
 
     Raises: UnusableError if it is no image, takes too much memory, or lacks pixels; whatever Pillow makes of damage.
     """
-    image = _opened(data)
+    image = opened(data)
     layout = None
     if image.format in ("JPEG", "MPO"):
         layout = jpeg.layout(data)
@@ -45,7 +75,6 @@ def read(data: bytes, max_megapixels: float) -> tuple[Image.Image, bool]:
         if not layout.complete:
             raise UnusableError("damaged or cut short: the JPEG lacks scans")
     needs.check(needs.to_decode(image, len(data), layout), max_megapixels)
-    animated = bool(getattr(image, "is_animated", False))
     if layout is not None:
         _load_jpeg(image, data, layout)
     elif image.format == "PNG":
@@ -54,14 +83,19 @@ def read(data: bytes, max_megapixels: float) -> tuple[Image.Image, bool]:
         if image.format == "TIFF":
             _check_tiff(image, data)
         image.load()
-    return image, animated
+    return image
 
 
-def _opened(data: bytes) -> Image.Image:
+def opened(data: bytes) -> Image.Image:
+    """Return the first frame of a file, its pixels not yet read. Raises: UnusableError if it is no image."""
+    if heif.is_heic(data):
+        image = heif.opened(data)
+        needs.check_pixels(image.width * image.height, (Image.MAX_IMAGE_PIXELS or 0) / 1e6)
+        return image
     try:
-        image: Image.Image = Image.open(BytesIO(data), formats=FORMATS)
+        image = Image.open(BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        raise UnusableError("not an image of a format that is read (JPEG, PNG, BMP, TIFF, WebP, GIF)") from None
+        raise UnusableError(NO_FORMAT) from None
     if getattr(image, "is_animated", False):
         image.seek(0)
     return image
@@ -74,7 +108,7 @@ def _load_painted(image: Image.Image, data: bytes) -> None:
     last = (image.width - 1, image.height - 1)
     if image.getpixel(last) != _ink(image.mode, _PAINTS[0]):
         return
-    again = _opened(data)
+    again = opened(data)
     _paint(again, _PAINTS[1])
     again.load()
     if again.getpixel(last) != image.getpixel(last):
@@ -104,11 +138,11 @@ def _ink(mode: str, level: int) -> int | tuple[int, ...]:
 def _load_jpeg(image: Image.Image, data: bytes, layout: Layout) -> None:
     """Read the pixels of a JPEG. Raises: UnusableError if blocks are missing before its end marker."""
     if layout.several_scans:
-        expected = _digest(_opened(jpeg.followed_by_noise(data, layout.end)))
+        expected = _digest(opened(jpeg.followed_by_noise(data, layout.end)))
         whole = _digest(image) == expected
     else:
         whole = _is_written(image, data, layout.end, _PAINTS[0]) or _is_written(
-            _opened(data), data, layout.end, _PAINTS[1]
+            opened(data), data, layout.end, _PAINTS[1]
         )
     if not whole:
         raise UnusableError("damaged or cut short: the JPEG ends before its last block")
@@ -158,10 +192,10 @@ def _check_tiff(image: Any, data: bytes) -> None:
             layout = jpeg.layout(stream)
             if layout is None or not layout.complete:
                 raise UnusableError("damaged or cut short: a JPEG inside the TIFF has no end marker, or lacks scans")
-            _load_jpeg(_opened(stream), stream, layout)
+            _load_jpeg(opened(stream), stream, layout)
     elif int(tags.get(259, 1)) == tiff_parts.GROUP_4:
         noisy = tiff_parts.ended_by_noise(tags, data, parts)
-        if noisy is None or _digest(_opened(noisy)) != _digest(_opened(data)):
+        if noisy is None or _digest(opened(noisy)) != _digest(opened(data)):
             raise UnusableError("damaged or cut short: the TIFF ends before its last row")
 
 

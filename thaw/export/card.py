@@ -131,6 +131,7 @@ def _use(model: ExportedFacts) -> str:
 def _how(model: ExportedFacts) -> str:
     settings = model.preprocessing
     flips = f"averaged over {model.views} mirror images, " if model.views > 1 else ""
+    plane = "" if settings.plane is None else f"Of pages or frames it takes `prepare.plane: {settings.plane}`. "
     return (
         "`thaw predict FILES --model FOLDER`, which needs no torch. The ONNX file alone: input `squares`, "
         f"{settings.pixel_type} [images, {settings.size_px}, {settings.size_px}, "
@@ -138,7 +139,7 @@ def _how(model: ExportedFacts) -> str:
         "calibrated. Before it, an image is made "
         f"square (`{settings.fit}`) and resized with Lanczos; resizing to {model.input.input_px} px and "
         "normalisation are in the file, and its metadata hold the class names and all constants. "
-        f"Explanations: {model.explanation}."
+        f"{plane}Explanations: {model.explanation}."
     )
 
 

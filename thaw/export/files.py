@@ -37,6 +37,7 @@ def describe(
             max_megapixels=settings.max_megapixels,
             background=settings.background,
             value_range=settings.value_range,
+            plane=settings.plane,
             dtype=settings.dtype,
             channels=spec.in_channels,
         ),

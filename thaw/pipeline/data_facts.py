@@ -29,6 +29,8 @@ class Preprocessing(Facts):
     """Grey level, 0 to 255, behind transparent images and around padded ones."""
     value_range: tuple[Range, ...] | None = None
     """Which values of the files became black and white, where params.yaml says so."""
+    plane: Literal["middle", "max", "mean"] | Annotated[int, Field(ge=0)] | None = None
+    """Which page or frame of a file is the picture; absent for the first."""
     dtype: Literal["uint16"] | None = None
     """Absent for uint8."""
 
@@ -158,7 +160,7 @@ class Audit(Facts):
     exact_duplicates: Listed[Group]
     near_duplicates: NearDuplicates
     first_frame_only: Listed[str]
-    """Paths of animated images."""
+    """Paths of files with several pages or frames, where the first is the picture."""
     moved_by_repair: Listed[Move]
     given_split_changed: Listed[GivenSplitChanged]
     missing: Listed[MissingClass]

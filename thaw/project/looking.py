@@ -3,19 +3,15 @@
 Every file's header is read, and a few files are decoded; `prepare` later decodes all and is stricter.
 """
 
-import logging
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from thaw.data import decoding, pixel_values
-from thaw.data.decoding import Picture, UnusableError
-from thaw.data.ingest import read_inside
+from thaw.data import decoding, headers, pixel_values
+from thaw.data.decoding import Picture, UnusableError, read_regular
 from thaw.data.listing import Listing
 from thaw.data.pixel_values import Ranges
 from thaw.pipeline.data_facts import Range
@@ -26,7 +22,6 @@ _MAX_MEGAPIXELS = 100.0
 _TINY_PX = 16
 _MULTIPLE_PX = 8
 _OBLONG = 1.5
-_TIFF = ("II*\0", "MM\0*", "II+\0")
 _EVERYTHING: Ranges = ((-1e30, 1e30),)  # to measure values that have no range of their own
 
 
@@ -65,11 +60,10 @@ def look(listed: Listing) -> Seen:
     paths = [str(path) for path in listed.table["path"]]
     sizes, unusable = [], []
     for path in progress(paths, total=len(paths), label="images looked at"):
-        size = _header_size(listed.root / path)
-        if isinstance(size, str):
-            unusable.append(f"{path}: {size}")
-        else:
-            sizes.append(size)
+        try:
+            sizes.append(headers.size(listed.root / path))
+        except UnusableError as error:
+            unusable.append(f"{path}: {error}")
     decoded = _decoded(listed.root, paths[:: -(-len(paths) // NUM_DECODED)])
     pictures = [picture for picture, _ in decoded]
     value_range, notes = _value_range(decoded)
@@ -102,42 +96,13 @@ def _channels(number: int) -> str:
     return {1: "grey", 3: "colour"}.get(number, f"{number} channels")
 
 
-def _header_size(path: Path) -> tuple[int, int] | str:
-    """Return the width and height that a file claims, or the reason why it is no image."""
-    if path.exists() and not path.is_file():  # opening a pipe would wait for its writer
-        return "not a regular file"
-    try:
-        with path.open("rb") as file:
-            if file.read(4) in (magic.encode("latin-1") for magic in _TIFF):
-                return _tiff_size(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large images, which `prepare` refuses
-            with Image.open(path, formats=decoding.FORMATS) as image:
-                return image.size
-    except UnidentifiedImageError:
-        return "not an image of a format that is read (JPEG, PNG, BMP, TIFF, WebP, GIF)"
-    except OSError as error:
-        return error.strerror or "its header is damaged"
-    except Exception as error:  # noqa: BLE001 - whatever a damaged header leads Pillow or tifffile to
-        return f"its header is damaged ({type(error).__name__})"
-
-
-def _tiff_size(path: Path) -> tuple[int, int]:
-    import tifffile  # 0.1 s, and few data sets need it
-
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)  # what it finds wrong is told by the exception
-    with tifffile.TiffFile(path) as file:
-        page = file.pages.first
-        return int(page.imagewidth), int(page.imagelength)
-
-
 def _decoded(root: Path, paths: Iterable[str]) -> list[tuple[Picture, bool]]:
     """Return a tiny picture of each file that can be decoded, and whether its values have a range of their own."""
     found = []
     for path in paths:
         for asked in (None, _EVERYTHING):
             try:
-                data = read_inside(str(root.resolve()), path, _MAX_MEGAPIXELS)
+                data = read_regular(root / path, _MAX_MEGAPIXELS)
                 picture = decoding.decode(
                     data,
                     size_px=_TINY_PX,
@@ -146,7 +111,7 @@ def _decoded(root: Path, paths: Iterable[str]) -> list[tuple[Picture, bool]]:
                     max_megapixels=_MAX_MEGAPIXELS,
                     value_range=asked,
                 )
-            except UnusableError:
+            except (UnusableError, OSError):
                 continue
             found.append((picture, asked is None))
             break

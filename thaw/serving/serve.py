@@ -28,7 +28,7 @@ from PIL import Image as Pictures
 from pydantic import BaseModel, ConfigDict, Field
 
 from thaw.data.square import Image, square_of
-from thaw.errors import DataError, RunError
+from thaw.errors import DataError, MissingLibraryError, RunError
 from thaw.pipeline.bounded import Bounded
 from thaw.serving.connections import MOST, TimedProtocol
 from thaw.serving.exported import Exported, Squares
@@ -171,7 +171,7 @@ class PredictionQueue:
         work.add_done_callback(lambda done: self._leave(done, upload))  # late or not: it holds its place until then
         try:
             return await asyncio.wait_for(asyncio.shield(work), self._limits.seconds)
-        except DataError as error:
+        except (DataError, MissingLibraryError) as error:
             raise HTTPException(422, str(error)) from None
         except TimeoutError:
             raise HTTPException(504, f"no answer within {self._limits.seconds:g} seconds") from None
