@@ -46,7 +46,8 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], spec: Spec) -
     if missing:
         raise BackboneError(
             f"{whose} are not those of {spec.name}: {len(given)} of {len(wanted)} tensors match by name, "
-            f"{_some(missing)} missing{_unexpected(tensors, wanted)}; name the architecture that they belong to"
+            f"{_some(missing)} missing{_unexpected(tensors, wanted)}; name the architecture that they belong to, or "
+            "give a network with its weights by python:MODULE:CALLABLE"
         )
     for name, tensor in given.items():
         if tensor.shape != wanted[name].shape:
@@ -58,7 +59,8 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], spec: Spec) -
                     "network of that size with its weights, by python:MODULE:CALLABLE"
                 )
             raise BackboneError(
-                f"{whose} are not those of {spec.name}: {shapes}; name the architecture that they belong to"
+                f"{whose} are not those of {spec.name}: {shapes}; name the architecture that they belong to, or give a "
+                "network with its weights by python:MODULE:CALLABLE"
             )
     module.load_state_dict(given)
     if spec.library == "onnx" and spec.in_channels == 1 and max(len(set(spec.mean)), len(set(spec.std))) > 1:

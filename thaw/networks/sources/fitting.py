@@ -18,8 +18,6 @@ from thaw.networks.build import size_of
 from thaw.networks.sources.weights import ROOT, Held, Place, address
 from thaw.pipeline.model_facts import TakenFacts
 
-# Least share of tensors whose shape must agree: position embeddings and a first layer may differ, networks do not.
-_LEAST_ALIKE = 0.75
 # Words that name an average over training, or the slower one of two networks, which follows the other.
 _AVERAGED = {"ema", "swa", "avg", "average", "averaged", "momentum", "teacher", "target", "shadow", "k"}
 Named = Callable[[str], str]
@@ -58,9 +56,9 @@ class Fit:
         """Whether its address says that it is an average."""
         return not _AVERAGED.isdisjoint(re.split(r"[._]", self.address.lower()))
 
-    def num_alike(self, wanted: Mapping[str, Tensor]) -> int:
-        """Return how many tensors have the shape that the network wants."""
-        return sum(tensor.shape == wanted[name].shape for name, tensor in self.tensors.items() if name in wanted)
+    def has_shapes_of(self, wanted: Mapping[str, Tensor]) -> bool:
+        """Tell whether each tensor has the shape that the network wants, or one that is adapted to it."""
+        return all(_is_adapted(name, tensor.shape, wanted[name].shape) for name, tensor in self.tensors.items())
 
 
 def take(held: Held, module: nn.Module, key: str | None, named: Named) -> tuple[dict[str, Tensor], TakenFacts | None]:
@@ -134,7 +132,18 @@ def _fits(place: Place, wanted: Mapping[str, Tensor]) -> list[Fit]:
     """Return each prefix in a place behind which the whole network lies, in the place's order."""
     needed = {name for name in wanted if not name.endswith(_COUNTER)}
     whole = [Fit(place, prefix, names) for prefix, names in _prefixes(place, wanted).items() if needed <= names.keys()]
-    return [fit for fit in whole if fit.num_alike(wanted) >= _LEAST_ALIKE * len(fit.names)]
+    return [fit for fit in whole if fit.has_shapes_of(wanted)]
+
+
+def _is_adapted(name: str, theirs: Sequence[int], ours: Sequence[int]) -> bool:
+    """Tell whether a tensor may have that shape: positions of another image size, a first layer of other channels.
+
+    A larger network may have all names of a smaller one, as ResNet-50 has those of ResNet-18: then weights differ.
+    """
+    if name.rpartition(".")[2] not in ("weight", "bias", "running_mean", "running_var") or "patch_embed" in name:
+        return len(theirs) == len(ours)
+    other_channels = len(ours) == len(theirs) == 4 and ours[1] == 3 and (theirs[0], *theirs[2:]) == (ours[0], *ours[2:])
+    return tuple(theirs) == tuple(ours) or other_channels
 
 
 def _prefixes(place: Place, wanted: Mapping[str, Tensor]) -> dict[str, dict[str, str]]:
@@ -204,7 +213,7 @@ def _nearest(
 ) -> dict[str, Tensor]:
     """Return the tensors of the place that has most of a network's names, those that fit none under their own.
 
-    Raises: BackboneError if there is nothing at the key.
+    Raises: BackboneError if there is nothing at the key, or names are numbers that can only be matched by order.
     """
     if held.network:
         raise BackboneError(held.network)
@@ -217,6 +226,12 @@ def _nearest(
         places = within
     found = [(place, prefix, names) for place in places for prefix, names in _prefixes(place, wanted).items()]
     place, _, names = max(found, key=lambda item: len(item[2]), default=(max(places, key=_size), "", {}))
+    if all(name[:1].isdigit() for name in place.tensors):
+        raise BackboneError(
+            f"{held.path} numbers the parts of its network, as fastai does, and they are not those of the architecture "
+            "in order and shapes, or are so twice; name the architecture that they belong to, or give a network with "
+            "its weights by python:MODULE:CALLABLE"
+        )
     taken = set(names.values())
     rest = {name: tensor for name, tensor in place.tensors.items() if name not in taken and name not in wanted}
     return {own: place.tensors[name] for own, name in names.items()} | rest

@@ -92,9 +92,9 @@ def _check_other(path: Path, start: bytes) -> None:
         if is_old:
             raise _refused(path, f"is a tar, which torch wrote before 0.4; {conversion(path)}")
         raise _refused(path, "is a tar; unpack it, and name the file of weights in it")
-    if not start.startswith(b"\x80"):
+    if not start.startswith(b"\x80") and start[:1] not in b"()]}c":  # pickles that begin otherwise are older still
         raise _refused(path, f"is no file of torch or safetensors: it begins with {start[:8]!r}; {_AGAIN}")
-    check_names(path, names_in(path)[0])
+    check_names(path, names_in(path)[0].values())
     line = command(path, f'pickle.load(open({json.dumps(str(path))}, "rb"))', before="import pickle, torch")
     raise _refused(
         path, f"is a pickle that torch.save did not write; if you trust who wrote it, this runs its code: {line}"

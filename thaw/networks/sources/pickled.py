@@ -15,7 +15,7 @@ import warnings
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -57,9 +57,10 @@ _PATHS = [
 ]
 _ARRAYS = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
 _OF_TORCH = re.compile(
-    r"_codecs\.encode|collections\.(OrderedDict|Counter)|builtins\.(bytearray|set|complex)|torch\.[a-z]\w*|"
+    r"_codecs\.encode|collections\.(OrderedDict|Counter)|builtins\.(bytearray|set|complex)|torch\.(strided|preserve_format|per_\w+|device|[a-z]+\d\w*|bool)|"
     r"torch\.(Size|Tensor|\w+Storage|_utils\._rebuild_\w+|_tensor\._rebuild_from_type_v2|nn\.parameter\.Parameter)"
 )  # names that torch's reader knows
+_PICKLED_TENSOR = "torch.storage._load_from_bytes"  # how pickle.dump, without torch.save, writes a tensor
 _BLOCKED = {"os", "posix", "nt", "sys"}  # modules whose names torch's reader refuses in any place
 _NUMBERS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1"}  # those that torch has as well
 
@@ -94,20 +95,14 @@ def read(path: Path) -> Unpickled:
     Raises: BackboneError if it calls what the interpreter's own modules have, such as os.system, or cannot be read.
     """
     names, protocol = names_in(path)
-    check_names(path, [name for name in names if name.partition(".")[0] in _BLOCKED])
-    found = Unpickled(names=names)
-    stand_ins: list[Any] = [
-        *_ADMITTED.values(),
-        *((_stand_in(name, found), name) for name in names if name not in _ADMITTED),
-    ]
-    try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
-            warnings.simplefilter("ignore")
-            found.value = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - a damaged pickle leads its reader into any of Python's errors
-        found.failed = first_line(error)
-    check_names(path, found.called)
-    if found.failed and protocol > _PROTOCOL:
+    check_names(path, [name for name in names.values() if name.partition(".")[0] in _BLOCKED])
+    for kind in (OrderedDict, _Object):  # the first takes items, as a class of mappings wants, the second any state
+        found = _read(path, names, kind)
+        check_names(path, found.called)
+        if not found.failed or found.called:
+            return found
+    check_names(path, found.unknown)
+    if protocol > _PROTOCOL:
         raise BackboneError(
             f"{path} is written with pickle protocol {protocol}, and only {_PROTOCOL} is read without running code; "
             f"{conversion(path)}"
@@ -115,10 +110,40 @@ def read(path: Path) -> Unpickled:
     return found
 
 
+def _read(path: Path, names: Mapping[str, str], kind: type) -> Unpickled:
+    found = Unpickled(names=list(names.values()))
+    stand_ins: list[Any] = [*_ADMITTED.values()]
+    for given, name in names.items():
+        stand_ins.append((_ADMITTED[name][0] if name in _ADMITTED else _stand_in(name, found, kind), given))
+    try:
+        with path.open("rb") as file, warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
+            warnings.simplefilter("ignore")
+            found.value = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - a damaged pickle leads its reader into any of Python's errors
+        # torch's first line advises to read the file with code execution; what it found is behind this.
+        found.failed = first_line(Exception(str(error).rpartition("WeightsUnpickler error: ")[2] or repr(error)))
+    return found
+
+
+_TRUST = "if you trust who wrote it, write the weights alone, which runs its code: "
+
+
 def conversion(path: Path, inside: str = "") -> str:
     """Return the words that say how to write the weights alone; `inside` leads to them, in Python."""
-    loaded = f'torch.load({json.dumps(str(path))}, map_location="cpu", weights_only=False){inside}'
-    return f"if you trust who wrote it, write the weights alone, which runs its code: {command(path, loaded)}"
+    return _TRUST + command(path, f"{_loaded(path)}{inside}")
+
+
+def conversion_of_parts(path: Path) -> str:
+    """Return the words for a file of which nothing is known: networks in it become weights, settings are left out."""
+    make = f"import torch; v = {_loaded(path)}; v = v if isinstance(v, dict) else dict(model=v)"
+    parts = (
+        '{k: p.state_dict() if hasattr(p, "state_dict") else p for k, p in v.items() if hasattr(p, "state_dict") or '
+    )
+    return _TRUST + command(path, parts + "isinstance(p, (dict, torch.Tensor))}", before=make)
+
+
+def _loaded(path: Path) -> str:
+    return f'torch.load({json.dumps(str(path))}, map_location="cpu", weights_only=False)'
 
 
 def command(path: Path, weights: str, *, before: str = "import torch") -> str:
@@ -127,25 +152,29 @@ def command(path: Path, weights: str, *, before: str = "import torch") -> str:
     return f"python -c {shlex.quote(f'{before}; torch.save({weights}, {json.dumps(str(target))})')}"
 
 
-def check_names(path: Path, names: list[str]) -> None:
+def check_names(path: Path, names: Iterable[str]) -> None:
     """Raises: BackboneError if some of these names are functions of Python's own modules, which no weights need."""
     if hostile := [name for name in names if _is_of_python(name)]:
         raise BackboneError(
-            f"{path} would call {some(hostile)} when it is opened, so it was not opened; no weights need such a call: "
-            "take them from a source that you trust"
+            f"{path} would call {some(hostile)} when it is opened, so it was not opened; weights need no such call: "
+            "take them from a source that you trust, or save the state_dict() alone where they were trained"
         )
 
 
 def _is_of_python(name: str) -> bool:
-    return name.partition(".")[0] in sys.stdlib_module_names and name not in _ADMITTED and not _OF_TORCH.fullmatch(name)
+    """Tell whether a name is Python's own, or a function of torch or numpy, and none that values are made with."""
+    package, attribute = name.partition(".")[0], name.rpartition(".")[2]
+    is_function = package in ("torch", "numpy") and attribute.lstrip("_")[:1].islower()
+    known = name in _ADMITTED or _OF_TORCH.fullmatch(name) is not None or name == _PICKLED_TENSOR
+    return (package in sys.stdlib_module_names or is_function) and not known
 
 
-def names_in(path: Path) -> tuple[list[str], int]:
-    """Return the classes and functions that a pickle names, in order and by Python 3's names, and its protocol.
+def names_in(path: Path) -> tuple[dict[str, str], int]:
+    """Return the classes and functions that a pickle names, in order, each with Python 3's name, and its protocol.
 
     Nothing is run. Raises: BackboneError if it is no whole pickle.
     """
-    names: dict[str, None] = {}
+    names: dict[str, str] = {}
     protocol = 0
     try:
         for name, argument in _operations(path):
@@ -153,12 +182,13 @@ def names_in(path: Path) -> tuple[list[str], int]:
                 protocol = max(protocol, int(argument))
             elif name == "GLOBAL":
                 module, _, attribute = str(argument).partition(" ")
-                names[_today(module, attribute)] = None
+                name_today = _today(module, attribute)
+                names |= {f"{module}.{attribute}": name_today, name_today: name_today}
     except Exception as error:  # noqa: BLE001 - pickletools raises what it runs into
         raise BackboneError(
             f"{path} is no whole file of torch ({first_line(error)}); bring it again from its source"
         ) from None
-    return list(names), protocol
+    return names, protocol
 
 
 def array_as_tensor(value: object) -> Tensor | None:
@@ -223,11 +253,11 @@ class _Named(type):
         return OrderedDict()
 
 
-def _stand_in(name: str, found: Unpickled) -> Any:
-    """Return what stands for a name: an object of it is an empty mapping, which takes items and attributes."""
+def _stand_in(name: str, found: Unpickled, kind: type) -> Any:
+    """Return what stands for a name: an object of it is an empty one of a kind of ours."""
 
     def made(_: type, *__: object) -> object:
-        thing: OrderedDict[object, object] = OrderedDict()
+        thing = kind()
         found.made[id(thing)] = (name, thing)
         return thing
 
@@ -242,6 +272,15 @@ class _Value:
 
     def __setstate__(self, _: object) -> None:
         pass
+
+
+class _Object:
+    """Stands for an object of a class that is not known here, with its attributes."""
+
+    def __setstate__(self, state: object) -> None:
+        for part in state if isinstance(state, tuple) else (state,):
+            if isinstance(part, dict):
+                self.__dict__.update(part)
 
 
 class _Type:
@@ -280,6 +319,7 @@ def _as_list(items: Any = (), *_: object) -> list[object]:
 _ADMITTED: dict[str, tuple[Any, str]] = {
     **{f"{module}.{name}": (_Value, f"{module}.{name}") for module, names in _VALUES.items() for name in names.split()},
     **{name: (_Value, name) for name in _PATHS},
+    "thaw.Object": (_Object, "thaw.Object"),  # torch's reader gives state to objects of types that it was told of
     **{name: (_Array, name) for name in _ARRAYS},
     "numpy.dtype": (_Type, "numpy.dtype"),
     "collections.defaultdict": (_empty_dict, "collections.defaultdict"),
@@ -287,7 +327,7 @@ _ADMITTED: dict[str, tuple[Any, str]] = {
 }
 
 
-def some(names: list[str]) -> str:
+def some(names: Iterable[str]) -> str:
     """Return the first of some names, each once, and how many more there are."""
     unique = list(dict.fromkeys(names))
     return ", ".join(unique[:3]) + (f" and {len(unique) - 3} more" if len(unique) > 3 else "")

@@ -1,7 +1,7 @@
 """Read a file of weights without executing anything in it: every mapping of names to tensors that it holds."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from thaw.errors import BackboneError, first_line
 from thaw.names import on_one_line
 from thaw.networks.sources import pickled
 from thaw.networks.sources.kinds import is_safetensors
-from thaw.networks.sources.pickled import Unpickled, array_as_tensor, conversion
+from thaw.networks.sources.pickled import Unpickled, array_as_tensor, conversion, conversion_of_parts
 from thaw.pipeline.model_facts import TakenFacts
 
 _MEND = "bring it again from its source"
@@ -103,11 +103,14 @@ def _places(found: Unpickled) -> Iterator[tuple[Place, object]]:
     seen: set[int] = set()  # a pickle may hold a thing in itself
     while waiting:
         keys, python, thing = waiting.pop()
-        if id(thing) in seen or len(keys) > _DEEPEST or not isinstance(thing, Mapping | list | tuple):
+        if id(thing) in seen or len(keys) > _DEEPEST:
+            continue
+        is_object = bool(found.type_of(thing))
+        if not isinstance(thing, Mapping | list | tuple) and not is_object:
             continue
         seen.add(id(thing))
-        inside = list(_inside(thing, is_object=bool(found.type_of(thing))))
-        if isinstance(thing, Mapping):
+        inside = list(_inside(thing, is_object=is_object))
+        if not isinstance(thing, list | tuple):
             tensors = {name: tensor for name, _, value in inside if (tensor := _as_tensor(value)) is not None}
             yield Place(keys, python, tensors, [name for name, _, _ in inside if name not in tensors]), thing
         if _is_network(thing):
@@ -115,16 +118,17 @@ def _places(found: Unpickled) -> Iterator[tuple[Place, object]]:
         waiting += [((*keys, name), python + step, value) for name, step, value in reversed(inside)]
 
 
-def _inside(thing: Mapping[object, object] | Sequence[object], *, is_object: bool) -> Iterator[tuple[str, str, object]]:
+def _inside(thing: object, *, is_object: bool) -> Iterator[tuple[str, str, object]]:
     """Yield the name, the step in Python and the value of what a mapping, an object or a list holds."""
     if isinstance(thing, Mapping):
         for name, value in thing.items():
             if isinstance(name, str):
                 yield name, f"[{json.dumps(name)}]", value
-        for name, value in vars(thing).items() if is_object else ():
+    if is_object:
+        for name, value in vars(thing).items():
             if str(name).isidentifier():
                 yield str(name), f".{name}", value
-    else:
+    if isinstance(thing, list | tuple):
         for number, value in enumerate(thing):
             yield str(number), f"[{number}]", value
 
@@ -148,7 +152,7 @@ def _refusal(path: Path, found: Unpickled, held: Held) -> str:
         return f"{path} {what}; {conversion(path, inside)}"
     if found.failed and found.unknown:
         what = f"holds {on_one_line(pickled.some(found.unknown))}, which cannot be read without running code"
-        return f"{path} {what}; {conversion(path, '.state_dict()')}"
+        return f"{path} {what}; {conversion_of_parts(path)}"
     if found.failed:
         return f"{path} cannot be read as plain tensors: {found.failed}; {_MEND}"
     return f"{path} does not hold a state dict (names and tensors); save the model's state_dict() alone"
