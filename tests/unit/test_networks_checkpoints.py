@@ -21,15 +21,18 @@ import numpy as np
 import pytest
 import timm
 import torch
+import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import models
 
+from stages import backbone as stage
 from thaw.errors import BackboneError
-from thaw.networks.backbone import assemble
+from thaw.networks.backbone import assemble, load_backbone
 from thaw.networks.sources.opening import fetch, open_backbone, taken_by
 from thaw.networks.sources.weights import read_tensors
-from thaw.pipeline.model_facts import TakenFacts
+from thaw.pipeline import code, facts
+from thaw.pipeline.model_facts import BackboneFacts, TakenFacts
 
 ARCHITECTURE = "timm:test_resnet"
 Weights = dict[str, Tensor]
@@ -423,6 +426,26 @@ def test_what_the_stage_prints_is_one_line(tmp_path: Path, capsys: pytest.Captur
         f"they hold this network: {other}; not used: fc (2 tensors), arch, args, a\\nb"
     )
     assert capsys.readouterr().out.splitlines() == [line]
+
+
+def test_a_key_that_is_no_text_of_unicode_is_kept_by_its_escape(tmp_path: Path) -> None:
+    torch.save({"net": weights(), "\ud800": 1}, tmp_path / "w.pth")
+    assert opened(tmp_path / "w.pth")[1].unused == ["\\ud800"]
+
+
+def test_the_stage_keeps_what_was_taken(workspace: Path, params_text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    form = FORMS["timm with a Namespace and an average"]
+    torch.save(form.make(), workspace / "w.pth")
+    tree = yaml.safe_load(params_text)
+    tree["backbone"] = {"source": f"file:w.pth#state_dict_ema@{ARCHITECTURE}", "sha256": None}
+    (workspace / "params.yaml").write_text(yaml.safe_dump(tree))
+    code.write(code.FOLDER, code.running(), only=["backbone"])
+    stage.main()
+    kept = facts.read(Path("models/backbone/model.json"), BackboneFacts).taken
+    assert kept is not None
+    assert (kept.key, kept.also) == ("state_dict_ema", ["state_dict"])
+    assert_equal(load_backbone(Path("models/backbone"), in_channels=3).module.state_dict(), weights(0.5))
+    assert "file:w.pth#state_dict_ema@timm:test_resnet: the network's" in capsys.readouterr().out
 
 
 class Learner:

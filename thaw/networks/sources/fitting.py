@@ -20,6 +20,7 @@ from thaw.pipeline.model_facts import TakenFacts
 
 # Words that name an average over training, or the slower one of two networks, which follows the other.
 _AVERAGED = {"ema", "swa", "avg", "average", "averaged", "momentum", "teacher", "target", "shadow", "k"}
+_MOST_NAMED = 20  # things that are not used, in the line that says so
 Named = Callable[[str], str]
 _COUNTER = "num_batches_tracked"  # of batch norms; torch before 0.4.1 has none, and no result depends on it
 
@@ -106,8 +107,9 @@ def words(taken: TakenFacts, named: Named) -> str:
         parts.append(f"not used, though they hold this network: {', '.join(map(named, taken.also))}")
     counted = [f"{name} ({count} tensor{'s' if count > 1 else ''})" for name, count in taken.unused_tensors.items()]
     if rest := [*counted, *taken.unused]:
-        parts.append(f"not used: {', '.join(rest)}")
-    return on_one_line("; ".join(parts))
+        more = f" and {len(rest) - _MOST_NAMED} more" if len(rest) > _MOST_NAMED else ""
+        parts.append(f"not used: {', '.join(rest[:_MOST_NAMED])}{more}")
+    return "; ".join(parts)
 
 
 def resampled(tensors: Mapping[str, Tensor], module: nn.Module, input_px: int) -> list[str]:
@@ -257,14 +259,14 @@ def _facts(held: Held, chosen: Fit, fits: Sequence[Fit], num_missing: int) -> Ta
             part = _first_part(name, chosen.prefix)
             left[part] = left.get(part, 0) + 1
     return TakenFacts(
-        key=address(chosen.place.keys),
-        prefix=chosen.prefix,
+        key=on_one_line(address(chosen.place.keys)),
+        prefix=on_one_line(chosen.prefix),
         how=chosen.how,
         tensors=len(chosen.tensors),
         filled=num_missing,
-        also=[fit.key(fits) for fit in others],
-        unused_tensors=left,
-        unused=_unused(held, chosen.place, [fit.place for fit in others]),
+        also=[on_one_line(fit.key(fits)) for fit in others],
+        unused_tensors={on_one_line(part): count for part, count in left.items()},
+        unused=[on_one_line(key) for key in _unused(held, chosen.place, [fit.place for fit in others])],
     )
 
 
