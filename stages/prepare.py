@@ -16,7 +16,14 @@ def main() -> None:
     inputs = listing.inputs(load_params().data)
     with guard.stage("prepare", sections=SECTIONS, inputs=inputs, outs=OUTS) as params:
         with artifacts.new_folder(Path(OUTS[0])) as folder:
-            report = preparing.prepare(folder, params)
+            report = preparing.prepare(
+                folder,
+                params.data,
+                params.prepare,
+                seed=params.seed,
+                folds=params.select.folds,
+                workers=params.compute.workers,
+            )
         for line in report.lines:
             print(f"prepare: {line}")
 

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
+from typing import Literal
 
-from thaw.config.schema import Params
+from thaw.config.schema import DataParams, Params, PrepareParams
 from thaw.data import audit, catalog, decisions, listing, near_copies, neighbours, packed, rare, split
 from thaw.data.ingest import ingest
 from thaw.pipeline import facts, scratch, tables
@@ -11,29 +12,38 @@ from thaw.pipeline.data_facts import Audit
 from thaw.progress import progress
 
 
-def prepare(folder: Path, params: Params, *, label: str = "prepare", keep_pixels: bool = True) -> Audit:
+def prepare(
+    folder: Path,
+    data: DataParams,
+    settings: PrepareParams,
+    *,
+    seed: int,
+    folds: int | Literal["auto"],
+    workers: int | None,
+    keep_pixels: bool = True,
+) -> Audit:
     """Check every image, reject what is broken, split, write data/prepared into a folder, and return what was decided.
 
-    `label` names the work in its progress. Without `keep_pixels` the tables alone are written.
+    `folds` is `select.folds`, `workers` the processes that decode. Without `keep_pixels` the tables alone are written.
     Raises: DataError if the images and their labels cannot become a data set.
     """
-    listed = listing.read_data(params.data)
-    settings, paths = params.prepare, listed.table["path"].tolist()
+    listed = listing.read_data(data)
+    paths = listed.table["path"].tolist()
     with TemporaryFile(dir=folder) as file:
         spool = packed.Spool(file, settings.size_px)
-        found = ingest(listed.root, paths, settings, workers=params.compute.workers)
-        items = progress(found, total=len(paths), label=f"{label}: images read")
-        cataloged = rare.settle(catalog.collect(listed, items, spool, settings, params.data), params.data.rare)
-        cataloged = neighbours.grouped(cataloged, spool, params.data.group)
+        found = ingest(listed.root, paths, settings, workers=workers)
+        items = progress(found, total=len(paths), label="prepare: images read")
+        cataloged = rare.settle(catalog.collect(listed, items, spool, settings, data), data.rare)
+        cataloged = neighbours.grouped(cataloged, spool, data.group)
         copies, usable = near_copies.tied(cataloged.usable, spool, settings.near_copies)
-        splits, folds, notes = split.assign(
+        splits, numbered, notes = split.assign(
             usable,
-            seed=params.seed,
+            seed=seed,
             val_fraction=settings.val_fraction,
             test_fraction=settings.test_fraction,
-            folds=params.select.folds,
+            folds=folds,
         )
-        samples = catalog.number(usable, splits, folds)
+        samples = catalog.number(usable, splits, numbered)
         numbers = samples["number"].tolist()
         channels, dtype = spool.num_channels(numbers), spool.dtype(numbers).name
         if keep_pixels:
@@ -61,4 +71,12 @@ def look(params: Params) -> list[str]:
     """Return the lines that `prepare` would print, and keep nothing. Raises: DataError as `prepare` does."""
     scratch.folder().mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=scratch.folder(), prefix="check-") as folder:
-        return prepare(Path(folder), params, label="check", keep_pixels=False).lines
+        return prepare(
+            Path(folder),
+            params.data,
+            params.prepare,
+            seed=params.seed,
+            folds=params.select.folds,
+            workers=params.compute.workers,
+            keep_pixels=False,
+        ).lines
