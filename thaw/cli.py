@@ -133,14 +133,27 @@ def verify(
 
 
 @app.command()
-def check(path: Annotated[Path, typer.Argument(help="The params file.")] = PARAMS_FILE) -> None:
-    """Validate params.yaml: every mistake at once, without running a stage."""
+def check(
+    path: Annotated[Path, typer.Argument(help="The params file.")] = PARAMS_FILE,
+    data: Annotated[
+        bool, typer.Option("--data", help="Look at every image too, and print what `prepare` would decide.")
+    ] = False,
+) -> None:
+    """Validate params.yaml: every mistake at once, without running a stage; with --data, the images as well."""
     from thaw.project import ignoring
 
     params = load_params(path)
     ignoring.check(path.parent, read_tree(path))
     phases = ", ".join(params.unfreeze.phases) or "none"
     print(f"{path} is valid: {params.backbone.source} on {params.data.raw}, phases {phases}")
+    if data:
+        from thaw.data import preparing
+
+        task = preparing.Task(
+            params.data, params.prepare, params.seed, params.select.folds, workers=params.compute.workers
+        )
+        for line in preparing.look(task):
+            print(for_terminal(f"prepare: {line}"))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

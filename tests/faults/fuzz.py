@@ -18,7 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+import zipfile
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -181,6 +182,46 @@ def safetensors() -> Reader:
     return Reader(read, [save(tensors), save(norm), save({**norm, **tensors}), save({})], words.encode().split())
 
 
+def checkpoints() -> Reader:
+    """Return the reader of what trainers write: the pickle in a file of torch, settings and objects beside weights."""
+    import torch
+    from torch import nn
+
+    from thaw.networks.sources import fitting, weights
+
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    own = network.state_dict()
+    beside = {
+        "args": argparse.Namespace(path=Path("a"), rate=np.float32(1), table=defaultdict(list, a=[1])),
+        "ema": {f"module.{name}": tensor for name, tensor in own.items()},
+        "arrays": {name: tensor.numpy() for name, tensor in own.items()},
+    }
+    archives = []
+    for value in ({"model": own, "network": network, **beside}, own, {"model": own, **beside}):
+        file = BytesIO()
+        torch.save(value, file)
+        with zipfile.ZipFile(file) as archive:
+            archives.append({name: archive.read(name) for name in archive.namelist()})
+    pickles = [data for files in archives for name, data in files.items() if name.endswith("data.pkl")]
+
+    def read(data: bytes, folder: Path, _: random.Random) -> None:
+        path = folder / "weights.pth"
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in archives[0].items():
+                archive.writestr(name, data if name.endswith("data.pkl") else content)
+        fitting.take(weights.read(path), network, None, str)
+
+    calls = [
+        b"cos\nsystem\n",
+        b"c__builtin__\nexec\n",
+        b"cnumpy\nload\n",
+        b"cargparse\nNamespace\n",
+        b"(tR",
+        b")\x81}b",
+    ]
+    return Reader(read, pickles, [*calls, *(bytes([code]) for code in b"Rb.suet(}])0a\x81\x93\x95")])
+
+
 def _with_length(data: bytes) -> bytes:
     """Return a safetensors file whose first 8 bytes say how long its header is, as far as it has one."""
     end = data.rfind(b"}}") + 2
@@ -305,6 +346,7 @@ def onnx() -> Reader:
 READERS: dict[str, Callable[[], Reader]] = {
     "images": images,
     "safetensors": safetensors,
+    "checkpoints": checkpoints,
     "listing": listing,
     "manifests": manifests,
     "params": params,

@@ -9,7 +9,15 @@ from tests.faults.mutated import mutated
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the limit of memory is one of Linux")
 
-CASES = {"images": 800, "safetensors": 800, "listing": 300, "manifests": 100, "params": 40, "onnx": 12}
+CASES = {
+    "images": 800,
+    "safetensors": 800,
+    "checkpoints": 400,
+    "listing": 300,
+    "manifests": 100,
+    "params": 40,
+    "onnx": 12,
+}
 
 
 @pytest.mark.parametrize("name", fuzz.READERS)

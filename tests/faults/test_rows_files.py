@@ -67,7 +67,7 @@ def _page(path: Path, weights: Weights) -> None:
         (
             "canary.pth",
             _canary,
-            "{path} holds something other than plain tensors, so it was not opened; bring it again",
+            "{path} would call posix.mkdir when it is opened, so it was not opened; weights need no such call",
         ),
         ("bomb.pth", _zip_bomb, "{path} is compressed, "),
         ("header.safetensors", _lying_header, "{path} is not a whole safetensors file ("),
@@ -77,7 +77,7 @@ def _page(path: Path, weights: Weights) -> None:
             _other_shape,
             "the weights of file:{name} are not those of test_resnet: conv1.0.weight has shape",
         ),
-        ("page.pth", _page, "{path} holds something other than plain tensors, so it was not opened; bring it again"),
+        ("page.pth", _page, "{path} is no file of torch or safetensors: it begins with b'<!DOCTYP'; bring it again"),
     ],
 )
 def test_row_16_what_are_no_weights_is_refused_and_runs_no_code(

@@ -16,7 +16,6 @@ from tests import tiny
 from tests.unit.test_training_model import write_final
 from thaw.errors import BackboneError
 from thaw.networks.sources.opening import describe, fetch_tensors, open_backbone, random_tensors
-from thaw.networks.sources.weights import unwrapped
 from thaw.pipeline import artifacts, facts
 from thaw.training.model import load
 
@@ -118,12 +117,6 @@ def test_random_weights_are_always_the_same_ones_and_leave_the_generator_alone()
     (_, first), (_, second) = random_tensors("timm:test_resnet"), random_tensors("timm:test_resnet")
     assert torch.equal(torch.rand(1), expected)
     assert all(torch.equal(value, second[name]) for name, value in first.items())
-
-
-def test_only_prefixes_that_help_are_taken_off() -> None:
-    tensors = {"model.a": torch.zeros(1), "model.b": torch.zeros(1)}
-    assert set(unwrapped(tensors, ["model.a", "model.b"])) == {"model.a", "model.b"}
-    assert set(unwrapped(tensors, ["a", "c"])) == {"a", "model.b"}
 
 
 def model(folder: Path, *, in_channels: int = 3) -> dict[str, torch.Tensor]:

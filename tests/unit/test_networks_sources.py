@@ -21,7 +21,6 @@ from thaw.errors import ArtifactError, BackboneError
 from thaw.networks.backbone import load_backbone
 from thaw.networks.sources import opening
 from thaw.networks.sources.opening import describe, fetch_tensors, open_backbone
-from thaw.networks.sources.weights import read_tensors, unwrapped
 from thaw.pipeline import artifacts, facts
 
 pytestmark = pytest.mark.usefixtures("scratch")
@@ -211,13 +210,6 @@ def test_weights_of_timm_come_from_the_hub_as_safetensors(tmp_path: Path, root: 
     sha256, total = done.stdout.split()
     assert sha256 == artifacts.sha256_of(tmp_path / "w")
     assert float(total) == pytest.approx(float(network.module.state_dict()["conv1.0.weight"].double().sum()))
-
-
-def test_state_dicts_are_found_inside_what_trainers_save(tmp_path: Path) -> None:
-    tensors = {"module.a": torch.ones(2)}
-    for wrapped in (tensors, {"state_dict": tensors, "epoch": 3}, {"model": tensors}):
-        torch.save(wrapped, tmp_path / "w.pth")
-        assert list(unwrapped(read_tensors(tmp_path / "w.pth"), ["a"])) == ["a"]
 
 
 def test_the_backbone_that_the_stage_stored_comes_back(tmp_path: Path) -> None:

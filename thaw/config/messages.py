@@ -25,7 +25,9 @@ FORMS = {
 }
 FORM_WORDS = {
     FORMS["phase"]: "a small letter followed by up to 30 small letters, digits or _",
-    FORMS["source"]: "package:NAME, timm:NAME[.TAG], torchvision:NAME[/WEIGHTS], file:PATH@ARCHITECTURE, onnx:PATH, "
+    FORMS[
+        "source"
+    ]: "package:NAME, timm:NAME[.TAG], torchvision:NAME[/WEIGHTS], file:PATH[#KEY]@ARCHITECTURE, onnx:PATH, "
     "python:MODULE:CALLABLE, model:FOLDER or model:REPOSITORY#PATH@REVISION",
     FORMS["model"]: "null or model:FOLDER or model:REPOSITORY#PATH@REVISION",
     FORMS["callable"]: "null or MODULE:CALLABLE",

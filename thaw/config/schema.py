@@ -268,9 +268,9 @@ class BackboneParams(Section):
 
     source: Annotated[str, Field(pattern=messages.FORMS["source"])]
     """`package:efficientnet_lite0` (or `lite2`), `timm:NAME[.TAG]`, `torchvision:NAME[/WEIGHTS]`; your own weights for
-    a known architecture, `file:PATH@timm:NAME` or `file:PATH@torchvision:NAME`; a network that another framework
-    exported, `onnx:PATH`; one that a function of yours returns, `python:MODULE:CALLABLE`; or a model that Thaw made,
-    `model:FOLDER`."""
+    a known architecture, `file:PATH@timm:NAME` or `file:PATH@torchvision:NAME`, of several in a checkpoint
+    `file:PATH#KEY@timm:NAME`; a network that another framework exported, `onnx:PATH`; one that a function of yours
+    returns, `python:MODULE:CALLABLE`; or a model that Thaw made, `model:FOLDER`."""
     python: Annotated[str, Field(pattern=messages.FORMS["callable"])] | None = None
     """The callable of yours, MODULE:CALLABLE, that a `model:` source was made from. A model is data: the code that it
     names is run only if it is named here."""

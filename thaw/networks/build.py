@@ -1,9 +1,10 @@
 """Build a network without its output layer, and give it tensors: random, pretrained or adapted to other channels."""
 
 import importlib
+import math
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from thaw.networks.blocks import list_blocks
 from thaw.networks.spec import Spec
 
 _IMAGENET_CLASSES = 1000
+_MOST_CLASS_TOKENS = 8  # and register tokens, of a transformer
 
 
 def build(spec: Spec) -> nn.Module:
@@ -44,17 +46,40 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], spec: Spec) -
     if missing:
         raise BackboneError(
             f"{whose} are not those of {spec.name}: {len(given)} of {len(wanted)} tensors match by name, "
-            f"{_some(missing)} missing{_unexpected(tensors, wanted)}; name the architecture that they belong to"
+            f"{_some(missing)} missing{_unexpected(tensors, wanted)}; name the architecture that they belong to, or "
+            "give a network with its weights by python:MODULE:CALLABLE"
         )
     for name, tensor in given.items():
         if tensor.shape != wanted[name].shape:
+            side = size_of(tensor.shape, wanted[name].shape, spec.input_px)
+            shapes = f"{name} has shape {list(tensor.shape)}, the network wants {list(wanted[name].shape)}"
+            if side:
+                raise BackboneError(
+                    f"{whose} are for images of {side} px, and {spec.name} is for {spec.input_px} px: {shapes}; give a "
+                    "network of that size with its weights, by python:MODULE:CALLABLE"
+                )
             raise BackboneError(
-                f"{whose} are not those of {spec.name}: {name} has shape {list(tensor.shape)}, "
-                f"the network wants {list(wanted[name].shape)}; name the architecture that they belong to"
+                f"{whose} are not those of {spec.name}: {shapes}; name the architecture that they belong to, or give a "
+                "network with its weights by python:MODULE:CALLABLE"
             )
     module.load_state_dict(given)
     if spec.library == "onnx" and spec.in_channels == 1 and max(len(set(spec.mean)), len(set(spec.std))) > 1:
         _compare_grey(module, tensors, spec)
+
+
+def size_of(theirs: Sequence[int], ours: Sequence[int], input_px: int) -> int | None:
+    """Return the side in pixels of the images that position embeddings [1, tokens, channels] were trained on.
+
+    `ours` is the shape that a network for images of `input_px` wants. None unless both are squares of tokens, beside
+    as many class and register tokens.
+    """
+    if len(theirs) != 3 or len(ours) != 3 or theirs[0] != ours[0] or theirs[2] != ours[2] or theirs[1] == ours[1]:
+        return None
+    for others in range(_MOST_CLASS_TOKENS + 1):
+        sides = [math.isqrt(max(0, shape[1] - others)) for shape in (theirs, ours)]
+        if all(side and side**2 == shape[1] - others for side, shape in zip(sides, (theirs, ours), strict=True)):
+            return round(input_px * sides[0] / sides[1])
+    return None
 
 
 def _build_timm(spec: Spec) -> nn.Module:

@@ -24,22 +24,24 @@ def check(
     for name, tensor in tensors.items():
         what = _wrong(name, tensor, None if wanted is None else wanted[name])
         if what is not None:
-            raise BackboneError(f"{whose} hold {what} in {name}; {_MEND}")
+            raise BackboneError(f"{whose} hold {what[0]} in {name}; {what[1]}")
 
 
-def _wrong(name: str, tensor: Tensor, wanted: Tensor | None) -> str | None:
+def _wrong(name: str, tensor: Tensor, wanted: Tensor | None) -> tuple[str, str] | None:
+    """Return what is wrong with a tensor and what to do about it; None if nothing is."""
     kind = str(tensor.dtype).removeprefix("torch.")
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-        return "no dense values"
-    if tensor.is_complex():
-        return f"complex numbers ({kind})"
     expected = wanted.dtype if wanted is not None else torch.float32 if tensor.is_floating_point() else tensor.dtype
+    name_of_expected = str(expected).removeprefix("torch.")
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        return "no dense values", "save them as dense tensors, neither sparse nor quantized"
+    if tensor.is_complex():
+        return f"complex numbers ({kind})", f"save them as {name_of_expected}"
     if not _fits(tensor.dtype, expected):
-        return f"values of type {kind} where the network has {str(expected).removeprefix('torch.')}"
+        return f"values of type {kind} where the network has {name_of_expected}", f"save them as {name_of_expected}"
     if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-        return "NaN or infinity"
+        return "NaN or infinity", f"{_MEND}, or take some of before training diverged"
     if name.endswith("running_var") and tensor.numel() and float(tensor.min()) < 0:
-        return f"a variance below zero ({float(tensor.min()):.3g})"
+        return f"a variance below zero ({float(tensor.min()):.3g})", _MEND
     return None
 
 

@@ -54,6 +54,29 @@ class BackboneSpec(BaseModel):
     """The graph of a network in ONNX, packed, without its weights; empty for one that its library builds."""
 
 
+class TakenFacts(Facts):
+    """What of a file of weights was used, and what was not."""
+
+    key: str
+    """Where the mapping of names to tensors was, dots between the keys; `.` for the file itself."""
+    prefix: str = ""
+    """What stood before each of the network's names, the dot included."""
+    how: Literal["names", "order", "timm"] = "names"
+    """By what tensors were matched: their names, their order and shapes, or names that timm converted."""
+    tensors: int
+    """How many were used."""
+    filled: int = 0
+    """Counters of batches that the file lacks, which start from 0."""
+    resampled: list[str] = Field(default_factory=list)
+    """Tensors that were interpolated from another image size."""
+    also: list[str] = Field(default_factory=list)
+    """The `#KEY` of each other place that holds the same network, such as averaged weights."""
+    unused_tensors: dict[str, int] = Field(default_factory=dict)
+    """How many tensors beside the network's were there, by the first part of their names."""
+    unused: list[str] = Field(default_factory=list)
+    """What else the file holds: keys, dots between them, with the type of what cannot be read."""
+
+
 class BackboneFacts(Facts):
     """model.json of models/backbone."""
 
@@ -66,6 +89,8 @@ class BackboneFacts(Facts):
     """Input first."""
     features: int
     """Length of the feature vector of one image."""
+    taken: TakenFacts | None = None
+    """What of the file of weights was used; absent where a source holds nothing else."""
 
 
 class Lineage(Facts):

@@ -10,9 +10,10 @@ from thaw.config.messages import KERAS
 from thaw.errors import BackboneError
 from thaw.networks.backbone import Backbone, assemble
 from thaw.networks.build import build
-from thaw.networks.sources import download, file, model, onnx, package, python, timm, torchvision
+from thaw.networks.sources import download, file, fitting, model, onnx, package, python, timm, torchvision
 from thaw.networks.sources.weights import Found
 from thaw.networks.spec import Spec
+from thaw.pipeline.model_facts import TakenFacts
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,21 @@ def open_backbone(
 
 
 def fetch_tensors(source: str, *, sha256: str | None) -> tuple[Spec, dict[str, Tensor]]:
-    """Return the Spec, completed by the hash of the weights, and the tensors by name, in the network's own names.
+    """Return the Spec and the tensors of `fetch` by name."""
+    spec, found = fetch(source, sha256=sha256)
+    return spec, found.tensors
+
+
+def fetch(source: str, *, sha256: str | None, pretrained: bool = True) -> tuple[Spec, Found]:
+    """Return the Spec, completed by the hash of the weights, and the weights in the network's own names.
+
+    Without `pretrained` they are random ones.
 
     Raises: BackboneError if they cannot be had, have another hash than `sha256`, or are not plain tensors.
     """
+    if not pretrained:
+        spec, tensors = random_tensors(source)
+        return spec, Found(tensors, "", "")
     kind, name = _split(source)
     spec = kind.describe(name)
     found = kind.fetch(name, spec)
@@ -80,7 +92,17 @@ def fetch_tensors(source: str, *, sha256: str | None) -> tuple[Spec, dict[str, T
             f"the weights of {source} have SHA-256 {found.sha256}, but backbone.sha256 is {sha256}; "
             f"{found.remedy}, or set backbone.sha256 if you trust these"
         )
-    return spec.model_copy(update={"sha256": found.sha256}), found.tensors
+    return spec.model_copy(update={"sha256": found.sha256}), found
+
+
+def taken_by(found: Found, source: str, backbone: Backbone) -> TakenFacts | None:
+    """Say in a line what of a file of weights a network took, and return it; None for a source that is no such file."""
+    if found.taken is None:
+        return None
+    changed = fitting.resampled(found.tensors, backbone.module, backbone.spec.input_px)
+    taken = found.taken.model_copy(update={"resampled": changed})
+    print(file.words(source, taken))
+    return taken
 
 
 def random_tensors(source: str) -> tuple[Spec, dict[str, Tensor]]:
