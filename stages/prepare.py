@@ -22,7 +22,7 @@ def main() -> None:
         settings, paths = params.prepare, listed.table["path"].tolist()
         with artifacts.new_folder(Path(OUTS[0])) as folder, TemporaryFile(dir=folder) as file:
             spool = packed.Spool(file, settings.size_px)
-            found = ingest(listed.root, paths, settings, workers=params.compute.workers)
+            found = ingest(listed.source, paths, settings, workers=params.compute.workers)
             items = progress(found, total=len(paths), label="prepare: images read")
             cataloged = rare.settle(catalog.collect(listed, items, spool, settings, params.data), params.data.rare)
             cataloged = neighbours.grouped(cataloged, spool, params.data.group)

@@ -15,6 +15,7 @@ from thaw.data import decoding, looks, needs
 from thaw.data.decoding import read_regular
 from thaw.data.looks import Look
 from thaw.data.pixel_values import Measured, Pixels
+from thaw.data.places import Archive
 from thaw.pipeline.bounded import Bounded, Lost
 from thaw.pipeline.machine import usable_cores
 
@@ -36,12 +37,15 @@ class Ingested:
     look: Look | None = None
 
 
-def ingest(root: Path, paths: list[str], settings: PrepareParams, *, workers: int | None) -> Iterator[Ingested]:
+def ingest(
+    source: Path | Archive, paths: list[str], settings: PrepareParams, *, workers: int | None
+) -> Iterator[Ingested]:
     """Yield what became of each path, in order; never more than a few dozen images are in memory.
 
-    `workers` is the number of processes: None is one per core, 0 decodes in this process; results do not depend on it.
+    `source` is the folder or the archive of the images. `workers` is the number of processes: None is one per core, 0
+    decodes in this process; results do not depend on it.
     """
-    work = partial(_ingest_one, os.path.realpath(root), settings)
+    work = partial(_ingest_one, os.path.realpath(source) if isinstance(source, Path) else source, settings)
     if workers == 0:
         yield from map(work, paths)
         return
@@ -51,9 +55,9 @@ def ingest(root: Path, paths: list[str], settings: PrepareParams, *, workers: in
             yield Ingested(path, reason=found.reason) if isinstance(found, Lost) else found
 
 
-def _ingest_one(root: str, settings: PrepareParams, path: str) -> Ingested:
+def _ingest_one(source: str | Archive, settings: PrepareParams, path: str) -> Ingested:
     try:
-        data = read_inside(root, path, settings.max_megapixels)
+        data = read(source, path, settings.max_megapixels)
         picture = decoding.decode(
             data,
             size_px=settings.size_px,
@@ -74,6 +78,13 @@ def _ingest_one(root: str, settings: PrepareParams, path: str) -> Ingested:
         pixels=picture.pixels,
         look=looks.look(picture.pixels),
     )
+
+
+def read(source: str | Archive, path: str, max_megapixels: float) -> bytes:
+    """Return the bytes of an image below a folder (a real path) or in an archive. Raises: UnusableError."""
+    if isinstance(source, Archive):
+        return source.read(path, max_megapixels)
+    return read_inside(source, path, max_megapixels)
 
 
 def read_inside(root: str, path: str, max_megapixels: float) -> bytes:

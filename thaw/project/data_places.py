@@ -76,12 +76,15 @@ def _paths(manifest: Path, tree: Mapping[str, object]) -> list[str]:
     if manifest.exists() and not manifest.is_file():
         raise DataError(f"{manifest} is no regular file, so it would be read for ever; put a CSV in its place")
     from thaw.data import dialect, named_files  # and pandas, which folders of classes do without
+    from thaw.data.places import Folder
 
     encoding, columns = value_at(tree, "data", "encoding"), value_at(tree, "data", "columns")
     name = columns.get("path", "path") if isinstance(columns, dict) else "path"
     try:
         cells = dialect.read(manifest, encoding if isinstance(encoding, str) else "auto").table
-        return [path for path in named_files.resolve(cells[name].tolist(), manifest.parent, manifest)[0] if path]
+        return [
+            path for path in named_files.resolve(cells[name].tolist(), Folder(manifest.parent), manifest)[0] if path
+        ]
     except (ThawError, KeyError, LookupError):
         return []
 

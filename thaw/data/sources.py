@@ -1,0 +1,84 @@
+"""What `data.raw` is: a folder, a table, an archive of a folder, or files that hold images together with their labels.
+
+The content decides, not the name. What says its labels itself comes with a manifest, as if a table had listed it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from thaw import extras
+from thaw.config.schema import DataParams
+from thaw.data import archives, dialect, manifest, shard_names, webdataset
+from thaw.data.manifest import SPLITS, Manifest
+from thaw.data.places import Archive, Folder, Place
+from thaw.errors import DataError
+
+TABLES = ("manifest.csv", "metadata.csv", "metadata.jsonl")
+"""Names of tables that list the images of their folder; the last two are those of Hugging Face's image folders."""
+
+_PARQUET = b"PAR1"
+
+Kind = Literal["folder", "table", "zip", "tar", "shards", "parquet"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files of a data set."""
+
+    place: Place
+    manifest: Manifest | None = None
+    """The images and labels, where neither folders nor a table among the files say them."""
+    notes: Sequence[str] = field(default_factory=list)
+    """What was decided on the way, a line each."""
+
+
+def kind_of(raw: Path) -> Kind:
+    """Return what `data.raw` is; a tar may prove to be a shard of samples once it is open.
+
+    Raises: DataError for a file of a kind that is not read.
+    """
+    try:
+        if raw.is_file():
+            with raw.open("rb") as file:
+                return "parquet" if file.read(4) == _PARQUET else archives.kind_of(raw) or "table"
+        if any((raw / name).is_file() for name in TABLES):
+            return "folder"
+        kinds: Mapping[str, Kind] = {".tar": "shards", ".parquet": "parquet"}
+        return next((kind for suffix, kind in kinds.items() if shard_names.of_folder(raw, suffix)), "folder")
+    except OSError as error:
+        raise DataError(f"{raw} cannot be read: {error.strerror}") from None
+
+
+def open_source(raw: Path, data: DataParams) -> Source:
+    """Return the files that `data.raw` holds. Raises: DataError if they are none that can be read."""
+    kind = kind_of(raw)
+    if kind == "folder":
+        return Source(Folder(raw))
+    if kind == "table":
+        place = Folder(raw.parent)
+        return Source(place, manifest.of_cells(dialect.read(raw, data.encoding), raw, place, data))
+    if kind == "shards":
+        return Source(*webdataset.read(raw, shard_names.of_folder(raw, ".tar"), data))
+    if kind == "parquet":
+        with extras.named():
+            from thaw.data import parquet  # and pyarrow, which most data sets do without
+        return Source(*parquet.read(raw, shard_names.of_folder(raw, ".parquet") if raw.is_dir() else [raw], data))
+    archive = archives.open_archive(raw, kind)
+    if kind == "tar" and webdataset.is_shard(archive):
+        return Source(*webdataset.read(raw, [raw], data))
+    return _without_top(archive)
+
+
+def _without_top(archive: Archive) -> Source:
+    """Return the files of an archive without the one folder that holds all of them, as tools pack a folder."""
+    tops = archive.entries()
+    if len(tops) != 1 or tops[0].kind != "folder" or tops[0].name.lower() in SPLITS:
+        return Source(archive)
+    top = tops[0].name
+    inside = archive.entries(top)
+    if not any(entry.kind == "folder" or entry.name in TABLES for entry in inside):
+        return Source(archive)
+    note = f"{archive.root}: all files are in the folder {top}, which is left out of their paths"
+    return Source(archive.below(top).with_root(archive.root), notes=[note])
