@@ -128,8 +128,8 @@ def _special(is_link: bool) -> str:
 
 
 def _tar(path: Path) -> Archive:
-    with path.open("rb") as file:
-        start = file.read(8)
+    with path.open("rb") as beginning:
+        start = beginning.read(8)
     opener = next((opener for magic, opener in _COMPRESSED.items() if start.startswith(magic)), None)
     parts: dict[str, Part] = {}
     if opener is None:

@@ -132,6 +132,12 @@ def table_of(raw: Path) -> Path | None:
     return raw if sources.kind_of(raw) == "table" else None
 
 
+def says_its_labels(raw: Path) -> bool:
+    """Tell whether `data.raw` is a file, or holds files, that no other table of labels can go with."""
+    opened = sources.open_source(raw, DataParams(raw=str(raw)))
+    return opened.manifest is not None or (isinstance(opened.place, Archive) and _table_in(opened.place) is not None)
+
+
 def _table_in(place: Place, folder: str = "") -> str | None:
     """Return the path of the table of images that a folder holds; None for folders of classes.
 

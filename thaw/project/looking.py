@@ -8,21 +8,25 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from thaw.data import decoding, pixel_values
 from thaw.data.decoding import Picture, UnusableError
-from thaw.data.ingest import read_inside
+from thaw.data.ingest import read
 from thaw.data.listing import Listing
 from thaw.data.pixel_values import Ranges
+from thaw.data.places import Archive
 from thaw.pipeline.data_facts import Range
 from thaw.progress import progress
 
 NUM_DECODED = 100
-_MAX_MEGAPIXELS = 100.0
+MAX_MEGAPIXELS = 100.0
+"""Of an image that is looked at or copied out of an archive; `prepare` takes its own limit."""
 _TINY_PX = 16
 _MULTIPLE_PX = 8
 _OBLONG = 1.5
@@ -65,12 +69,12 @@ def look(listed: Listing) -> Seen:
     paths = [str(path) for path in listed.table["path"]]
     sizes, unusable = [], []
     for path in progress(paths, total=len(paths), label="images looked at"):
-        size = _header_size(listed.root / path)
+        size = _size(listed, path)
         if isinstance(size, str):
             unusable.append(f"{path}: {size}")
         else:
             sizes.append(size)
-    decoded = _decoded(listed.root, paths[:: -(-len(paths) // NUM_DECODED)])
+    decoded = _decoded(listed.source, paths[:: -(-len(paths) // NUM_DECODED)])
     pictures = [picture for picture, _ in decoded]
     value_range, notes = _value_range(decoded)
     return Seen(
@@ -102,17 +106,31 @@ def _channels(number: int) -> str:
     return {1: "grey", 3: "colour"}.get(number, f"{number} channels")
 
 
-def _header_size(path: Path) -> tuple[int, int] | str:
-    """Return the width and height that a file claims, or the reason why it is no image."""
-    if path.exists() and not path.is_file():  # opening a pipe would wait for its writer
-        return "not a regular file"
+def _size(listed: Listing, path: str) -> tuple[int, int] | str:
+    """Return the width and height that a listed file claims, or the reason why it is no image."""
+    full = listed.root / path
     try:
-        with path.open("rb") as file:
-            if file.read(4) in (magic.encode("latin-1") for magic in _TIFF):
-                return _tiff_size(path)
+        if listed.archive is not None:
+            return _header_size(BytesIO(listed.archive.read(path, MAX_MEGAPIXELS)))
+        if full.exists() and not full.is_file():  # opening a pipe would wait for its writer
+            return "not a regular file"
+        with full.open("rb") as file:
+            return _header_size(file)
+    except UnusableError as error:
+        return str(error)
+    except OSError as error:
+        return error.strerror or "it cannot be read"
+
+
+def _header_size(file: IO[bytes]) -> tuple[int, int] | str:
+    """Return the width and height that an open file claims, or the reason why it is no image."""
+    try:
+        if file.read(4) in (magic.encode("latin-1") for magic in _TIFF):
+            return _tiff_size(file)
+        file.seek(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large images, which `prepare` refuses
-            with Image.open(path, formats=decoding.FORMATS) as image:
+            with Image.open(file, formats=decoding.FORMATS) as image:
                 return image.size
     except UnidentifiedImageError:
         return "not an image of a format that is read (JPEG, PNG, BMP, TIFF, WebP, GIF)"
@@ -122,28 +140,29 @@ def _header_size(path: Path) -> tuple[int, int] | str:
         return f"its header is damaged ({type(error).__name__})"
 
 
-def _tiff_size(path: Path) -> tuple[int, int]:
+def _tiff_size(opened: IO[bytes]) -> tuple[int, int]:
     import tifffile  # 0.1 s, and few data sets need it
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)  # what it finds wrong is told by the exception
-    with tifffile.TiffFile(path) as file:
+    opened.seek(0)
+    with tifffile.TiffFile(opened) as file:
         page = file.pages.first
         return int(page.imagewidth), int(page.imagelength)
 
 
-def _decoded(root: Path, paths: Iterable[str]) -> list[tuple[Picture, bool]]:
+def _decoded(source: Path | Archive, paths: Iterable[str]) -> list[tuple[Picture, bool]]:
     """Return a tiny picture of each file that can be decoded, and whether its values have a range of their own."""
     found = []
     for path in paths:
         for asked in (None, _EVERYTHING):
             try:
-                data = read_inside(str(root.resolve()), path, _MAX_MEGAPIXELS)
+                data = read(str(source.resolve()) if isinstance(source, Path) else source, path, MAX_MEGAPIXELS)
                 picture = decoding.decode(
                     data,
                     size_px=_TINY_PX,
                     fit="squash",
                     background=255,
-                    max_megapixels=_MAX_MEGAPIXELS,
+                    max_megapixels=MAX_MEGAPIXELS,
                     value_range=asked,
                 )
             except UnusableError:
