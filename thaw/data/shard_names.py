@@ -50,7 +50,7 @@ def _split(name: str) -> str:
     words = [
         SPLITS[word]
         for part in reversed(name.split("/"))
-        for word in re.split(r"[-_.]", part.lower())
+        for word in re.split(r"[-_.0-9]+", part.lower())
         if word in SPLITS
     ]
     return words[0] if words else ""

@@ -10,7 +10,7 @@ from typing import Literal
 
 from thaw import extras
 from thaw.config.schema import DataParams
-from thaw.data import archives, dialect, manifest, shard_names, webdataset
+from thaw.data import annotations, archives, dialect, manifest, shard_names, torchvision_sets, webdataset
 from thaw.data.manifest import SPLITS, Manifest
 from thaw.data.places import Archive, Folder, Place
 from thaw.errors import DataError
@@ -19,6 +19,8 @@ TABLES = ("manifest.csv", "metadata.csv", "metadata.jsonl")
 """Names of tables that list the images of their folder; the last two are those of Hugging Face's image folders."""
 
 _PARQUET = b"PAR1"
+
+_LISTS = (".csv", ".jsonl", ".json")
 
 Kind = Literal["folder", "table", "zip", "tar", "shards", "parquet"]
 
@@ -53,9 +55,10 @@ def kind_of(raw: Path) -> Kind:
 
 def open_source(raw: Path, data: DataParams) -> Source:
     """Return the files that `data.raw` holds. Raises: DataError if they are none that can be read."""
+    if data.layout is not None:
+        name = data.layout.removeprefix(torchvision_sets.PREFIX)
+        return Source(*torchvision_sets.read(raw, name, data))
     kind = kind_of(raw)
-    if kind == "folder":
-        return Source(Folder(raw))
     if kind == "table":
         place = Folder(raw.parent)
         return Source(place, manifest.of_cells(dialect.read(raw, data.encoding), raw, place, data))
@@ -65,10 +68,27 @@ def open_source(raw: Path, data: DataParams) -> Source:
         with extras.named():
             from thaw.data import parquet  # and pyarrow, which most data sets do without
         return Source(*parquet.read(raw, shard_names.of_folder(raw, ".parquet") if raw.is_dir() else [raw], data))
+    if kind == "folder":
+        if not any((raw / name).is_file() for name in TABLES):
+            torchvision_sets.check_said(raw)
+        return _annotated(Source(Folder(raw)), data)
     archive = archives.open_archive(raw, kind)
     if kind == "tar" and webdataset.is_shard(archive):
         return Source(*webdataset.read(raw, [raw], data))
-    return _without_top(archive)
+    return _annotated(_without_top(archive), data)
+
+
+def _annotated(source: Source, data: DataParams) -> Source:
+    """Return a folder with the labels of COCO annotations, where it has some and no table of images.
+
+    Raises: DataError if it is laid out for detection otherwise.
+    """
+    if data.label_file is not None or any(source.place.has(name) for name in TABLES):
+        return source
+    if found := annotations.find(source.place):
+        return Source(source.place, annotations.read(source.place, found, data), source.notes)
+    annotations.check_detection(source.place)
+    return source
 
 
 def _without_top(archive: Archive) -> Source:
@@ -78,7 +98,7 @@ def _without_top(archive: Archive) -> Source:
         return Source(archive)
     top = tops[0].name
     inside = archive.entries(top)
-    if not any(entry.kind == "folder" or entry.name in TABLES for entry in inside):
+    if not any(entry.kind == "folder" or entry.name.lower().endswith(_LISTS) for entry in inside):
         return Source(archive)
     note = f"{archive.root}: all files are in the folder {top}, which is left out of their paths"
     return Source(archive.below(top).with_root(archive.root), notes=[note])
