@@ -218,5 +218,3 @@ def test_what_is_not_there_or_not_known_says_how_to_get_it(tmp_path: Path) -> No
         DataError, match=r"holds CIFAR10 as torchvision lays it out; set data.layout to torchvision:CIF"
     ):
         listing.read(tmp_path)
-    with pytest.raises(DataError, match=r"set data.raw and data.labels to data/tv, and data.layout to torchvision:CIF"):
-        listing.read_data(DataParams(raw="torchvision:CIFAR10@data/tv"))

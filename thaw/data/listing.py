@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from thaw.config.schema import DataParams
-from thaw.data import archives, dialect, manifest, sources, torchvision_sets
+from thaw.data import archives, dialect, manifest, sources
 from thaw.data.dialect import Sheet
 from thaw.data.manifest import SPLITS
 from thaw.data.places import Archive, Folder, Place
@@ -80,14 +80,8 @@ def inputs(data: DataParams) -> list[str]:
 
 
 def locate(raw: str) -> Path:
-    """Return `data.raw` as a path. Raises: DataError if there is nothing, or if it is no path."""
+    """Return `data.raw` as a path. Raises: DataError if there is nothing."""
     path = Path(raw)
-    if raw.startswith(torchvision_sets.PREFIX) and not path.exists():
-        name, _, folder = raw.partition("@")
-        raise DataError(
-            f"params.yaml: data.raw is {raw}, and DVC tracks paths; set data.raw and data.labels to "
-            f"{folder or 'the folder that torchvision has put it into'}, and data.layout to {name}"
-        )
     if path.is_relative_to(_SAMPLE.parent) and _SAMPLE.exists():
         needed = path / MANIFEST if path == _SAMPLE.parent else path
         if not needed.exists():

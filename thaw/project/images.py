@@ -8,6 +8,7 @@ room.
 import errno
 import filecmp
 import os
+import re
 import shutil
 import stat
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,10 @@ def list_images(
         raise DataError("--images and --manifest are both given; give the folder, or the CSV that lists the images")
     if manifest is not None and not manifest.is_file():
         raise DataError(f"--manifest is {manifest}, which is no file; give a CSV with the columns path and label")
+    if images is not None and re.match(r"[a-z][a-z0-9+]*:/", str(images)):
+        raise DataError(
+            f"--images is {images}, an address; leave it out, and run `thaw data fetch ADDRESS` in the new project"
+        )
     if images is not None and (not images.exists() or is_table(images)):
         raise DataError(
             f"--images is {images}, which is no folder and no archive; give a folder with a sub-folder for each class, "
