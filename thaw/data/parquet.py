@@ -212,7 +212,7 @@ def _inside(path: str) -> str:
     windows = PureWindowsPath(path)
     normal = posixpath.normpath(path) if path else ""
     if windows.drive or "\\" in path or normal.startswith(("/", "..")) or normal == ".":
-        return windows.name
+        return windows.name if windows.name != ".." else ""
     return normal
 
 
