@@ -58,7 +58,8 @@ def options(
 def new(
     project: Annotated[Path, typer.Argument(help="The project's folder; it must not be there yet, or be empty.")],
     images: Annotated[
-        Path | None, typer.Option("--images", help="A folder with a sub-folder of images for each class.")
+        Path | None,
+        typer.Option("--images", help="A folder with a sub-folder of images for each class, or an archive of one."),
     ] = None,
     manifest: Annotated[
         Path | None, typer.Option("--manifest", help="A table with the columns path and label, instead of --images.")

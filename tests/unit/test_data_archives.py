@@ -270,7 +270,7 @@ def test_one_folder_around_all_is_left_out_and_said_unless_it_is_a_split_or_a_cl
     split = read(zipped(tmp_path / "b.zip", {f"train/{name}": data for name, data in FILES.items()}))
     assert split.table["path"].tolist() == [f"train/{name}" for name in sorted(FILES)]
     assert set(split.table["split"]) == {"train"}
-    with pytest.raises(DataError, match=r"c.zip has one class only \(cat\)"):
+    with pytest.raises(DataError, match=r"c.zip holds no class folders with files in them"):
         read(zipped(tmp_path / "c.zip", {"cat/1.png": b"1", "cat/2.png": b"2"}))
 
 
@@ -294,6 +294,15 @@ def test_labels_in_git_go_with_an_archive_of_class_folders(tmp_path: Path) -> No
     assert listed.table["label"].tolist() == ["1", "2", "3", "ö"]
     assert listed.source is listed.archive
     assert not listing.says_its_labels(path)
+
+
+def test_labels_of_a_competition_go_with_its_zip_of_one_flat_folder(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "train.zip", {f"train/{number}.jpg": b"%d" % number for number in range(4)})
+    (tmp_path / "train.csv").write_text("id,breed\n" + "".join(f"{number},{'ab'[number % 2]}\n" for number in range(4)))
+    how = DataParams(raw=str(path), columns={"path": "id", "label": "breed"})
+    listed = listing.read(path, tmp_path / "train.csv", how)
+    assert listed.table["path"].tolist() == [f"{number}.jpg" for number in range(4)]
+    assert len(listed.notes) == 2
 
 
 def test_a_folder_that_holds_an_archive_is_refused_with_its_path(tmp_path: Path) -> None:

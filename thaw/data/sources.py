@@ -20,8 +20,6 @@ TABLES = ("manifest.csv", "metadata.csv", "metadata.jsonl")
 
 _PARQUET = b"PAR1"
 
-_LISTS = (".csv", ".jsonl", ".json")
-
 Kind = Literal["folder", "table", "zip", "tar", "shards", "parquet"]
 
 
@@ -92,13 +90,15 @@ def _annotated(source: Source, data: DataParams) -> Source:
 
 
 def _without_top(archive: Archive) -> Source:
-    """Return the files of an archive without the one folder that holds all of them, as tools pack a folder."""
+    """Return the files of an archive without the one folder that holds all of them, as tools pack a folder.
+
+    A folder that is called as a split and holds class folders says the split, and stays.
+    """
     tops = archive.entries()
-    if len(tops) != 1 or tops[0].kind != "folder" or tops[0].name.lower() in SPLITS:
+    if len(tops) != 1 or tops[0].kind != "folder":
         return Source(archive)
     top = tops[0].name
-    inside = archive.entries(top)
-    if not any(entry.kind == "folder" or entry.name.lower().endswith(_LISTS) for entry in inside):
+    if top.lower() in SPLITS and any(entry.kind == "folder" for entry in archive.entries(top)):
         return Source(archive)
     note = f"{archive.root}: all files are in the folder {top}, which is left out of their paths"
     return Source(archive.below(top).with_root(archive.root), notes=[note])
