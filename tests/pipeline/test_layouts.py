@@ -1,4 +1,4 @@
-"""A competition's flat folder with its CSV, and a zip, through every stage; `thaw predict` answers the unlabelled images."""
+"""A flat folder with its CSV, and a zip, through every stage; `thaw predict` answers the images without labels."""
 
 import contextlib
 import csv
