@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import pickle
 import random
 import stat
 import struct
@@ -335,6 +336,15 @@ def test_a_spool_goes_with_its_archive_and_what_the_killed_left_goes_too(
     assert below.read("1.png", 1) == b"one"
     del below
     assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_another_process_reads_the_same_and_deletes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THAW_SCRATCH", str(tmp_path / "scratch"))
+    archive = opened(tarred(tmp_path / "a.tar.gz", FILES, mode="w:gz"))
+    copy = pickle.loads(pickle.dumps(archive))
+    assert {path: copy.read(path, 1) for path in copy.files} == FILES
+    del copy
+    assert archive.read("cat/1.png", 1) == b"one"
 
 
 def test_a_part_that_nothing_holds_has_no_bytes(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from thaw.config.schema import DataParams
 from thaw.data import sources
 from thaw.errors import ArtifactError, ThawError
 from thaw.pipeline import artifacts
-from thaw.pipeline.revisions import AbsentError, Tree
+from thaw.pipeline.revisions import Tree
 from thaw.progress import progress
 from thaw.serving.answers import answer
 from thaw.serving.exported import Exported
@@ -60,15 +60,11 @@ def _files(images: Tree, tested: pd.DataFrame, folder: Path) -> Iterator[Path]:
     if copy is not None and sources.kind_of(copy) != "table":
         yield from _unpacked(copy, images, tested, folder)
         return
+    if Path(raw).is_dir() and (kind := sources.kind_of(Path(raw))) != "folder":
+        raise ArtifactError(f"{raw} holds the images in {kind}, which are not looked up in {images.shown}")
     root = Path(raw).parent if is_file else Path(raw)
     for path, sha256 in zip(tested["path"], tested["sha256"], strict=True):
-        try:
-            file = images.fetch((root / path).as_posix(), folder)
-        except AbsentError:
-            raise ArtifactError(
-                f"{root} of {images.shown} has no file {path}; images in several shards or Parquet files are not "
-                "looked up there"
-            ) from None
+        file = images.fetch((root / path).as_posix(), folder)
         if artifacts.sha256_of(file) != sha256:
             raise ArtifactError(f"{root / path} of {images.shown} has changed since it was prepared; run `dvc repro`")
         yield file

@@ -81,6 +81,9 @@ def open_archive(path: Path, kind: Kind) -> Archive:
 
 
 def _is_spreadsheet(path: Path) -> bool:
+    """Tell whether a zip is one of a spreadsheet's files; nobody calls that .zip."""
+    if path.suffix.lower() == ".zip":  # the entries of which are read once only then
+        return False
     try:
         with zipfile.ZipFile(path) as file:
             return "[Content_Types].xml" in file.namelist()

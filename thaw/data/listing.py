@@ -9,6 +9,7 @@ names another table, that one lists the images below the folder `data.raw`, and 
 
 import dataclasses
 import os
+import posixpath
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -222,11 +223,12 @@ def _of_classes(place: Place, classes: dict[str, tuple[str, str]], links: list[s
     rows: list[tuple[str, str, str]] = []
     beside: list[str] = []
     for folder, (split, name) in classes.items():
-        found = list(_files(place, folder, links))
-        images = [path for path in found if not _is_beside(path)]
-        beside += [path for path in found if _is_beside(path)]
+        images, others = list[str](), list[str]()
+        for path in _files(place, folder, links):
+            (others if _is_beside(path) else images).append(path)
+        beside += others
         if not images:
-            what = "no images" if found else "no files"
+            what = "no images" if others else "no files"
             raise DataError(f"{raw / folder} holds {what}; add images of this class or remove the folder")
         rows += [(path, name, split) for path in images]
     loose = [entry.name for entry in place.entries() if entry.kind == "file"]
@@ -270,7 +272,7 @@ def _without_labels(place: Place, folder: str) -> str:
 
 
 def _is_beside(path: str) -> bool:
-    return PurePosixPath(path).suffix.lower() in _BESIDE_IMAGES
+    return posixpath.splitext(path)[1].lower() in _BESIDE_IMAGES
 
 
 def _is_split(tops: list[str], given: list[str], raw: Path) -> bool:
