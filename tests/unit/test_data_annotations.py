@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from thaw.config.schema import DataParams
 from thaw.data import listing
 from thaw.errors import DataError
 
@@ -78,6 +79,12 @@ def test_several_categories_an_image_are_refused_as_what_they_are(tmp_path: Path
     lay_out(tmp_path, {"annotations.json": coco((0, 9)), "1.jpg": None, "2.jpg": None})
     with pytest.raises(DataError, match=r"1 of 3 images have several categories \(1.jpg: cat, dog\), as for detection"):
         listing.read(tmp_path)
+
+
+def test_columns_have_no_effect_on_annotations_and_are_refused(tmp_path: Path) -> None:
+    lay_out(tmp_path, {"annotations.json": coco(), **dict.fromkeys(LABELS)})
+    with pytest.raises(DataError, match=r"labels in COCO annotations, where data.columns and data.ignore_columns have"):
+        listing.read(tmp_path, data=DataParams(raw=str(tmp_path), columns={"label": "x"}))
 
 
 def test_images_without_an_annotation_are_not_used_and_said(tmp_path: Path) -> None:

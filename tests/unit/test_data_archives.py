@@ -248,6 +248,7 @@ def test_joined_tars_are_refused_and_names_of_other_encodings_too(tmp_path: Path
         ("a.zip", b"<html>404</html>", "is called an archive and is none"),
         ("a.tar.gz", gzip.compress(b"path,label\n" * 100), "is damaged or cut short"),
         ("a.zip", b"", "is called an archive and is none"),
+        ("a.zip", b"version https://git-lfs.github.com/spec/v1\n", "run `git lfs pull`, which brings it"),
         ("a.tar", bytes(10240), "holds no files"),
     ],
 )
@@ -255,6 +256,21 @@ def test_what_is_no_archive_that_is_read_is_refused_by_name(tmp_path: Path, name
     (tmp_path / name).write_bytes(data)
     with pytest.raises(DataError, match=said):
         read(tmp_path / name)
+
+
+def test_backslashes_divide_the_paths_of_a_zip_from_windows_and_of_no_other(tmp_path: Path) -> None:
+    for system, expected in ((0, ["cat/1.png"]), (3, ["cat\\1.png"])):
+        info = zipfile.ZipInfo("cat\\1.png")
+        info.create_system = system
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+            file.writestr(info, b"one")
+        assert opened(tmp_path / "a.zip").files == expected
+
+
+def test_a_table_in_a_zip_that_unpacks_to_far_more_is_refused(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "a.zip", FILES | {"manifest.csv": bytes(10**8)})
+    with pytest.raises(DataError, match=r"manifest.csv unpacks to 100000000 bytes from \d+, as no table does"):
+        read(path)
 
 
 def test_a_spreadsheet_is_still_a_table(tmp_path: Path) -> None:

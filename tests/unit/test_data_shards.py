@@ -229,6 +229,9 @@ def test_parquet_that_is_damaged_or_of_other_columns_is_refused(tmp_path: Path) 
     with pytest.raises(DataError, match=r"2.parquet has other columns than .*1.parquet"):
         read(tmp_path / "a")
     whole = path.read_bytes()
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(DataError, match=r"1.parquet is a pointer of Git LFS; run `git lfs pull`"):
+        read(tmp_path / "a")
     for length in range(4, len(whole), 37):
         path.write_bytes(whole[:length])
         with pytest.raises(DataError, match=r"1.parquet is no Parquet that can be read"):

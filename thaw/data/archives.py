@@ -25,6 +25,7 @@ Kind = Literal["zip", "tar"]
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 """How people call such archives."""
+_POINTER = b"version https://git-lfs.github.com/spec/"
 _BLOCK = 512
 _BEGINNING = 2**10
 _CHUNK = 2**20
@@ -56,9 +57,8 @@ def kind_of(path: Path) -> Kind | None:
     if path.name.lower().endswith(SUFFIXES):
         if path.name.lower().endswith(".tar") and tarfile.is_tarfile(path):  # one of before 1988 has no mark
             return "tar"
-        raise DataError(
-            f"{path} is called an archive and is none (it begins with {start[:8]!r}); bring it again from its source"
-        )
+        way_out = "run `git lfs pull`, which brings it" if is_pointer(path) else "bring it again from its source"
+        raise DataError(f"{path} is called an archive and is none (it begins with {start[:8]!r}); {way_out}")
     return None
 
 
@@ -78,6 +78,12 @@ def open_archive(path: Path, kind: Kind) -> Archive:
     except _DAMAGED as error:
         said = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path} is damaged or cut short ({said}); bring it again from its source") from None
+
+
+def is_pointer(path: Path) -> bool:
+    """Tell whether a file is what Git LFS leaves in the place of one that it has not brought."""
+    with path.open("rb") as file:
+        return file.read(len(_POINTER)) == _POINTER
 
 
 def _is_spreadsheet(path: Path) -> bool:

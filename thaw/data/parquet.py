@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from thaw.config.schema import DataParams
-from thaw.data import columns, manifest, shard_names
+from thaw.data import archives, columns, manifest, shard_names
 from thaw.data.dialect import Sheet
 from thaw.data.manifest import Manifest
 from thaw.data.places import Archive, Folder, Part, Place
@@ -56,6 +56,8 @@ def read(raw: Path, files: Sequence[Path], data: DataParams) -> tuple[Place, Man
     """
     root = raw if raw.is_dir() else raw.parent
     with _in_words(raw):
+        if pointer := next((file for file in files if archives.is_pointer(file)), None):
+            raise DataError(f"{pointer} is a pointer of Git LFS; run `git lfs pull`, which brings the file")
         schemas = [pq.read_schema(file) for file in files]
         if other := next(
             (file for file, schema in zip(files, schemas, strict=True) if not _alike(schema, schemas)), None

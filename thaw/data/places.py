@@ -18,6 +18,7 @@ from thaw.errors import DataError
 
 _BEGINNING_BYTES = 4096
 _LARGEST_TABLE = 2**30
+_MOST_TIMES, _SMALL = 100, 2**26  # a table packed to less than a hundredth is none, unless it is small
 _IGNORED = {"thumbs.db", "desktop.ini", "__macosx", "icon\r"}
 _LOCAL_HEADER = 30  # bytes of a zip's header before the name (APPNOTE 6.3.10, 4.3.7)
 
@@ -197,6 +198,9 @@ class Archive:
 
     def content(self, path: str) -> bytes:
         """Return the bytes of a table or a list. Raises: DataError if they cannot be had."""
+        part = self._parts.get(path)
+        if part is not None and part.packed is not None and part.size > max(_SMALL, _MOST_TIMES * part.packed):
+            raise DataError(f"{self._root / path} unpacks to {part.size} bytes from {part.packed}, as no table does")
         try:
             return self._read(path, _LARGEST_TABLE, "tables")
         except UnusableError as error:

@@ -55,6 +55,7 @@ def open_source(raw: Path, data: DataParams) -> Source:
     """Return the files that `data.raw` holds. Raises: DataError if they are none that can be read."""
     if data.layout is not None:
         name = data.layout.removeprefix(torchvision_sets.PREFIX)
+        _check_columns(data, f"data.layout is {data.layout}")
         return Source(*torchvision_sets.read(raw, name, data))
     kind = kind_of(raw)
     if kind == "table":
@@ -84,9 +85,16 @@ def _annotated(source: Source, data: DataParams) -> Source:
     if data.label_file is not None or any(source.place.has(name) for name in TABLES):
         return source
     if found := annotations.find(source.place):
+        _check_columns(data, f"{source.place.root} has its labels in COCO annotations")
         return Source(source.place, annotations.read(source.place, found, data), source.notes)
     annotations.check_detection(source.place)
     return source
+
+
+def _check_columns(data: DataParams, why: str) -> None:
+    """Raises: DataError if columns are named where there is no table."""
+    if data.columns or data.ignore_columns:
+        raise DataError(f"{why}, where data.columns and data.ignore_columns have no effect; remove them")
 
 
 def _without_top(archive: Archive) -> Source:

@@ -57,6 +57,8 @@ def read(root: Path, name: str, data: DataParams) -> tuple[Place, Manifest]:
             f"data.layout is {PREFIX}{name}; Thaw reads {known}; write another one as a folder with a sub-folder for "
             "each class"
         )
+    if not root.is_dir():
+        raise DataError(f"data.layout is {PREFIX}{name}, and {root} is no folder; unpack it as torchvision does")
     notes = []
     try:
         if name in _FILES:
