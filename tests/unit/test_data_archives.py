@@ -215,7 +215,7 @@ def test_a_file_larger_than_an_image_can_be_is_rejected_before_it_is_unpacked(tm
 
 
 def test_a_tar_that_unpacks_to_far_more_than_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("thaw.data.spool._FREE_BYTES", 10**6)
+    monkeypatch.setattr("thaw.data.unpacked._FREE_BYTES", 10**6)
     path = tarred(tmp_path / "a.tar.gz", {f"cat/{number}.png": bytes(10**5) for number in range(30)}, mode="w:gz")
     with pytest.raises(DataError, match=r"a.tar.gz unpacks to more than 100 times its \d+ bytes, as no images do"):
         opened(path)
@@ -339,7 +339,7 @@ def test_an_archive_that_changes_while_it_is_read_gives_a_reason(tmp_path: Path)
         archive.read("cat/1.png", 1)
 
 
-def test_a_spool_goes_with_its_archive_and_what_the_killed_left_goes_too(
+def test_what_is_unpacked_goes_with_its_archive_and_what_the_killed_left_goes_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("THAW_SCRATCH", str(tmp_path / "scratch"))

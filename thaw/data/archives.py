@@ -1,7 +1,7 @@
 """A zip or a tar of a data set, read in place: what it holds, and where the bytes of each file lie.
 
 Nothing is written by the names that an archive gives. A zip and a plain tar are read where they lie; a compressed tar,
-in which nothing can be found without all that is before it, is unpacked once into a spool.
+in which nothing can be found without all that is before it, is unpacked once.
 """
 
 import bz2
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Literal, cast
 
 from thaw.data.places import Archive, Part, ignored
-from thaw.data.spool import LARGEST_FILE, Spool
+from thaw.data.unpacked import LARGEST_FILE, Unpacked
 from thaw.errors import DataError
 
 Kind = Literal["zip", "tar"]
@@ -147,26 +147,26 @@ def _tar(path: Path) -> Archive:
                 parts[name] = part if target is None else parts.get(target, _TO_NOTHING)
         return Archive(path, [path], _checked(parts, path))
     packed_bytes = path.stat().st_size
-    with opener(path) as opened, Spool(path) as spool:
+    with opener(path) as opened, Unpacked(path) as unpacked:
         file = cast("IO[bytes]", opened)
         for name, part, target in _members(file, path):
-            spool.count(part.size, packed_bytes)
-            copied = part if part.refused or target is not None else _spooled(file, part, spool)
+            unpacked.count(part.size, packed_bytes)
+            copied = part if part.refused or target is not None else _copied(file, part, unpacked)
             parts[name] = copied if target is None else parts.get(target, _TO_NOTHING)
-        return spool.archive(path, _checked(parts, path))
+        return unpacked.archive(path, _checked(parts, path))
 
 
-def _spooled(file: IO[bytes], part: Part, spool: Spool) -> Part:
-    """Copy a file of a tar into a spool, and return where it lies there."""
+def _copied(file: IO[bytes], part: Part, unpacked: Unpacked) -> Part:
+    """Copy a file of a tar into what is unpacked, and return where it lies there."""
     if part.size > LARGEST_FILE:
         return Part(refused=f"larger than {LARGEST_FILE} bytes, in a compressed tar; unpack that into a folder")
-    start, left = spool.size, part.size
+    start, left = unpacked.size, part.size
     file.seek(part.offset)
     while left:
         data = file.read(min(left, _CHUNK))
         if not data:
             raise EOFError("unexpected end of data")
-        spool.extend(data)
+        unpacked.extend(data)
         left -= len(data)
     return Part(offset=start, size=part.size)
 

@@ -1,6 +1,6 @@
 """Parquet files whose rows are images: Hugging Face's struct of bytes and path, or columns of bytes, path and label.
 
-Numbers of classes become names where the schema has them (Hugging Face's ClassLabel). The bytes are copied into a spool
+Numbers of classes become names where the schema has them (Hugging Face's ClassLabel). The bytes are copied into a file
 once, a few rows at a time: an image alone cannot be read from a Parquet file. A file without bytes is a table of paths.
 """
 
@@ -22,7 +22,7 @@ from thaw.data import archives, columns, manifest, shard_names
 from thaw.data.dialect import Sheet
 from thaw.data.manifest import Manifest
 from thaw.data.places import Archive, Folder, Part, Place
-from thaw.data.spool import LARGEST_FILE, Spool
+from thaw.data.unpacked import LARGEST_FILE, Unpacked
 from thaw.errors import DataError
 from thaw.names import few
 
@@ -170,28 +170,28 @@ def _as_texts(column: pa.ChunkedArray) -> list[str]:
 
 
 def _unpacked(raw: Path, files: Sequence[Path], found: _Columns) -> tuple[Archive, list[str]]:
-    """Return the images in a spool, and the path of each row.
+    """Return the images, unpacked, and the path of each row.
 
     A path that is missing, or stands in several rows, gets the number of its row before it.
     """
     given, parts = list[str](), list[Part]()
-    with Spool(raw) as spool:
+    with Unpacked(raw) as unpacked:
         for file in files:
             packed_bytes = file.stat().st_size
             for name, data in _images(file, found):
-                spool.count(len(data or b""), packed_bytes)
+                unpacked.count(len(data or b""), packed_bytes)
                 given.append(name)
-                parts.append(_part(spool, data))
+                parts.append(_part(unpacked, data))
         paths = _names(given)
-        return spool.archive(raw, dict(zip(paths, parts, strict=True))), paths
+        return unpacked.archive(raw, dict(zip(paths, parts, strict=True))), paths
 
 
-def _part(spool: Spool, data: bytes | None) -> Part:
+def _part(unpacked: Unpacked, data: bytes | None) -> Part:
     if data is None:
         return Part(refused="a row without bytes")
     if len(data) > LARGEST_FILE:
         return Part(refused=f"larger than {LARGEST_FILE} bytes")
-    return spool.append(data)
+    return unpacked.append(data)
 
 
 def _images(file: Path, found: _Columns) -> Iterator[tuple[str, bytes | None]]:

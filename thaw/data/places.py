@@ -133,15 +133,15 @@ class Part(NamedTuple):
 
 
 class Archive:
-    """Files that lie in other files: in a zip, in tars, or in a spool of what was unpacked."""
+    """Files that lie in other files: in a zip, in tars, or in one into which they were unpacked."""
 
-    def __init__(self, root: Path, sources: Sequence[Path], parts: Mapping[str, Part], spool: object = None) -> None:
-        """Take the bytes of `parts`, by path, from `sources`; `spool` lives as long as this object does."""
-        self._root, self._sources, self._parts, self._spool = root, [*sources], dict(parts), spool
+    def __init__(self, root: Path, sources: Sequence[Path], parts: Mapping[str, Part], unpacked: object = None) -> None:
+        """Take the bytes of `parts`, by path, from `sources`; `unpacked` lives as long as this object does."""
+        self._root, self._sources, self._parts, self._kept = root, [*sources], dict(parts), unpacked
 
     def __getstate__(self) -> dict[str, object]:
-        """Return what another process needs: it must not delete the spool."""
-        return {"_root": self._root, "_sources": self._sources, "_parts": self._parts, "_spool": None}
+        """Return what another process needs: it must not delete what was unpacked."""
+        return {"_root": self._root, "_sources": self._sources, "_parts": self._parts, "_kept": None}
 
     @property
     def root(self) -> Path:
@@ -190,11 +190,11 @@ class Archive:
             return self
         start = f"{folder}/"
         parts = {path.removeprefix(start): part for path, part in self._parts.items() if path.startswith(start)}
-        return Archive(self._root / folder, self._sources, parts, self._spool)
+        return Archive(self._root / folder, self._sources, parts, self._kept)
 
     def with_root(self, root: Path) -> "Archive":
         """Return the same files, which messages name by another path."""
-        return Archive(root, self._sources, self._parts, self._spool)
+        return Archive(root, self._sources, self._parts, self._kept)
 
     def content(self, path: str) -> bytes:
         """Return the bytes of a table or a list. Raises: DataError if they cannot be had."""

@@ -25,7 +25,7 @@ from thaw.data import manifest
 from thaw.data.dialect import Sheet
 from thaw.data.manifest import Manifest
 from thaw.data.places import Folder, Part, Place
-from thaw.data.spool import Spool
+from thaw.data.unpacked import Unpacked
 from thaw.errors import DataError
 
 PREFIX = "torchvision:"
@@ -65,7 +65,7 @@ def read(root: Path, name: str, data: DataParams) -> tuple[Place, Manifest]:
             place: Place = Folder(root)
             rows = list(_FILES[name](root))
         else:
-            place, rows = _spooled(root, _ARRAYS[name](root))
+            place, rows = _drawn(root, _ARRAYS[name](root))
             notes.append(f"{root}: the arrays of {name} are read as BMP files")
     except FileNotFoundError as error:
         raise DataError(
@@ -83,17 +83,17 @@ def read(root: Path, name: str, data: DataParams) -> tuple[Place, Manifest]:
     return place, Manifest(found.table, [*notes, *found.notes])
 
 
-def _spooled(root: Path, drawn: Iterable[_Drawn]) -> tuple[Place, list[_Row]]:
-    """Return the images as files in a spool, each below its split and its class, with a number in order."""
+def _drawn(root: Path, drawn: Iterable[_Drawn]) -> tuple[Place, list[_Row]]:
+    """Return the images as files, unpacked, each below its split and its class, with a number in order."""
     parts, rows = dict[str, Part](), list[_Row]()
-    with Spool(root) as spool:
+    with Unpacked(root) as unpacked:
         for number, (pixels, label, split) in enumerate(drawn):
             file = BytesIO()
             Image.fromarray(pixels).save(file, "BMP")
             path = f"{split}/{label.replace('/', '-')}/{number:05d}.bmp"
-            parts[path] = spool.append(file.getvalue())
+            parts[path] = unpacked.append(file.getvalue())
             rows.append((path, label, split))
-        return spool.archive(root, parts), rows
+        return unpacked.archive(root, parts), rows
 
 
 def _cifar10(root: Path) -> Iterator[_Drawn]:

@@ -21,11 +21,11 @@ _MOST_TIMES = 100
 """Bytes unpacked for each byte of the archive: photographs give about 1, drawings of one colour up to 50."""
 
 
-class Spool:
+class Unpacked:
     """A temporary file that files are appended to; it is deleted with the archive that reads it."""
 
     def __init__(self, source: Path) -> None:
-        """Begin a spool for what a file or a folder of files holds. Raises: DataError if there is no room."""
+        """Begin the file for what a file or a folder of files holds. Raises: DataError if there is no room."""
         self._source, self._size, self._unpacked = source, 0, 0
         folder = _folder()
         _remove_leavings(folder)
