@@ -58,7 +58,8 @@ def options(
 def new(
     project: Annotated[Path, typer.Argument(help="The project's folder; it must not be there yet, or be empty.")],
     images: Annotated[
-        Path | None, typer.Option("--images", help="A folder with a sub-folder of images for each class.")
+        Path | None,
+        typer.Option("--images", help="A folder with a sub-folder of images for each class, or an archive of one."),
     ] = None,
     manifest: Annotated[
         Path | None, typer.Option("--manifest", help="A table with the columns path and label, instead of --images.")
@@ -269,6 +270,28 @@ def data_diff(
         raise ThawError("--md and --json exclude each other; drop one of them")
     form = command.Form.MARKDOWN if as_markdown else command.Form.JSON if as_json else command.Form.TEXT
     command.command(before, after, form=form, page=page, report=report, gate=gate)
+
+
+@data.command("fetch")
+def data_fetch(
+    address: Annotated[
+        str | None, typer.Argument(help="An archive or a folder: https://..., s3://..., gs://..., file://...")
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", help="The place below data/; without it, data/ and the last part of the address."),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Fetch nothing; exit with 1 if what was fetched before has changed there.")
+    ] = False,
+) -> None:
+    """Bring images from an address into the project once, put them into DVC, and set data.raw."""
+    from thaw.project import fetching
+
+    if (address is None) != check:
+        raise ThawError("give an address to fetch, or --check alone, which looks whether what was fetched has changed")
+    for line in fetching.check(Path.cwd()) if address is None else fetching.fetch(Path.cwd(), address, to):
+        print(for_terminal(line))
 
 
 @data.command("accept")

@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 from tests.pipeline.clone import wait_for
 from tests.pipeline.toy import write_toy
 from thaw.cli import app
+from thaw.config.reader import read_tree
 from thaw.errors import ArtifactError, DataError, ParamsError
 from thaw.project import before_dvc, ignoring
 from thaw.project.params_text import with_value
@@ -160,6 +162,23 @@ def test_of_a_csv_the_folders_of_its_images_are_data_and_those_above_may_track_o
     Path("data/list.csv").unlink()
     os.mkfifo("data/list.csv")
     with pytest.raises(DataError, match=r"^data/list\.csv is no regular file"):
+        before_dvc.check()
+
+
+def test_of_an_archive_only_its_own_kind_is_looked_at(toy: Path) -> None:
+    set_raw("data/pets.zip")
+    before_dvc.check()  # it may not be there yet
+    with zipfile.ZipFile("data/pets.zip", "w") as file:
+        file.writestr("cat/dvc.yaml", _EVIL)  # within an archive DVC sees nothing
+    before_dvc.check()
+    assert not [line for line in ignoring.rules(read_tree(Path("params.yaml"))) if "pets" in line]
+    Path("data/pets.zip").write_bytes(b"<html>")
+    with pytest.raises(DataError, match=r"^data/pets.zip is called an archive and is none"):
+        before_dvc.check()
+    Path("data/pets.zip").unlink()
+    os.mkfifo("data/pets.zip")
+    set_raw("labels.csv", "data.labels")
+    with pytest.raises(DataError, match=r"^data/pets.zip is a pipe"):
         before_dvc.check()
 
 

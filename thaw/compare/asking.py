@@ -9,6 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from thaw.config.reader import PARAMS_FILE, read_tree
+from thaw.config.schema import DataParams
+from thaw.data import sources
 from thaw.errors import ArtifactError, ThawError
 from thaw.pipeline import artifacts
 from thaw.pipeline.revisions import Tree
@@ -53,11 +55,30 @@ def ask(model: Tree, images: Tree, tested: pd.DataFrame, folder: Path) -> Asked:
 def _files(images: Tree, tested: pd.DataFrame, folder: Path) -> Iterator[Path]:
     """Yield the file of each image, once its content is seen to be what `prepare` read."""
     raw = str(read_tree(images.fetch(str(PARAMS_FILE), folder))["data"]["raw"])
-    root = Path(raw).parent if _is_file(images, raw) else Path(raw)
+    is_file = _is_file(images, raw)
+    copy = images.fetch(raw, folder) if is_file else None
+    if copy is not None and sources.kind_of(copy) != "table":
+        yield from _unpacked(copy, images, tested, folder)
+        return
+    if Path(raw).is_dir() and (kind := sources.kind_of(Path(raw))) != "folder":
+        raise ArtifactError(f"{raw} holds the images in {kind}, which are not looked up in {images.shown}")
+    root = Path(raw).parent if is_file else Path(raw)
     for path, sha256 in zip(tested["path"], tested["sha256"], strict=True):
         file = images.fetch((root / path).as_posix(), folder)
         if artifacts.sha256_of(file) != sha256:
             raise ArtifactError(f"{root / path} of {images.shown} has changed since it was prepared; run `dvc repro`")
+        yield file
+
+
+def _unpacked(copy: Path, images: Tree, tested: pd.DataFrame, folder: Path) -> Iterator[Path]:
+    """Yield each image of an archive as a file of its own."""
+    place = sources.open_source(copy, DataParams(raw=str(copy), task="single-label")).place
+    for number, (path, sha256) in enumerate(zip(tested["path"], tested["sha256"], strict=True)):
+        data = place.content(path)
+        if artifacts.sha256_of_bytes(data) != sha256:
+            raise ArtifactError(f"{copy.name} of {images.shown} has changed since it was prepared; run `dvc repro`")
+        file = folder / f"{number:08d}{Path(path).suffix}"
+        file.write_bytes(data)
         yield file
 
 

@@ -124,12 +124,31 @@ def _defaults(kind: type[Section]) -> dict[str, Any]:
 def between_fields(tree: Mapping[str, Any]) -> list[str]:
     """Return a line for each set of values that are possible one by one but not together."""
     return [
+        *_place_mistakes(tree),
         *_source_mistakes(tree),
         *_split_mistakes(tree),
         *_size_mistakes(tree),
         *_channel_mistakes(tree),
         *_phase_mistakes(tree),
     ]
+
+
+def _place_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line if data.raw is no path, since DVC tracks paths."""
+    raw = value_at(tree, "data", "raw")
+    if not isinstance(raw, str):
+        return
+    if re.match(r"[a-z][a-z0-9+]*:/", raw):
+        yield (
+            f"data.raw is {shown(raw)}, an address, and stages read paths; run `thaw data fetch {raw}`, which brings "
+            "it below data/, puts it into DVC and sets data.raw"
+        )
+    if raw.startswith("torchvision:"):
+        name, _, folder = raw.partition("@")
+        yield (
+            f"data.raw is {shown(raw)}, and stages read paths; set data.raw and data.labels to "
+            f"{folder or 'the folder that torchvision has put it into'}, and data.layout to {name}"
+        )
 
 
 def _source_mistakes(tree: Mapping[str, Any]) -> Iterator[str]:

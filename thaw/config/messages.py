@@ -21,6 +21,7 @@ FORMS = {
     "sha256": r"^[0-9a-f]{64}$",
     "device": r"^(auto|cpu|mps|cuda(:\d+)?)$",
     "group": r"^(none|folder|filename:\S.*)$",
+    "layout": r"^torchvision:\w+$",
     "rare": r"^(error|train-only|drop|merge:\S.*)$",
 }
 FORM_WORDS = {
@@ -34,6 +35,7 @@ FORM_WORDS = {
     FORMS["sha256"]: "null or the 64 small hex digits of a SHA-256",
     FORMS["device"]: "auto, cpu, mps, cuda or cuda:NUMBER",
     FORMS["group"]: "null or none, folder or filename:REGEX",
+    FORMS["layout"]: "null or torchvision:NAME, such as torchvision:CIFAR10",
     FORMS["rare"]: "error, train-only, drop or merge:NAME",
 }
 KERAS = (

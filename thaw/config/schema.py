@@ -194,10 +194,13 @@ class DataParams(Section):
 
     raw: Annotated[str, Field(min_length=1)]
     """A folder with one sub-folder per class, one with train/val/test folders of such, one with a `manifest.csv`,
-    or a CSV manifest."""
+    a CSV manifest, a zip or tar of any such folder, WebDataset shards, or Parquet files."""
     labels: Annotated[str, Field(min_length=1)] | None = None
     """Where the labels are: the same path as `data.raw`, or a CSV in git that names the images of that folder
     (`thaw labels export` writes it). null is `data.raw`; params.yaml gives the path, since dvc.yaml names this key."""
+    layout: Annotated[str, Field(pattern=messages.FORMS["layout"])] | None = None
+    """`torchvision:CIFAR10` (or another of its data sets): `raw` is the folder that torchvision has put it into. null
+    finds out what `raw` is."""
     columns: dict[Literal["path", "label", "split", "group", "confidence"], Annotated[str, Field(min_length=1)]] = {}
     """What a table of images calls its columns, such as `{path: file_name, group: patient_id}`; the others have the
     names that Thaw gives them."""

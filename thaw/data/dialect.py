@@ -39,7 +39,12 @@ def read(path: Path, encoding: str = "auto") -> Sheet:
     `encoding` is `auto` (UTF-8, or what a byte order mark says) or a name that Python knows.
     Raises: DataError if it is no such text, if rows have other lengths than the header, or if two columns share a name.
     """
-    text, found = _text(path, encoding)
+    return parse(_bytes(path), path, encoding)
+
+
+def parse(data: bytes, path: Path, encoding: str = "auto") -> Sheet:
+    """Return the cells of a table whose bytes were read from `path`. Raises: DataError as `read`."""
+    text, found = _text(data, path, encoding)
     _check_conflicts(path, text)
     if path.suffix.lower() == ".jsonl":
         return Sheet(_from_lines(path, text), found)
@@ -61,13 +66,23 @@ def read(path: Path, encoding: str = "auto") -> Sheet:
     return Sheet(table, found)
 
 
-def _text(path: Path, encoding: str) -> tuple[str, list[str]]:
+def _bytes(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            start = file.read(4)
+            _check_kind(start, path)  # before an archive of gigabytes is read
+            return start + file.read()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    if kind := next((kind for magic, kind in _NO_TEXT.items() if data.startswith(magic)), None):
+
+
+def _check_kind(start: bytes, path: Path) -> None:
+    if kind := next((kind for magic, kind in _NO_TEXT.items() if start.startswith(magic)), None):
         raise DataError(f"{path} is {kind}, and no text; save it as CSV in UTF-8")
+
+
+def _text(data: bytes, path: Path, encoding: str) -> tuple[str, list[str]]:
+    _check_kind(data, path)
     marked = next((name for mark, name in _MARKS.items() if data.startswith(mark)), None)
     asked = None if encoding == "auto" else encoding
     name = marked or asked or "utf-8"
@@ -122,11 +137,12 @@ def _from_lines(path: Path, text: str) -> pd.DataFrame:
             raise DataError(f"{path}: line {number} is no JSON ({error}); each line is an object") from None
         if not isinstance(row, dict):
             raise DataError(f'{path}: line {number} is no JSON object; write {{"file_name": ..., "label": ...}}')
-        rows.append({str(key): _cell(value) for key, value in row.items()})
+        rows.append({str(key): cell(value) for key, value in row.items()})
     return pd.DataFrame(rows, dtype=object).fillna("")
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
+    """Return a value of JSON as the text of a cell; '' for null."""
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -2,7 +2,9 @@
 
 import logging
 import warnings
+from io import BytesIO
 from pathlib import Path
+from typing import IO
 
 from PIL import Image, UnidentifiedImageError
 
@@ -14,14 +16,20 @@ from thaw.errors import ThawError
 _BEGINNING_BYTES = 4096
 
 
-def size(path: Path) -> tuple[int, int]:
-    """Return the width and height in pixels. Raises: UnusableError with the reason why it is no image; ThawError."""
-    if path.exists() and not path.is_file():  # opening a pipe would wait for its writer
+def size(source: Path | bytes) -> tuple[int, int]:
+    """Return the width and height in pixels of the image in a file, or in its bytes.
+
+    Raises: UnusableError with the reason why it is no image; ThawError.
+    """
+    if (
+        isinstance(source, Path) and source.exists() and not source.is_file()
+    ):  # opening a pipe would wait for its writer
         raise UnusableError("not a regular file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large images, which `prepare` refuses
-            return _size(path)
+            with source.open("rb") if isinstance(source, Path) else BytesIO(source) as file:
+                return _size(file)
     except (UnusableError, ThawError):
         raise
     except UnidentifiedImageError:
@@ -32,25 +40,25 @@ def size(path: Path) -> tuple[int, int]:
         raise UnusableError(f"its header is damaged ({type(error).__name__})") from None
 
 
-def _size(path: Path) -> tuple[int, int]:
-    with path.open("rb") as file:
-        beginning = file.read(_BEGINNING_BYTES)
+def _size(file: IO[bytes]) -> tuple[int, int]:
+    beginning = file.read(_BEGINNING_BYTES)
+    file.seek(0)
     if tiff_pages.is_tiff(beginning):
-        return _tiff_size(path)
+        return _tiff_size(file)
     if dicom.is_dicom(beginning):
-        return dicom.size(path.read_bytes())
+        return dicom.size(file.read())
     if dicom.lacks_preamble(beginning):
         raise UnusableError(dicom.LACKS_PREAMBLE)
     if heif.is_heic(beginning):
-        return heif.opened(path.read_bytes()).size
-    with Image.open(path, formats=FORMATS) as image:
+        return heif.opened(file.read()).size
+    with Image.open(file, formats=FORMATS) as image:
         return image.size
 
 
-def _tiff_size(path: Path) -> tuple[int, int]:
+def _tiff_size(opened: IO[bytes]) -> tuple[int, int]:
     import tifffile  # 0.1 s, and few data sets need it
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)  # what it finds wrong is told by the exception
-    with tifffile.TiffFile(path) as file:
+    with tifffile.TiffFile(opened) as file:
         page = file.pages.first
         return int(page.imagewidth), int(page.imagelength)

@@ -17,6 +17,7 @@ from thaw.data.decoding import read_regular
 from thaw.data.links import Followed
 from thaw.data.looks import Look
 from thaw.data.pixel_values import Measured, Pixels
+from thaw.data.places import Archive
 from thaw.pipeline.bounded import Bounded, Lost
 from thaw.pipeline.machine import usable_cores
 
@@ -46,7 +47,7 @@ class Ingested:
 
 
 def ingest(
-    root: Path,
+    source: Path | Archive,
     paths: list[str],
     settings: PrepareParams,
     *,
@@ -56,15 +57,17 @@ def ingest(
 ) -> Iterator[Ingested]:
     """Yield what became of each path, in order; never more than a few dozen images are in memory.
 
-    Symbolic links are followed within the root, and where `links` says. `workers` is the number of processes: None is
+    `source` is the folder or the archive of the images. Symbolic links are followed within the folder, and where
+    `links` says. `workers` is the number of processes: None is
     one per core, 0 decodes in this process; results do not depend on it.
     With `kept`, files that have not changed since an earlier run are not read, known content is not decoded, and
     pixels are put there.
     """
+    root, place = (source, os.path.realpath(source)) if isinstance(source, Path) else (source.root, source)
     recalled = [None if kept is None else kept.recall(root, path) for path in paths]
     unknown = [path for path, found in zip(paths, recalled, strict=True) if found is None]
     contents = frozenset() if kept is None else kept.contents
-    work = partial(_ingest_one, os.path.realpath(root), settings, links, contents)
+    work = partial(_ingest_one, place, settings, links, contents)
     read = _read_all(work, unknown, settings, workers)
     for found in recalled:
         item = next(read) if found is None else found
@@ -83,11 +86,13 @@ def _read_all(
             yield Ingested(path, reason=found.reason) if isinstance(found, Lost) else found
 
 
-def _ingest_one(root: str, settings: PrepareParams, links: Followed, contents: frozenset[str], path: str) -> Ingested:
+def _ingest_one(
+    source: str | Archive, settings: PrepareParams, links: Followed, contents: frozenset[str], path: str
+) -> Ingested:
     """Return what became of a file; of one whose content is known, that content alone."""
     sha256 = ""
     try:
-        data = read_inside(root, path, settings.max_megapixels, links)
+        data = read(source, path, settings.max_megapixels, links)
         sha256 = hashlib.sha256(data).hexdigest()
         if sha256 in contents:
             return Ingested(path, sha256=sha256)
@@ -115,6 +120,13 @@ def _ingest_one(root: str, settings: PrepareParams, links: Followed, contents: f
         pixels=picture.pixels,
         look=looks.look(picture.pixels),
     )
+
+
+def read(source: str | Archive, path: str, max_megapixels: float, links: Followed = _NO_LINKS) -> bytes:
+    """Return the bytes of an image below a folder (a real path) or in an archive. Raises: UnusableError."""
+    if isinstance(source, Archive):
+        return source.read(path, max_megapixels)
+    return read_inside(source, path, max_megapixels, links)
 
 
 def read_inside(root: str, path: str, max_megapixels: float, links: Followed = _NO_LINKS) -> bytes:

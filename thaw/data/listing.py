@@ -3,11 +3,13 @@
 `data.raw` is one of: a folder with a sub-folder per class; a folder with train, val (or valid, validation) and test
 folders of class folders, whose split is kept; a table of images (manifest.py), with paths relative to its folder; a
 folder that holds such a table as manifest.csv, metadata.csv or metadata.jsonl, or has train, val and test folders that
-do. Where `data.labels` names another table, that one lists the images below the folder `data.raw`, and all of them.
+do; a zip or a tar of any such folder; or files that hold images and labels together (sources.py). Where `data.labels`
+names another table, that one lists the images below the folder `data.raw`, and all of them.
 """
 
 import dataclasses
 import os
+import posixpath
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,18 +19,19 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from thaw.config.schema import DataParams
-from thaw.data import manifest
+from thaw.data import archives, dialect, manifest, sources
+from thaw.data.dialect import Sheet
 from thaw.data.manifest import SPLITS
+from thaw.data.places import Archive, Folder, Place
+from thaw.data.sources import Source
 from thaw.errors import DataError
 from thaw.names import few
 
-_BEGINNING_BYTES = 4096
 # What stands beside images and is none: annotations, tables, notes.
 _BESIDE_IMAGES = frozenset({
     ".xml", ".txt", ".json", ".jsonl", ".csv", ".tsv", ".md", ".rst", ".html", ".yaml", ".yml", ".toml", ".cfg", ".ini",
     ".log", ".names", ".data", ".db", ".mat", ".npy", ".npz", ".py", ".ipynb", ".sh", ".pdf", ".xls", ".xlsx", ".docx",
 })  # fmt: skip
-_IGNORED = {"thumbs.db", "desktop.ini", "__macosx", "icon\r"}
 _SAMPLE = Path("data/sample/dvc.yaml")  # the stage that lays out the sample
 
 
@@ -37,7 +40,7 @@ class Listing:
     """The files of a data set, sorted by path."""
 
     root: Path
-    """Folder that paths are relative to, and that nothing outside of is read."""
+    """Folder that paths are relative to, and that nothing outside of is read; or the archive that holds the images."""
     table: pd.DataFrame
     """Columns path, label, split ('' where none is given), group ('' where none is given), confidence."""
     links: list[str] = field(default_factory=list)
@@ -46,6 +49,13 @@ class Listing:
     """Whether a table says the labels, and no folders do."""
     notes: list[str] = field(default_factory=list)
     """What was decided on the way and is worth knowing, a line each."""
+    archive: Archive | None = None
+    """What the images are read from where they do not lie in the folder `root`."""
+
+    @property
+    def source(self) -> Path | Archive:
+        """What the images are read from."""
+        return self.root if self.archive is None else self.archive
 
     @property
     def classes(self) -> list[str]:
@@ -53,9 +63,8 @@ class Listing:
         return sorted(set(self.table["label"]))
 
 
-MANIFEST = "manifest.csv"
+MANIFEST = sources.TABLES[0]
 """A folder that holds a file of this name is read by it: DVC then tracks the images together with the manifest."""
-_TABLES = (MANIFEST, "metadata.csv", "metadata.jsonl")  # the last two are those of Hugging Face's image folders
 
 
 def inputs(data: DataParams) -> list[str]:
@@ -93,18 +102,23 @@ def read_data(data: DataParams) -> Listing:
 
 
 def read(raw: Path, labels: Path | None = None, data: DataParams | None = None) -> Listing:
-    """Return what `data.raw` lists, or a table of labels for the folder; `data` says how tables are to be read.
+    """Return what `data.raw` lists, or a table of labels for its files; `data` says how tables are to be read.
 
     A data set has two classes or more; a table of labels names the files of the folder, each of them.
     Raises: DataError if that is no data set.
     """
     how = data or DataParams(raw=str(raw))
+    opened = sources.open_source(raw, how)
     if labels is not None:
-        listing = _read_labels(raw, labels, how)
-    elif (table := table_of(raw)) is not None:
-        listing = read_table(table, table.parent, how)
+        listing = _read_labels(opened, labels, how)
+    elif opened.manifest is not None:
+        listing = Listing(opened.place.root, opened.manifest.table, from_table=True, notes=opened.manifest.notes)
+    elif (table := _table_in(opened.place)) is not None:
+        listing = _of_table(opened.place, table, how)
     else:
-        listing = _read_folder(raw, how)
+        listing = _read_folder(opened.place, how)
+    archive = opened.place if isinstance(opened.place, Archive) else None
+    listing = dataclasses.replace(listing, archive=archive, notes=[*opened.notes, *listing.notes])
     source = labels or raw
     for name in [*listing.table["path"], *listing.table["label"], *listing.table["group"], *listing.links]:
         _check_name(name, source)
@@ -113,33 +127,54 @@ def read(raw: Path, labels: Path | None = None, data: DataParams | None = None) 
 
 
 def table_of(raw: Path) -> Path | None:
-    """Return the table of images that `data.raw` is or holds; None for folders of classes.
+    """Return the table of images that `data.raw` is or that the folder holds; None for all else."""
+    if raw.is_dir():
+        return None if (name := _table_in(Folder(raw))) is None else raw / name
+    return raw if sources.kind_of(raw) == "table" else None
+
+
+def says_its_labels(raw: Path) -> bool:
+    """Tell whether `data.raw` is a file, or holds files, that no other table of labels can go with."""
+    opened = sources.open_source(raw, DataParams(raw=str(raw)))
+    return opened.manifest is not None or (isinstance(opened.place, Archive) and _table_in(opened.place) is not None)
+
+
+def _table_in(place: Place, folder: str = "") -> str | None:
+    """Return the path of the table of images that a folder holds; None for folders of classes.
 
     A file of the name metadata may say anything of a folder: it is such a table if its beginning has `file_name`.
     """
-    if not raw.is_dir():
-        return raw
-    present = [raw / name for name in _TABLES if (raw / name).is_file()]
-    return next((path for path in present if path.name == MANIFEST or b"file_name" in _beginning(path)), None)
-
-
-def _beginning(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(_BEGINNING_BYTES)
+    present = {entry.name for entry in place.entries(folder) if entry.kind == "file"}
+    paths = [f"{folder}/{name}".lstrip("/") for name in sources.TABLES if name in present]
+    return next((path for path in paths if path.endswith(MANIFEST) or b"file_name" in place.beginning(path)), None)
 
 
 def read_table(path: Path, root: Path, data: DataParams | None = None) -> Listing:
     """Return the rows of a table whose paths are relative to `root`. Raises: DataError if it lists no images so."""
-    found = manifest.read(path, root, data or DataParams(raw=str(path)))
-    return Listing(root, found.table, from_table=True, notes=found.notes)
+    how = data or DataParams(raw=str(path))
+    return _of_cells(dialect.read(path, how.encoding), path, Folder(root), how)
 
 
-def _read_labels(raw: Path, labels: Path, data: DataParams) -> Listing:
+def _of_table(place: Place, table: str, data: DataParams) -> Listing:
+    """Return the rows of a table in the place of the images."""
+    path = place.root / table
+    return _of_cells(dialect.parse(place.content(table), path, data.encoding), path, place, data)
+
+
+def _of_cells(sheet: Sheet, path: Path, place: Place, data: DataParams) -> Listing:
+    found = manifest.of_cells(sheet, path, place, data)
+    return Listing(place.root, found.table, from_table=True, notes=found.notes)
+
+
+def _read_labels(opened: Source, labels: Path, data: DataParams) -> Listing:
     """Return the rows of a table of labels, once they are seen to name the files below the folder, and all of them."""
-    if raw.is_dir() and (inside := table_of(raw)) is not None:
-        raise DataError(f"{inside} lists the images, and so does {labels} (data.labels); remove one of them")
-    listing, links = read_table(labels, raw, data), list[str]()
-    named, present = set(listing.table["path"]), files_below(raw, links)
+    raw, links = opened.place.root, list[str]()
+    if opened.manifest is not None:
+        raise DataError(f"{raw} has labels of its own, and data.labels is {labels}; set data.labels to {raw}")
+    if (inside := _table_in(opened.place)) is not None:
+        raise DataError(f"{raw / inside} lists the images, and so does {labels} (data.labels); remove one of them")
+    listing = _of_cells(dialect.read(labels, data.encoding), labels, opened.place, data)
+    named, present = set(listing.table["path"]), _images_below(opened.place, links)
     if missing := sorted(named - present):
         raise DataError(
             f"{labels} names {len(missing)} images that {raw} lacks ({few(missing)}); bring them (`dvc pull` or "
@@ -153,45 +188,54 @@ def _read_labels(raw: Path, labels: Path, data: DataParams) -> Listing:
     return dataclasses.replace(listing, links=sorted(links))
 
 
-def files_below(raw: Path, links: list[str] | None = None) -> set[str]:
-    """Return the paths of all files below a folder that may be images; links to folders are added to `links`."""
-    return {path for path in _files(raw, raw, links if links is not None else []) if not _is_beside(path)}
+def files_below(raw: Path) -> set[str]:
+    """Return the paths of all files below a folder, or in an archive, that may be images."""
+    return _images_below(sources.open_source(raw, DataParams(raw=str(raw))).place, [])
 
 
-def _read_folder(raw: Path, data: DataParams) -> Listing:
+def _images_below(place: Place, links: list[str]) -> set[str]:
+    """Return the paths of all files that may be images; links to folders are added to `links`."""
+    return {path for path in _files(place, "", links) if not _is_beside(path)}
+
+
+def _read_folder(place: Place, data: DataParams) -> Listing:
     links: list[str] = []
-    tops = _folders(raw, raw, links)
+    tops = _folders(place, "", links)
     given = [name for name in tops if name.lower() in SPLITS]
-    if not _is_split(tops, given, raw):
-        return _of_classes(raw, {name: ("", name) for name in tops}, links, [])
-    tables = {top: table for top in given if (table := table_of(raw / top)) is not None}
+    if not _is_split(tops, given, place.root):
+        return _of_classes(place, {name: ("", name) for name in tops}, links, [])
+    tables = {top: table for top in given if (table := _table_in(place, top)) is not None}
     if tables:
-        return _of_tables(raw, given, tables, data)
+        return _of_tables(place, given, tables, data)
     classes: dict[str, tuple[str, str]] = {}
     notes = []
     for top in given:
-        below = _folders(raw / top, raw, links)
+        below = _folders(place, top, links)
         classes |= {f"{top}/{name}": (SPLITS[top.lower()], name) for name in below}
         if not below:
-            notes.append(_without_labels(raw / top))
-    return _of_classes(raw, classes, links, notes)
+            notes.append(_without_labels(place, top))
+    return _of_classes(place, classes, links, notes)
 
 
-def _of_classes(raw: Path, classes: dict[str, tuple[str, str]], links: list[str], notes: list[str]) -> Listing:
+def _of_classes(place: Place, classes: dict[str, tuple[str, str]], links: list[str], notes: list[str]) -> Listing:
     """Return the images of class folders, of which the split and the label are given."""
+    raw = place.root
     rows: list[tuple[str, str, str]] = []
     beside: list[str] = []
     for folder, (split, name) in classes.items():
-        found = list(_files(raw / folder, raw, links))
-        images = [path for path in found if not _is_beside(path)]
-        beside += [path for path in found if _is_beside(path)]
+        images, others = list[str](), list[str]()
+        for path in _files(place, folder, links):
+            (others if _is_beside(path) else images).append(path)
+        beside += others
         if not images:
-            what = "no images" if found else "no files"
+            what = "no images" if others else "no files"
             raise DataError(f"{raw / folder} holds {what}; add images of this class or remove the folder")
         rows += [(path, name, split) for path in images]
+    loose = [entry.name for entry in place.entries() if entry.kind == "file"]
     if not rows:
-        raise DataError(f"{raw} holds no class folders with files in them; give each class a folder of its images")
-    loose = [entry.name for entry in os.scandir(raw) if entry.is_file() and not _ignored(entry.name)]
+        packed = [name for name in loose if name.lower().endswith((*archives.SUFFIXES, ".parquet"))]
+        way_out = f"set data.raw to {raw / packed[0]}" if packed else "give each class a folder of its images"
+        raise DataError(f"{raw} holds no class folders with files in them; {way_out}")
     if images := sorted(name for name in loose if not _is_beside(name)):
         notes = [*notes, f"{raw}: {len(images)} files in no class folder are not used ({few(images)})"]
     if beside:
@@ -202,31 +246,33 @@ def _of_classes(raw: Path, classes: dict[str, tuple[str, str]], links: list[str]
     return Listing(raw, table.sort_values("path", ignore_index=True), sorted(links), notes=notes)
 
 
-def _of_tables(raw: Path, given: Sequence[str], tables: dict[str, Path], data: DataParams) -> Listing:
+def _of_tables(place: Place, given: Sequence[str], tables: dict[str, str], data: DataParams) -> Listing:
     """Return the images of split folders that each have a table. Raises: DataError if one says another split."""
     parts, notes = [], []
     for top in given:
         if top not in tables:
-            notes.append(_without_labels(raw / top))
+            notes.append(_without_labels(place, top))
             continue
-        found = manifest.read(tables[top], raw / top, data)
+        found = _of_table(place.below(top), tables[top].removeprefix(f"{top}/"), data)
         if found.table["split"].any():
-            raise DataError(f"{tables[top]} has a column split, and so says its folder; name it in data.ignore_columns")
+            raise DataError(
+                f"{place.root / tables[top]} has a column split, and so says its folder; name it in data.ignore_columns"
+            )
         parts.append(
             found.table.assign(path=[f"{top}/{path}" for path in found.table["path"]], split=SPLITS[top.lower()])
         )
         notes += found.notes
     table = pd.concat(parts).astype({"path": object, "split": object}).sort_values("path", ignore_index=True)
-    return Listing(raw, table, from_table=True, notes=notes)
+    return Listing(place.root, table, from_table=True, notes=notes)
 
 
-def _without_labels(folder: Path) -> str:
-    number = sum(1 for _ in _files(folder, folder, []))
-    return f"{folder} has no class folders: its {number} files are not used, since they have no labels"
+def _without_labels(place: Place, folder: str) -> str:
+    number = sum(1 for _ in _files(place, folder, []))
+    return f"{place.root / folder} has no class folders: its {number} files are not used, since they have no labels"
 
 
 def _is_beside(path: str) -> bool:
-    return PurePosixPath(path).suffix.lower() in _BESIDE_IMAGES
+    return posixpath.splitext(path)[1].lower() in _BESIDE_IMAGES
 
 
 def _is_split(tops: list[str], given: list[str], raw: Path) -> bool:
@@ -252,41 +298,22 @@ def _check_split_folders(names: list[str], raw: Path) -> None:
         seen[split] = name
 
 
-def _ignored(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _IGNORED
+def _folders(place: Place, folder: str, links: list[str]) -> list[str]:
+    entries = place.entries(folder)
+    links += [f"{folder}/{entry.name}".lstrip("/") for entry in entries if entry.kind == "link"]
+    return [entry.name for entry in entries if entry.kind == "folder"]
 
 
-def _links_to_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_symlink() and entry.is_dir()
-    except OSError:  # a link that leads to itself; reading the file will say so
-        return False
-
-
-def _folders(folder: Path, raw: Path, links: list[str]) -> list[str]:
-    names = []
-    for entry in os.scandir(folder):
-        if _ignored(entry.name):
-            continue
-        if _links_to_folder(entry):
-            links.append(Path(entry.path).relative_to(raw).as_posix())
-        elif entry.is_dir(follow_symlinks=False):
-            names.append(entry.name)
-    return sorted(names)
-
-
-def _files(folder: Path, raw: Path, links: list[str]) -> Iterator[str]:
-    """Yield everything below a class folder that is not a folder, as paths relative to raw, with forward slashes."""
-    for entry in os.scandir(folder):
-        if _ignored(entry.name):
-            continue
-        path = Path(entry.path)
-        if entry.is_dir(follow_symlinks=False):
-            yield from _files(path, raw, links)
-        elif _links_to_folder(entry):
-            links.append(path.relative_to(raw).as_posix())
+def _files(place: Place, folder: str, links: list[str]) -> Iterator[str]:
+    """Yield everything below a class folder that is not a folder, by its path with forward slashes."""
+    for entry in place.entries(folder):
+        path = f"{folder}/{entry.name}" if folder else entry.name
+        if entry.kind == "folder":
+            yield from _files(place, path, links)
+        elif entry.kind == "link":
+            links.append(path)
         else:
-            yield path.relative_to(raw).as_posix()
+            yield path
 
 
 def _check_name(name: str, raw: Path) -> None:

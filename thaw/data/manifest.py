@@ -12,6 +12,8 @@ import pandas as pd
 
 from thaw.config.schema import DataParams
 from thaw.data import columns, dialect, named_files, targets
+from thaw.data.dialect import Sheet
+from thaw.data.places import Folder, Place
 from thaw.errors import DataError
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -39,7 +41,14 @@ def read(path: Path, root: Path, data: DataParams) -> Manifest:
     matters, if a cell cannot be taken, if a path leads out of `root`, or if the labels ask for more than one class an
     image.
     """
-    sheet = dialect.read(path, data.encoding)
+    return of_cells(dialect.read(path, data.encoding), path, Folder(root), data)
+
+
+def of_cells(sheet: Sheet, path: Path, place: Place, data: DataParams) -> Manifest:
+    """Return the images that the cells of a table name by paths relative to a place.
+
+    `path` is that of the table, for messages. Raises: DataError as `read`.
+    """
     cells = sheet.table
     asked: dict[str, str] = {str(ours): theirs for ours, theirs in data.columns.items()}
     if path.stem == "metadata" and "file_name" in cells and "path" not in cells:
@@ -54,7 +63,7 @@ def read(path: Path, root: Path, data: DataParams) -> Manifest:
         if ours in used and (empty := int((cells[used[ours]].str.strip() == "").sum())):
             way_out = "remove these rows" if ours in columns.NEEDED else "leave the column out"
             raise DataError(f"{path}: {used[ours]} is empty in {empty} rows; fill it in, or {way_out}")
-    paths, changes = named_files.resolve(cells[used["path"]].tolist(), root, path)
+    paths, changes = named_files.resolve(cells[used["path"]].tolist(), place, path)
     table = pd.DataFrame({"path": paths, "label": cells[used["label"]]}, dtype=object)
     if twice := sorted(set(table["path"][table["path"].duplicated()])):
         more = f" and {len(twice) - 1} more" if len(twice) > 1 else ""

@@ -1,40 +1,13 @@
 """The files that a table of images names, as people write paths: with backslashes, without an extension, absolute."""
 
-import os
 import posixpath
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from thaw.data.places import Place
 from thaw.errors import DataError
-
-
-@dataclass
-class _Folder:
-    """The files below a folder, looked at only where a name is not found."""
-
-    root: Path
-
-    def has(self, path: str) -> bool:
-        return "\0" not in path and os.path.lexists(self.root / path)
-
-    @cached_property
-    def files(self) -> list[str]:
-        """Paths of all files, relative, with forward slashes, sorted."""
-        found = []
-        for folder, _, names in os.walk(self.root):
-            above = Path(folder).relative_to(self.root)
-            found += [(above / name).as_posix() for name in names]
-        return sorted(found)
-
-    def by(self, key: Callable[[str], str]) -> dict[str, list[str]]:
-        """Return the files by what a function makes of their paths."""
-        found: dict[str, list[str]] = defaultdict(list)
-        for path in self.files:
-            found[key(path)].append(path)
-        return found
 
 
 @dataclass
@@ -50,19 +23,19 @@ class _Changes:
         return path
 
 
-def resolve(texts: Sequence[str], root: Path, source: Path) -> tuple[list[str], list[str]]:
-    """Return the path of each file relative to `root`, with forward slashes, and a line on each kind of change.
+def resolve(texts: Sequence[str], folder: Place, source: Path) -> tuple[list[str], list[str]]:
+    """Return the path of each file in a folder, with forward slashes, and a line on each kind of change.
 
-    Backslashes, absolute paths that lead into `root` and names without an extension are understood where the file is
-    there; a name that fits no file stays, and is rejected when it is read.
-    Raises: DataError if a path leads out of `root`, if an extension can be completed in two ways, or if no file at all
+    Backslashes, absolute paths that lead into the folder and names without an extension are understood where the file
+    is there; a name that fits no file stays, and is rejected when it is read.
+    Raises: DataError if a path leads out of it, if an extension can be completed in two ways, or if no file at all
     is found for one cause.
     """
-    folder, changes = _Folder(root), _Changes()
+    changes = _Changes()
     found = [_normal(text, folder, source, changes) for text in texts]
     missing = [number for number, path in enumerate(found) if path and not folder.has(path)]
     if missing and folder.files:
-        stems = folder.by(lambda path: path.rpartition(".")[0] or path)
+        stems = _by(folder, lambda path: path.rpartition(".")[0] or path)
         for number in missing:
             fitting = stems.get(found[number], [])
             if len(fitting) > 1:
@@ -76,7 +49,15 @@ def resolve(texts: Sequence[str], root: Path, source: Path) -> tuple[list[str], 
     return found, lines
 
 
-def _normal(text: str, folder: _Folder, source: Path, changes: _Changes) -> str:
+def _by(folder: Place, key: Callable[[str], str]) -> dict[str, list[str]]:
+    """Return the files by what a function makes of their paths."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for path in folder.files:
+        found[key(path)].append(path)
+    return found
+
+
+def _normal(text: str, folder: Place, source: Path, changes: _Changes) -> str:
     """Return a path relative to the folder. Raises: DataError if it leads out of it."""
     if not text:
         return ""
@@ -99,7 +80,7 @@ def _normal(text: str, folder: _Folder, source: Path, changes: _Changes) -> str:
     return _inside(path, text, folder, source)
 
 
-def _inside(path: str, text: str, folder: _Folder, source: Path) -> str:
+def _inside(path: str, text: str, folder: Place, source: Path) -> str:
     absolute = path.startswith("/") or bool(PureWindowsPath(path).drive)
     if not absolute and not path.startswith("../") and path != "..":
         return path
@@ -110,12 +91,12 @@ def _inside(path: str, text: str, folder: _Folder, source: Path) -> str:
     raise DataError(f"{source}: path {text!r} leads out of {folder.root}{hint}; write paths relative to that folder")
 
 
-def _name_the_cause(texts: Sequence[str], folder: _Folder, source: Path) -> None:
+def _name_the_cause(texts: Sequence[str], folder: Place, source: Path) -> None:
     """Raises: DataError if none of the paths is there, but all are once blanks, case or folders are as in the names."""
     causes: dict[str, tuple[Callable[[str], str], dict[str, list[str]]]] = {
-        "begin or end with blanks": (str.strip, folder.by(str)),
-        "have other capitals than the files": (str.casefold, folder.by(str.casefold)),
-        "lack the folder that the files are in": (str, folder.by(posixpath.basename)),
+        "begin or end with blanks": (str.strip, _by(folder, str)),
+        "have other capitals than the files": (str.casefold, _by(folder, str.casefold)),
+        "lack the folder that the files are in": (str, _by(folder, posixpath.basename)),
     }
     for cause, (change, files) in causes.items():
         changed = [files.get(change(text), []) for text in texts]

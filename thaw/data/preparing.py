@@ -73,7 +73,7 @@ def _prepare(folder: Path, task: Task, kept: Decoded, before: list[list[str]] | 
     settings, data = task.settings, task.data
     listed = listing.read_data(data)
     paths = listed.table["path"].tolist()
-    found = ingest(listed.root, paths, settings, workers=task.workers, links=links.followed(data), kept=kept)
+    found = ingest(listed.source, paths, settings, workers=task.workers, links=links.followed(data), kept=kept)
     items = progress(found, total=len(paths), label="prepare: images read")
     cataloged = rare.settle(catalog.collect(listed, items, kept, settings, data), data.rare)
     cataloged = neighbours.grouped(cataloged, kept, data.group)

@@ -39,8 +39,8 @@ def check() -> None:
     load_params()
     torn.check(Path())
     tree = read_tree(PARAMS_FILE)
-    places, labels = data_places.of(tree), str(value_at(tree, "data", "labels"))
-    files = [] if Path(labels).is_dir() else [Path(labels)]
+    places, named = data_places.of(tree), {str(value_at(tree, "data", key)) for key in ("raw", "labels")}
+    files = [Path(name) for name in sorted(named) if not Path(name).is_dir() and Path(name) not in places.whole]
     findings = (line for path in [*places.whole, *files] for line in _below(path))
     lines = list(islice((line for source in (findings, _in_levels(places.flat)) for line in source), _MOST + 1))
     if len(lines) > _MOST:

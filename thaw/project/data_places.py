@@ -37,10 +37,21 @@ def of(tree: Mapping[str, object]) -> Places:
     if not isinstance(raw, str):
         return Places(whole, [])
     path = Path(_normal(raw))
+    if _is_archive(path):
+        return Places(whole, [])
     if not raw.lower().endswith(".csv") and not path.is_file():
         return Places([path, *whole], [])
     folders = _folders_of(path, tree)
     return Places([*folders, *whole], _above(path.parent, folders))
+
+
+def _is_archive(path: Path) -> bool:
+    """Tell whether a path names one file that holds the images: DVC sees nothing in it. It may not be there yet."""
+    from thaw.data import archives, sources  # and pandas, which folders of classes do without
+
+    if path.is_file() and path.suffix.lower() != ".csv":
+        return sources.kind_of(path) != "table"
+    return not path.exists() and path.name.lower().endswith((*archives.SUFFIXES, ".parquet"))
 
 
 def inside(path: Path) -> bool:
@@ -76,12 +87,15 @@ def _paths(manifest: Path, tree: Mapping[str, object]) -> list[str]:
     if manifest.exists() and not manifest.is_file():
         raise DataError(f"{manifest} is no regular file, so it would be read for ever; put a CSV in its place")
     from thaw.data import dialect, named_files  # and pandas, which folders of classes do without
+    from thaw.data.places import Folder
 
     encoding, columns = value_at(tree, "data", "encoding"), value_at(tree, "data", "columns")
     name = columns.get("path", "path") if isinstance(columns, dict) else "path"
     try:
         cells = dialect.read(manifest, encoding if isinstance(encoding, str) else "auto").table
-        return [path for path in named_files.resolve(cells[name].tolist(), manifest.parent, manifest)[0] if path]
+        return [
+            path for path in named_files.resolve(cells[name].tolist(), Folder(manifest.parent), manifest)[0] if path
+        ]
     except (ThawError, KeyError, LookupError):
         return []
 

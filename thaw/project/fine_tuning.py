@@ -48,10 +48,11 @@ def fine_tune(
 ) -> FineTuned:
     """Fine-tune a network on images, as `thaw new` and `thaw repro` do; return metrics, model and report.
 
-    `images` is a folder with a sub-folder for each class, or a CSV that lists the images; None takes those that the
-    project has. `project` is a folder: a project that is there is reused, and stages whose inputs have not changed do
-    not run again. `backbone` is a source such as `timm:resnet50`, `params` has further values of params.yaml by their
-    dotted keys (`{"prepare.fit": "pad"}`). In a reused project they replace what its params.yaml says.
+    `images` is a folder with a sub-folder for each class, an archive of one, or a CSV that lists the images; None takes
+    those that the project has. `project` is a folder: a project that is there is reused, and stages whose inputs have
+    not changed do not run again. `backbone` is a source such as `timm:resnet50`, `params` has further values of
+    params.yaml by their dotted keys (`{"prepare.fit": "pad"}`). In a reused project they replace what its params.yaml
+    says.
 
     Raises: ThawError if the project, the images or the settings cannot be used; RunError with a stage's message if one
     fails.
@@ -69,10 +70,15 @@ def fine_tune(
 
 
 def _make(root: Path, source: Path, backbone: str | None, params: Mapping[str, object]) -> None:
-    folder, listed = (source, None) if source.is_dir() else (None, source)
+    folder, listed = (source, None) if _holds_images(source) else (None, source)
     subdir = enclosing_repository(root) is not None
     new_project(Wish(root, folder, listed, backbone, subdir, params))
     print(f"{root}: a new project{', a part of the git repository around it' if subdir else ''}", flush=True)
+
+
+def _holds_images(source: Path) -> bool:
+    """Tell whether images are given as a folder or an archive, and not as a table that lists them."""
+    return source.exists() and not images.is_table(source)
 
 
 def _reuse(root: Path, source: Path | None, asked: Mapping[str, object]) -> None:
@@ -93,7 +99,7 @@ def _reuse(root: Path, source: Path | None, asked: Mapping[str, object]) -> None
 
 def _replace_images(root: Path, source: Path) -> None:
     """Copy the images again if they are not those that the project has, and tell DVC."""
-    folder, given = (source, None) if source.is_dir() else (None, source)
+    folder, given = (source, None) if _holds_images(source) else (None, source)
     listed = images.list_images(folder, given)
     manifest = images.manifest_of(listed, folder, given)
     present = root / images.FOLDER

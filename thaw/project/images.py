@@ -8,6 +8,7 @@ room.
 import errno
 import filecmp
 import os
+import re
 import shutil
 import stat
 from collections.abc import Mapping, Sequence
@@ -16,11 +17,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from thaw.config.schema import DataParams
-from thaw.data import dialect, listing
+from thaw.data import dialect, listing, sources
 from thaw.data.columns import COLUMNS, NEEDED
 from thaw.data.listing import MANIFEST, Listing
+from thaw.data.pixel_values import UnusableError
 from thaw.errors import DataError
 from thaw.progress import progress
+from thaw.project import looking
 from thaw.project.labels import table_text
 
 FOLDER = "data/images"
@@ -37,8 +40,15 @@ def list_images(
         raise DataError("--images and --manifest are both given; give the folder, or the CSV that lists the images")
     if manifest is not None and not manifest.is_file():
         raise DataError(f"--manifest is {manifest}, which is no file; give a CSV with the columns path and label")
-    if images is not None and not images.is_dir():
-        raise DataError(f"--images is {images}, which is no folder; give a folder with a sub-folder for each class")
+    if images is not None and re.match(r"[a-z][a-z0-9+]*:/", str(images)):
+        raise DataError(
+            f"--images is {images}, an address; leave it out, and run `thaw data fetch ADDRESS` in the new project"
+        )
+    if images is not None and (not images.exists() or is_table(images)):
+        raise DataError(
+            f"--images is {images}, which is no folder and no archive; give a folder with a sub-folder for each class, "
+            "or --manifest with a table of images"
+        )
     source = images if images is not None else manifest
     assert source is not None
     try:
@@ -48,6 +58,11 @@ def list_images(
             f"--column takes one of {', '.join(COLUMNS)}, then = and the name in the table, such as path=file_name"
         ) from None
     return listing.read(source, data=how)
+
+
+def is_table(path: Path) -> bool:
+    """Tell whether images are given as a table that lists them; a folder, an archive and what is not there are none."""
+    return path.is_file() and sources.kind_of(path) == "table"
 
 
 def manifest_of(listed: Listing, images: Path | None, manifest: Path | None) -> bytes | None:
@@ -70,8 +85,10 @@ def copy_images(listed: Listing, manifest: bytes | None, folder: Path) -> list[s
     for path in progress(listed.table["path"], total=len(listed.table), label="images copied"):
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        if reason := _why_unreadable(listed.root / path):
+        if reason := _why_unreadable(listed, path):
             unreadable.append(f"{path}: {reason}")
+        elif listed.archive is not None:
+            target.write_bytes(listed.archive.read(path, looking.MAX_MEGAPIXELS))
         else:
             _copy(listed.root / path, target)
     if manifest is not None:
@@ -81,23 +98,34 @@ def copy_images(listed: Listing, manifest: bytes | None, folder: Path) -> list[s
 
 def same_images(listed: Listing, manifest: bytes | None, folder: Path) -> bool:
     """Tell whether a folder holds what `copy_images` would write into it, byte for byte."""
-    wanted = {path: listed.root / path for path in listed.table["path"] if not _why_unreadable(listed.root / path)}
+    wanted = {path for path in listed.table["path"] if not _why_unreadable(listed, path)}
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     if manifest is not None:
         if MANIFEST not in present or (folder / MANIFEST).read_bytes() != manifest:
             return False
         present.remove(MANIFEST)
-    pairs = progress(wanted.items(), total=len(wanted), label="images compared")
-    return present == set(wanted) and all(filecmp.cmp(source, folder / path, shallow=False) for path, source in pairs)
+    paths = progress(sorted(wanted), total=len(wanted), label="images compared")
+    return present == wanted and all(_is_same(listed, path, folder / path) for path in paths)
 
 
-def _why_unreadable(path: Path) -> str:
+def _is_same(listed: Listing, path: str, copy: Path) -> bool:
+    if listed.archive is not None:
+        return listed.archive.read(path, looking.MAX_MEGAPIXELS) == copy.read_bytes()
+    return filecmp.cmp(listed.root / path, copy, shallow=False)
+
+
+def _why_unreadable(listed: Listing, path: str) -> str:
     """Return why a file cannot be copied: no regular file, nothing behind a link, no permission. Empty if it can."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            return "not a regular file"
-        with path.open("rb"):
+        if listed.archive is not None:
+            listed.archive.read(path, looking.MAX_MEGAPIXELS)
             return ""
+        if not stat.S_ISREG((listed.root / path).stat().st_mode):
+            return "not a regular file"
+        with (listed.root / path).open("rb"):
+            return ""
+    except UnusableError as error:
+        return str(error)
     except OSError as error:
         return error.strerror or type(error).__name__
 

@@ -44,10 +44,10 @@ def export(root: Path, output: Path | None) -> Iterator[str]:
 
 def _create(root: Path, data: DataParams, name: str) -> Iterator[str]:
     raw = root / data.raw
-    if raw.is_file():
+    if listing.says_its_labels(raw):
         raise DataError(
-            f"data.raw is {data.raw}, a CSV that has labels; set data.raw to the images' folder and {_KEY} to the CSV, "
-            "with paths relative to that folder"
+            f"data.raw is {data.raw}, which has its labels within; set data.raw to the images' folder and {_KEY} to a "
+            "CSV, with paths relative to that folder"
         )
     if (root / name).exists():
         raise RunError(f"{name} is there already; give another --output, or set {_KEY} to {name} if it has the labels")

@@ -105,7 +105,12 @@ def enclosing_repository(target: Path) -> Path | None:
 
 def track_images(root: Path) -> None:
     """Put the images of a project into DVC. Raises: RunError with DVC's reason."""
-    _run(root, sys.executable, "-m", "dvc", "add", images.FOLDER)
+    track(root, images.FOLDER)
+
+
+def track(root: Path, name: str) -> None:
+    """Put a file or a folder of a project into DVC. Raises: RunError with DVC's reason."""
+    _run(root, sys.executable, "-m", "dvc", "add", name)
 
 
 def _check_place(target: Path, *, subdir: bool) -> None:

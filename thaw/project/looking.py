@@ -11,14 +11,17 @@ from pathlib import Path
 import numpy as np
 
 from thaw.data import decoding, headers, pixel_values
-from thaw.data.decoding import Picture, UnusableError, read_regular
+from thaw.data.decoding import Picture, UnusableError
+from thaw.data.ingest import read
 from thaw.data.listing import Listing
 from thaw.data.pixel_values import Ranges
+from thaw.data.places import Archive
 from thaw.pipeline.data_facts import Range
 from thaw.progress import progress
 
 NUM_DECODED = 100
-_MAX_MEGAPIXELS = 100.0
+MAX_MEGAPIXELS = 100.0
+"""Of an image that is looked at or copied out of an archive; `prepare` takes its own limit."""
 _TINY_PX = 16
 _MULTIPLE_PX = 8
 _OBLONG = 1.5
@@ -61,10 +64,11 @@ def look(listed: Listing) -> Seen:
     sizes, unusable = [], []
     for path in progress(paths, total=len(paths), label="images looked at"):
         try:
-            sizes.append(headers.size(listed.root / path))
+            source = listed.root / path if listed.archive is None else listed.archive.read(path, MAX_MEGAPIXELS)
+            sizes.append(headers.size(source))
         except UnusableError as error:
             unusable.append(f"{path}: {error}")
-    decoded = _decoded(listed.root, paths[:: -(-len(paths) // NUM_DECODED)])
+    decoded = _decoded(listed.source, paths[:: -(-len(paths) // NUM_DECODED)])
     pictures = [picture for picture, _ in decoded]
     value_range, notes = _value_range(decoded)
     return Seen(
@@ -96,19 +100,19 @@ def _channels(number: int) -> str:
     return {1: "grey", 3: "colour"}.get(number, f"{number} channels")
 
 
-def _decoded(root: Path, paths: Iterable[str]) -> list[tuple[Picture, bool]]:
+def _decoded(source: Path | Archive, paths: Iterable[str]) -> list[tuple[Picture, bool]]:
     """Return a tiny picture of each file that can be decoded, and whether its values have a range of their own."""
     found = []
     for path in paths:
         for asked in (None, _EVERYTHING):
             try:
-                data = read_regular(root / path, _MAX_MEGAPIXELS)
+                data = read(str(source.resolve()) if isinstance(source, Path) else source, path, MAX_MEGAPIXELS)
                 picture = decoding.decode(
                     data,
                     size_px=_TINY_PX,
                     fit="squash",
                     background=255,
-                    max_megapixels=_MAX_MEGAPIXELS,
+                    max_megapixels=MAX_MEGAPIXELS,
                     value_range=asked,
                 )
             except (UnusableError, OSError):
