@@ -137,3 +137,11 @@ def test_a_card_of_a_thousand_classes_stays_readable() -> None:
     text = card.render(tiny.changed(FACTS, classes=names), card.Evidence(**(vars(many) | changed)))
     assert "The other 980 classes are left out here." in text
     assert len(text.splitlines()) < 160
+
+
+@pytest.mark.parametrize("plane", ["max", 0, None])
+def test_the_plane_of_a_file_that_is_answered_for_is_said_if_it_is_not_the_first(plane: str | int | None) -> None:
+    settings = tiny.preprocessing(plane=plane).model_dump() | {"channels": 3}
+    text = card.render(tiny.exported_facts(classes=["a|b", "ok"], preprocessing=settings), evidence())
+    assert (f"`prepare.plane: {plane}`" in text) == (plane is not None)
+    assert ("prepare.plane" in text) == (plane is not None)
