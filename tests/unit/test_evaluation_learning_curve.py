@@ -74,9 +74,11 @@ def test_a_large_share_takes_the_strength_of_the_head_of_all_and_says_so(
     data = features(num_folds=1)
     asked = list[tuple[int, tuple[float, ...]]]()
 
-    def noted(train: FeatureSet, num_classes: int, strengths: tuple[float, ...] = STRENGTHS) -> LinearFit:
-        asked.append((len(train.labels), strengths))
-        return fit_linear(train, num_classes, strengths)
+    def noted(
+        train: FeatureSet, num_classes: int, strengths: tuple[float, ...] = STRENGTHS, *, among: NDArray[np.int64]
+    ) -> LinearFit:
+        asked.append((len(among), strengths))
+        return fit_linear(train, num_classes, strengths, among=among)
 
     monkeypatch.setattr(curves, "subsample", lambda labels, *_, **__: np.arange(min(len(labels), 40)))
     monkeypatch.setattr(curves, "fit_linear", noted)

@@ -63,7 +63,7 @@ def _answered(
         part, out = data.of_fold(number), data.val_folds == number
         chosen = _share_of(part.train, share, len(data.facts.classes))
         trained += int(chosen[: len(part.train_rows)].sum())
-        fit = head if chosen.all() else _fit(part.train[chosen], len(data.facts.classes), head.strength)
+        fit = head if chosen.all() else _fit(part.train, np.flatnonzero(chosen), len(data.facts.classes), head.strength)
         count = len(part.val_rows)  # the plain view comes first
         labels, logits = part.val.labels[:count], fit.logits(part.val.features[:count])
         right[out], losses[out] = logits.argmax(axis=1) == labels, log_losses(logits, labels)
@@ -71,15 +71,15 @@ def _answered(
     return trained / data.num_folds, right, losses, np.unique(units, return_inverse=True)[1]
 
 
-def _fit(train: FeatureSet, num_classes: int, strength: float) -> LinearFit:
+def _fit(train: FeatureSet, among: NDArray[np.int64], num_classes: int, strength: float) -> LinearFit:
     """Return the head of a share, at a strength chosen on it, or at that of the head of all where the share is large.
 
     Then both strengths are chosen on as many examples of the same kind (`subsample`).
     """
-    if len(subsample(train.labels, num_classes, seed=0, purpose="strength")) == len(train.labels):
-        return fit_linear(train, num_classes)
-    print(f"learning curve: {len(train.labels)} examples at C {strength}, as on all of them", flush=True)
-    return fit_linear(train, num_classes, strengths=(strength,))
+    if len(subsample(train.labels[among], num_classes, seed=0, purpose="strength")) == len(among):
+        return fit_linear(train, num_classes, among=among)
+    print(f"learning curve: {len(among)} examples at C {strength}, as on all of them", flush=True)
+    return fit_linear(train, num_classes, strengths=(strength,), among=among)
 
 
 def _share_of(train: FeatureSet, share: float, num_classes: int) -> NDArray[np.bool_]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -40,35 +40,41 @@ class LinearFit:
 
 
 @timings.counted("train")
-def fit_linear(train: FeatureSet, num_classes: int, strengths: Sequence[float] = STRENGTHS) -> LinearFit:
+def fit_linear(
+    train: FeatureSet,
+    num_classes: int,
+    strengths: Sequence[float] = STRENGTHS,
+    *,
+    among: NDArray[np.int64] | None = None,
+) -> LinearFit:
     """Return the multinomial logistic regression at the strength of its regularisation that `choose_strength` finds.
 
     Solved by L-BFGS on features centred and scaled by one common factor, which is then folded into the layer: a
     factor of its own for each feature fits slightly better and ruins the start of a phase (decision 0006). On as many
     threads as torch has, with the same digits on any number of them (decision 0053).
 
-    An unsure label is a target of several classes, as in `soft_targets` without smoothing. Of more examples than
-    `subsample` takes, all strengths are solved on these only, and the fit to all at the chosen one starts from there.
+    An unsure label is a target of several classes, as in `soft_targets` without smoothing. With `among` the fit is to
+    the examples at these positions, as to a copy of them.
     """
-    check_every_class(train.labels, num_classes)
-    chosen = strengths[0] if len(strengths) == 1 else choose_strength(train, num_classes, strengths)
-    positions = subsample(train.labels, num_classes, seed=0, purpose="strength")
-    some = len(positions) < len(train.labels)
-    path = _Path(train[positions] if some else train, num_classes)
-    for strength in strengths:
-        fit = path.fit(strength)
-        if strength == chosen:
-            break
-    return _Path(train, num_classes, start=path).fit(chosen) if some else fit
+    check_every_class(train.labels if among is None else train.labels[among], num_classes)
+    chosen = strengths[0] if len(strengths) == 1 else choose_strength(train, num_classes, strengths, among=among)
+    return _Path(train, num_classes, among).fit(chosen)
 
 
-def choose_strength(train: FeatureSet, num_classes: int, strengths: Sequence[float] = STRENGTHS) -> float:
+def choose_strength(
+    train: FeatureSet,
+    num_classes: int,
+    strengths: Sequence[float] = STRENGTHS,
+    *,
+    among: NDArray[np.int64] | None = None,
+) -> float:
     """Return the strength with the lowest log loss on training images left out in turn, five times.
 
     On at most as many examples as `subsample` takes: a strength weighs the loss of each example, so that it means the
     same on more of them. A strength from the middle where there are too few images to leave any out.
     """
-    few = train[subsample(train.labels, num_classes, seed=0, purpose="strength")]
+    positions = np.arange(len(train.labels)) if among is None else among
+    few = train[positions[subsample(train.labels[positions], num_classes, seed=0, purpose="strength")]]
     parts = [(_Path(few[~left_out], num_classes), few[left_out]) for left_out in inner_folds(few, num_classes)]
     best, lowest, worse = strengths[len(strengths) // 2], math.inf, 0
     for strength in strengths if parts else ():
@@ -82,19 +88,14 @@ def choose_strength(train: FeatureSet, num_classes: int, strengths: Sequence[flo
 class _Path:
     """Fits to the same examples, each starting from the one before: from strong regularisation to weak."""
 
-    def __init__(self, train: FeatureSet, num_classes: int, *, start: "_Path | None" = None) -> None:
-        """Begin at zero, or where the last fit of `start` ended, which was to some of these examples."""
-        self.solver = Solver(train, num_classes)
-        self.point = Point.zero(num_classes, train.features.shape[1])
-        if start is not None:
-            ours, theirs, there = self.solver.loss, start.solver.loss, start.point
-            bias = there.bias + there.weight @ (ours.centre - theirs.centre) / theirs.scale
-            self.point = replace(there, weight=there.weight * (ours.scale / theirs.scale), bias=bias)
+    def __init__(self, train: FeatureSet, num_classes: int, among: NDArray[np.int64] | None = None) -> None:
+        self._solver = Solver(train, num_classes, among)
+        self._point = Point.zero(num_classes, train.features.shape[1])
 
     def fit(self, strength: float) -> LinearFit:
-        self.point = self.solver.solve(strength, self.point)
-        weight = self.point.weight / self.solver.loss.scale
-        return LinearFit(weight, self.point.bias - weight @ self.solver.loss.centre, strength)
+        self._point = self._solver.solve(strength, self._point)
+        weight = self._point.weight / self._solver.loss.scale
+        return LinearFit(weight, self._point.bias - weight @ self._solver.loss.centre, strength)
 
 
 def linear_module(fit: LinearFit) -> nn.Linear:

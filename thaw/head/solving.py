@@ -22,6 +22,7 @@ from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import OptimizeResult, minimize
 from threadpoolctl import threadpool_limits
 
+from thaw.errors import TrainingError
 from thaw.head.examples import Features, FeatureSet
 from thaw.progress import progress
 
@@ -31,11 +32,11 @@ Found = TypeVar("Found")
 BLOCK = 2048
 """Examples of a block; the last one may have fewer."""
 TOLERANCE = 1e-4
-"""Largest entry of the gradient at the end, and largest estimated distance of the loss from its optimum, in nats."""
+"""Largest entry of the gradient at the end. Largest estimated distance of the loss from its optimum: in nats, or as a
+fraction of a loss that is below 1."""
 _ITERATIONS = 300  # as many iterations near the optimum are enough
-_KEPT_BYTES = (
-    2**26
-)  # of centred features; more of them are centred anew for each sum, which makes it a twentieth slower
+# Bytes of centred features that are kept; more are centred anew for each sum, which makes it a twentieth slower.
+_KEPT_BYTES = 2**26
 _SHARED_PRODUCTS = 2**26  # of numbers in a block, from which threads share the blocks: a few milliseconds
 # Features up to which their covariance and its Cholesky factor, one for each strength, cost less than they save: with
 # few classes, and with many, of which sums over the examples cost more.
@@ -82,20 +83,25 @@ class LogLoss:
     An unsure label is a target of several classes, as in `soft_targets` without smoothing.
     """
 
-    def __init__(self, train: FeatureSet, num_classes: int) -> None:
-        self._features, self._labels = train.features, train.labels
-        self._rest = (1 - train.confidence) / max(num_classes - 1, 1)
-        self._more = train.confidence - self._rest
-        self.num_classes, (self.num_examples, self.num_features) = num_classes, train.features.shape
+    def __init__(self, train: FeatureSet, num_classes: int, among: NDArray[np.int64] | None = None) -> None:
+        """Take all examples, or those at the positions `among`. Raises: TrainingError if a feature is not finite."""
+        self._features, self._among = train.features, among
+        self._labels = train.labels if among is None else train.labels[among]
+        confidence = train.confidence if among is None else train.confidence[among]
+        self._rest = (1 - confidence) / max(num_classes - 1, 1)
+        self._more = confidence - self._rest
+        self.num_examples, self.num_features, self.num_classes = len(confidence), train.features.shape[1], num_classes
         self._kept: list[Features] = []
         with self.threads() as in_order:
-            sums = in_order(lambda block: self._features[block].sum(axis=0, dtype=np.float64), self._blocks)
+            sums = in_order(lambda block: self._part(block).sum(axis=0, dtype=np.float64), self._blocks)
             centre = sum(sums, np.zeros(self.num_features)) / self.num_examples
+            if not np.isfinite(centre).all():
+                raise TrainingError("the features of an image are not all finite numbers; take another backbone.source")
             self._centre: Features = centre.astype(np.float32)  # as the features are, from which it is taken
             squares = in_order(self._squares, self._blocks)
-            self.scale = math.sqrt(sum(squares) / train.features.size) or 1.0
+            self.scale = math.sqrt(sum(squares) / (self.num_examples * self.num_features)) or 1.0
         self.centre: Floats = self._centre.astype(np.float64)
-        if self._features.nbytes <= _KEPT_BYTES:
+        if 4 * self.num_examples * self.num_features <= _KEPT_BYTES:
             self._kept = [self._centred(block) for block in self._blocks]
 
     def threads(self) -> AbstractContextManager["_InOrder"]:
@@ -135,8 +141,11 @@ class LogLoss:
 
     def _centred(self, block: slice) -> Features:
         kept = self._kept
-        centred: Features = kept[block.start // BLOCK] if kept else self._features[block] - self._centre
+        centred: Features = kept[block.start // BLOCK] if kept else self._part(block) - self._centre
         return centred
+
+    def _part(self, block: slice) -> Features:
+        return self._features[block if self._among is None else self._among[block]]
 
     def _squares(self, block: slice) -> float:
         return float(np.square(self._centred(block), dtype=np.float64).sum())
@@ -170,8 +179,8 @@ def _of_both(second: Features) -> Features:
 class Solver:
     """Finds the heads of some examples at one strength of the regularisation after the other."""
 
-    def __init__(self, train: FeatureSet, num_classes: int) -> None:
-        self.loss = LogLoss(train, num_classes)
+    def __init__(self, train: FeatureSet, num_classes: int, among: NDArray[np.int64] | None = None) -> None:
+        self.loss = LogLoss(train, num_classes, among)
         self._covariance: Floats | None = None
 
     def solve(self, strength: float, start: Point) -> Point:
@@ -189,7 +198,7 @@ class Solver:
         steps = progress(itertools.count(1), total=None, label=label)
         with loss.threads() as in_order:
             space = self._coordinates(start.curvature, penalty, in_order)
-            last: dict[str, float] = {}
+            last: dict[str, Any] = {}
 
             def cost(flat: Floats) -> tuple[float, Floats]:
                 weight, bias = space.head_of(flat)
@@ -198,13 +207,13 @@ class Solver:
                 gradient = space.gradient(of_weight, found.of_bias)
                 largest = max(np.abs(of_weight).max(), np.abs(found.of_bias).max())
                 value = found.value + penalty / 2 * float(np.vdot(weight, weight))
-                distance = float(gradient @ gradient) / 2 / min(value, 1) if space.factor is not None else 0.0
-                last.update(left=max(float(largest), distance), curvature=found.curvature)
+                far = space.factor is not None and float(gradient @ gradient) / 2 > TOLERANCE * min(value, 1)
+                last.update(settled=largest <= TOLERANCE and not far, curvature=found.curvature)
                 return value, gradient
 
             def after_each_step(intermediate_result: OptimizeResult) -> None:  # noqa: ARG001, scipy asks for the name
                 next(steps)
-                if last["left"] <= TOLERANCE:
+                if last["settled"]:
                     raise StopIteration
 
             options = {"maxiter": _ITERATIONS, "gtol": 0, "ftol": 64 * np.finfo(np.float64).eps, "maxls": 50}
