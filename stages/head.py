@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from thaw.activations.engine import use_threads
 from thaw.evaluation.learning_curve import learning_curve
 from thaw.head import features
 from thaw.head.fit import fit_head
@@ -17,10 +18,10 @@ OUTS = ("models/phases/head",)
 def main() -> None:
     """Write models/phases/head: the head's tensors, those of each fold, model.json and the answers on validation."""
     with guard.stage("head", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
+        use_threads(params.compute)
         data = features.read(Path("data/features"))
-        solved = params.head.form == "linear" and not params.head.grow_from
-        learned = learning_curve(data) if solved else None  # first, since what follows may overwrite the features
         fitted = fit_head(params.head, data, seed=params.seed)
+        learned = learning_curve(data, fitted.answering) if fitted.answering else None
         model = ModelFacts(
             **dict(data.facts), phase="head", start=None, depth_blocks=0, cut=len(data.facts.blocks), head=fitted.facts
         )

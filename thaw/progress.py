@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 _QUIET_S = 1.0
@@ -11,7 +11,7 @@ _LINE_INTERVAL_S = 10.0
 Item = TypeVar("Item")
 
 
-def progress(items: Iterable[Item], *, total: int | None, label: str) -> Iterator[Item]:
+def progress(items: Iterable[Item], *, total: int | None, label: str) -> Generator[Item, None, None]:
     """Yield the items and show on stderr how far it is; a loop of less than a second shows nothing.
 
     Without a total it shows how many there were so far.
@@ -19,7 +19,7 @@ def progress(items: Iterable[Item], *, total: int | None, label: str) -> Iterato
     return _bar(items, total, label) if sys.stderr.isatty() else _lines(items, total, label)
 
 
-def _bar(items: Iterable[Item], total: int | None, label: str) -> Iterator[Item]:
+def _bar(items: Iterable[Item], total: int | None, label: str) -> Generator[Item, None, None]:
     # rich takes a fifth of a second to import, and only a terminal needs it.
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -40,7 +40,7 @@ def _bar(items: Iterable[Item], total: int | None, label: str) -> Iterator[Item]
             bar.stop()
 
 
-def _lines(items: Iterable[Item], total: int | None, label: str) -> Iterator[Item]:
+def _lines(items: Iterable[Item], total: int | None, label: str) -> Generator[Item, None, None]:
     started = last = time.monotonic()
     for done, item in enumerate(items, start=1):
         yield item

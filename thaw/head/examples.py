@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from thaw import memory
 from thaw.augment.draws import representatives
 from thaw.errors import TrainingError
 
@@ -33,10 +34,12 @@ class FeatureSet:
     each example stands for itself."""
 
     def __getitem__(self, chosen: NDArray[Any]) -> Self:
-        """Return some of the examples, by their positions or by a mask."""
+        """Return some of the examples, by their positions or by a mask, in memory where they were mapped."""
+        features = self.features[chosen]
+        memory.drop_pages([self.features])
         return replace(
             self,
-            features=self.features[chosen],
+            features=features,
             labels=self.labels[chosen],
             confidence=self.confidence[chosen],
             units=None if self.units is None else self.units[chosen],

@@ -120,8 +120,9 @@ def _all_views(folder: Path, part: str, chosen: NDArray[np.int64], known: dict[s
     features = np.empty((num_views * len(chosen), plain.shape[1]), np.float32)
     first, *places = np.split(features, num_views)
     np.take(plain, chosen, axis=0, out=first)
+    memory.drop_pages([plain])
     for place, view in zip(places, further, strict=True):
         place[:] = view
-    memory.drop_pages([plain, *further])
+        memory.drop_pages([view])
     labels, confidence, units = (np.tile(known[name][chosen], num_views) for name in ("labels", "confidence", "units"))
     return FeatureSet(features, labels, confidence, units)
