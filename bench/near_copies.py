@@ -27,7 +27,7 @@ from bench import _sets, _tools
 from thaw.data import looks, near_copies, sample, split
 from thaw.data.decoding import Picture, decode
 from thaw.data.folds import places
-from thaw.data.packed import Spool
+from thaw.data.spool import Spool
 from thaw.progress import progress
 
 _SIZE_PX = 256

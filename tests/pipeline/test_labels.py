@@ -13,6 +13,7 @@ from PIL import Image
 
 from tests.photos import ROOT, as_installed
 from tests.pipeline.clone import Clone, stages_run
+from thaw.data.packed import PackedImages
 from thaw.project import files
 
 _PERSON = {f"GIT_{role}_{what}": "test@localhost" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
@@ -128,3 +129,25 @@ def test_without_the_driver_git_merges_lines_that_are_apart(project: Clone) -> N
     text = (project.root / "labels.csv").read_text()
     assert "crack/00.png,ok\n" in text
     assert "ok/19.png,crack\n" in text
+
+
+def test_images_that_are_added_leave_the_shards_of_before_as_they_are(project: Clone) -> None:
+    prepared = project.root / "data" / "prepared"
+    shard, before = (prepared / "images-00000.npy").read_bytes(), project.lock()["prepare"]["outs"]
+    for number in (3, 30):
+        _image(project.root / "photos" / "crack" / f"added {number}.png", 100 + number)
+    project.succeed("dvc", "add", "-q", "photos")
+    table = (project.root / "labels.csv").read_text()
+    added = "".join(f"crack/added {number}.png,crack\n" for number in (3, 30))
+    (project.root / "labels.csv").write_text(table + added)
+    project.succeed(*_PREPARE)
+    assert (prepared / "images-00000.npy").read_bytes() == shard
+    images = PackedImages.open(prepared)
+    assert [len(part) for part in images.shards] == [20, 2]
+    for path, pixels in zip(images.samples["path"], images.read(np.arange(22)), strict=True):
+        expected = np.asarray(Image.open(project.root / "photos" / path))
+        assert np.array_equal(pixels, expected), path
+    after = project.lock()["prepare"]["outs"]
+    assert after != before
+    project.succeed(*_PREPARE, "--force", "--single-item")
+    assert project.lock()["prepare"]["outs"] == after, "the same images in the same shards"

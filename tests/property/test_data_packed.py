@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from thaw.data.packed import COLUMNS, PackedImages, Spool, write
+from thaw.data.packed import COLUMNS, PackedImages, write
+from thaw.data.spool import Spool
 from thaw.pipeline import artifacts
 
 SPLITS = ("train", "val", "test")

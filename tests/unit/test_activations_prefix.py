@@ -18,6 +18,7 @@ from thaw.activations.engine import Engine, machine_of
 from thaw.activations.prefix import HalfOverflowError, Prefix, Views
 from thaw.activations.sources import Cached, Fresh
 from thaw.config.schema import ComputeParams
+from thaw.data.packed import Rows
 from thaw.errors import TrainingError
 from thaw.pipeline import artifacts
 
@@ -87,7 +88,7 @@ def test_a_view_is_found_under_everything_that_it_depends_on() -> None:
     usual = prefix()
     others = [
         prefix(identity="other"),
-        prefix(images=replace(images, fingerprint="other")),
+        prefix(images=replace(images, shards=(images.shards[0] // 2,))),
         prefix(spec=spec),
         prefix(seed=4),
         prefix(augment=tiny.augment(flip="both", brightness=0.3)),
@@ -98,6 +99,31 @@ def test_a_view_is_found_under_everything_that_it_depends_on() -> None:
     assert view_folder(prefix(), ROWS, 1) in folders
     # The plain view is not drawn: the same under every seed and augmentation.
     assert view_folder(usual, ROWS, 0) == view_folder(others[3], ROWS, 0) == view_folder(others[4], ROWS, 0)
+
+
+def test_images_that_were_seen_before_are_not_computed_again_whatever_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = tiny.packed(40)
+    few, all_rows = np.array([30, 4, 7, 9, 35]), np.arange(40)
+    Cached(prefix(images=images), few, 2, label="x")
+    expected = Fresh(prefix(images=images)).batch(np.tile(all_rows, 2), np.repeat([0, 1], 40))[0]
+    computed: list[int] = []
+
+    def counted(self: Prefix, rows: Rows, views: Rows, original: Any = Prefix.__call__) -> Any:
+        computed.extend(rows.tolist())
+        return original(self, rows, views)
+
+    more = prefix(images=images)
+    assert more.trial.numbers_an_image
+    monkeypatch.setattr(Prefix, "__call__", counted)
+    found = Cached(more, all_rows, 2, label="x")
+    assert sorted(computed) == sorted([row for row in range(40) if row not in few] * 2)
+    assert torch.equal(found.batch(np.tile(all_rows, 2), np.repeat([0, 1], 40))[0], expected)
+
+    moved = replace(images, samples=images.samples[::-1].reset_index(drop=True), shards=(images.shards[0][::-1],))
+    computed.clear()
+    found = Cached(prefix(images=moved), all_rows[::-1], 2, label="x")
+    assert len(computed) < 40  # no more than a first batch for its costs
+    assert torch.equal(found.batch(np.tile(all_rows[::-1], 2), np.repeat([0, 1], 40))[0], expected)
 
 
 def test_views_that_repeat_are_stored_once(scratch: Path) -> None:

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.near_copies import KINDS, summary
-from thaw.data import near_copies
+from thaw.data import candidates, near_copies
 from thaw.data.audit import near_duplicates
-from thaw.data.candidates import reduced
+from thaw.data.candidates import Pairs, reduced
 from thaw.data.looks import SIDE_PX, Looks, look
 from thaw.data.near_copies import Copies, check, listed, tie
+from thaw.data.pair_memo import PairMemo
 from thaw.data.split import assign
 from thaw.data.units import unit_numbers
 from thaw.errors import DataError
@@ -214,3 +215,70 @@ def test_the_bench_counts_copies_false_pairs_and_what_is_on_both_sides() -> None
     assert (facts["found_percent"], facts["false_pairs"], facts["false_alarms_percent"]) == (33.3, 1, 33.33)
     assert (facts["found_left_on_both_sides"], facts["missed_left_on_both_sides"]) == (1, 2)
     assert facts["below_all"] == {"grey": 50.0, "logo": 0.0}
+
+
+@pytest.mark.parametrize("most", [1000, 1])
+def test_copies_are_among_the_candidates_whether_all_images_are_compared_or_those_of_cells_near_by(most: int) -> None:
+    images = [scene(seed) for seed in range(300)]
+    kinds = ["turned 90", "mirrored", "10 % brighter", "cropped by 2 %", "half the size"] * 8
+    shown = looks(images + [changed(images[number], kind) for number, kind in enumerate(kinds)])
+    pairs = candidates.find(reduced(shown, 16), np.arange(len(shown)), lambda rows: shown[rows], most=most)
+    ends = list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
+    assert len({frozenset(pair) for pair in ends}) == len(ends)
+    assert ends == sorted(ends, key=sorted)
+    assert all(one != other for one, other in ends)
+    found = {frozenset(pair) for pair in ends}
+    assert sum({number, 300 + number} in found for number in range(len(kinds))) >= len(kinds) - 1
+
+
+def test_an_image_more_leaves_most_candidates_as_they_were() -> None:
+    shown = looks([scene(seed) for seed in range(201)])
+    before, after = (
+        candidates.find(reduced(shown[:number], 16), np.arange(number), lambda rows: shown[rows])
+        for number in (200, 201)
+    )
+    known = set(zip(before.first.tolist(), before.second.tolist(), before.orientation.tolist(), strict=True))
+    now = set(zip(after.first.tolist(), after.second.tolist(), after.orientation.tolist(), strict=True))
+    assert len({pair for pair in now - known if 200 not in pair[:2]}) < 0.05 * len(now)
+
+
+def memo_of(folder: Path, names: list[str], pairs: Pairs) -> tuple[list[int], NDArray[np.float32]]:
+    """What was asked for anew, and what came back: of each pair the sum of what its images are called."""
+    asked: list[int] = []
+
+    def compute(chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+        asked.extend(chosen.tolist())
+        called = [int(name[::-1], 16) for name in names]
+        of = [called[one] + called[other] for one, other in zip(pairs.first, pairs.second, strict=True)]
+        return np.repeat(np.array(of, np.float32)[chosen][:, None], 2, axis=1)
+
+    return asked, PairMemo(folder, names).values("half", pairs, 2, compute)
+
+
+def pairs_of(*ends: tuple[int, int, int]) -> Pairs:
+    return Pairs(*np.array(ends, np.int64).reshape(-1, 3).T)
+
+
+def test_what_is_known_of_a_pair_is_not_computed_again_wherever_its_images_are_listed(tmp_path: Path) -> None:
+    names = [f"{number:064x}"[::-1] for number in (1, 2, 3)]
+    asked, first = memo_of(tmp_path, names, pairs_of((0, 1, 0), (1, 2, 5)))
+    assert asked == [0, 1]
+    asked, again = memo_of(tmp_path, names[::-1], pairs_of((2, 1, 0), (2, 1, 1), (1, 0, 5)))
+    assert asked == [1]  # turned otherwise
+    assert again[[0, 2]].tolist() == first.tolist()
+    asked, _ = memo_of(tmp_path, names, pairs_of((0, 1, 0)))
+    assert asked == []
+    asked, _ = memo_of(tmp_path, names, pairs_of((1, 2, 5)))
+    assert asked == [0]  # only what the last run needed is kept
+
+
+@pytest.mark.parametrize("place", [10, 200, -5])
+def test_a_damaged_memory_of_pairs_is_made_anew(tmp_path: Path, place: int) -> None:
+    names = [f"{number:064x}"[::-1] for number in range(40)]
+    pairs = pairs_of(*((one, one + 1, 0) for one in range(39)))
+    _, first = memo_of(tmp_path, names, pairs)
+    data = bytearray((tmp_path / "half.npz").read_bytes())
+    data[place] ^= 255
+    (tmp_path / "half.npz").write_bytes(data)
+    _, again = memo_of(tmp_path, names, pairs)
+    np.testing.assert_array_equal(again, first)

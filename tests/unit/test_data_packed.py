@@ -1,5 +1,6 @@
 """Packed images: what goes in comes out, and nothing altered is read."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -13,17 +14,24 @@ from tests import tiny
 from thaw.config.schema import PrepareParams
 from thaw.data import packed
 from thaw.data.looks import SIDE_PX
+from thaw.data.spool import Spool
 from thaw.errors import ArtifactError
 from thaw.pipeline import artifacts
 
 
 def write_packed(
-    folder: Path, images: list[NDArray[np.uint8]], keep: list[int], shard_bytes: int = 2**30
+    folder: Path,
+    images: list[NDArray[np.uint8]],
+    keep: list[int],
+    shard_bytes: int = 2**30,
+    *,
+    ids: Sequence[int] | None = None,
+    before: Sequence[Sequence[str]] = (),
 ) -> packed.PackedImages:
     size = len(keep)
     samples = pd.DataFrame(
         {
-            "id": [f"{row:016x}" for row in range(size)],
+            "id": [f"{number:016x}" for number in (range(size) if ids is None else ids)],
             "path": [f"NA/{row}.png" for row in range(size)],
             "label": ["007", "NA"] * (size // 2) + ["007"] * (size % 2),
             "split": ["train", "val", "test", "train"][:size] + ["train"] * max(0, size - 4),
@@ -38,10 +46,10 @@ def write_packed(
         }
     )
     with artifacts.new_folder(folder) as partial, TemporaryFile() as file:
-        spool = packed.Spool(file, images[0].shape[0])
+        spool = Spool(file, images[0].shape[0])
         for image in images:
             spool.append(image)
-        packed.write(partial, samples, spool, keep, shard_bytes=shard_bytes)
+        packed.write(partial, samples, spool, keep, before=before, shard_bytes=shard_bytes)
     return packed.PackedImages.open(folder)
 
 
@@ -137,7 +145,7 @@ def test_a_spool_gives_numbers_in_turn_and_finds_the_looks_among_images_of_any_k
     random = np.random.default_rng(0)
     looks = random.integers(0, 256, (3, SIDE_PX, SIDE_PX), dtype=np.uint8)
     with TemporaryFile() as file:
-        spool = packed.Spool(file, 8)
+        spool = Spool(file, 8)
         assert spool.append(noise(1, 3)[0], looks[0]) == 0
         assert spool.append(random.integers(0, 2**16, (8, 8, 1), dtype=np.uint16), looks[1]) == 1
         assert spool.append(noise(1, 1)[0], looks[2]) == 2

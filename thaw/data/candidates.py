@@ -1,12 +1,20 @@
 """Which images may be copies of each other: a few for each image, by directions in which copies differ little.
 
-A look of 16 by 16 values is projected on the directions in which the images of this data set differ most, compared with
-how much a copy differs from its original (a linear discriminant analysis, Fisher 1936, of made copies: turned a little,
-moved, scaled, partly covered). Busbars that all solar cells have count for nothing then, and neither does a shift of
-what all have in common. The nearest by angle, in any of the eight orientations of a square, are the candidates.
+A look of 16 by 16 values is projected on directions that count by how much the images of this data set differ in them,
+compared with how much a copy differs from its original (a linear discriminant analysis, Fisher 1936, of made copies:
+turned a little, moved, scaled, partly covered). Busbars that all solar cells have count for nothing then, and neither
+does a shift of what all have in common. No direction is left out, and the copy of an image depends on that image alone:
+where an image is added, the candidates of the others stay almost the same, so that little is compared anew. The nearest
+by angle, in any of the eight orientations of a square, are the candidates.
+
+Each image is compared with all others up to some thousands of images. Beyond, images are put into cells by the nearest
+of some centres, and each is compared with those of the cells that are nearest to it (an inverted file, Jégou et al.
+2011, "Product quantization for nearest neighbor search", section 4): time grows with the power 1.5 of the images.
 """
 
-from collections.abc import Callable, Iterator
+import math
+import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,20 +23,25 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from thaw.data.looks import Look
+from thaw.progress import progress
 
 Floats = NDArray[np.float32]
+Halves = NDArray[np.float16]
 Numbers = NDArray[np.int64]
 
 NUM_ORIENTATIONS = 8
 THUMB_PX = 16
 _FITTED_PX = 64  # what copies are made of
 _NUM_FITTED = 600  # images; more do not change what is found
-_NUM_DIRECTIONS = 128
 _NEIGHBOURS = 10  # of planted copies 99 % have their original among these, or are among its
 _LEAST_COSINE = 0.35
 _RIDGE = 0.02
 _LEAST_CONTRAST = 1e-3
-_MOST_ROWS, _MOST_COSINES = 1024, 2**24  # at once, so that memory does not grow with the images
+_PROJECTED = 8192  # images or pairs at once
+_MOST_COSINES = 2**24  # at once, so that memory does not grow with the images
+_ALL = 10_000  # images that are compared with all others
+_FITTED_A_CENTRE, _ROUNDS = 40, 5  # images that a centre is the mean of, and rounds of k-means
+_CELLS = 8  # of an orientation of an image that are looked into: those of the nearest centres
 
 # How much a made copy differs from its image.
 _TURN_DEGREES, _LOG_SCALE, _SHIFT = 4.0, 0.12, 0.02
@@ -67,62 +80,147 @@ def reduced(images: NDArray[np.generic], side_px: int) -> Floats:
     return means
 
 
-def find(thumbs: Floats, order: Numbers, read: Callable[[Numbers], NDArray[np.uint8]]) -> Pairs:
+def find(thumbs: Floats, order: Numbers, read: Callable[[Numbers], NDArray[np.uint8]], *, most: int = _ALL) -> Pairs:
     """Return the pairs of images that may be copies, each once, in order of their positions.
 
     `thumbs` are the looks [images, 16, 16], `read` returns the looks of some positions, and `order` says of which
-    positions copies are made first: the same for the same images, however they are listed.
+    positions copies are made first: the same for the same images, however they are listed. Above `most` images an image
+    is compared with those of the cells near it alone.
     """
-    best: dict[tuple[int, int], tuple[float, int, int, int]] = {}
-    if len(thumbs) > 1:
-        project = _directions(reduced(read(order[:_NUM_FITTED]), _FITTED_PX))
-        own = project(thumbs)
-        rows_at_once = max(1, min(_MOST_ROWS, _MOST_COSINES // len(thumbs)))
-        for start in range(0, len(thumbs), rows_at_once):
-            for cosine, one, other, orientation in _nearest(project, thumbs, own, start, start + rows_at_once):
-                key = (min(one, other), max(one, other))
-                if key not in best or cosine > best[key][0]:
-                    best[key] = (cosine, one, other, orientation)
-    found = np.array([best[key][1:] for key in sorted(best)], np.int64).reshape(-1, 3)
-    return Pairs(found[:, 0], found[:, 1], found[:, 2])
+    if len(thumbs) < 2:
+        return Pairs(*np.zeros((3, 0), np.int64))
+    project = _directions(reduced(read(order[:_NUM_FITTED]), _FITTED_PX))
+    turns = [_projected(project, thumbs, number) for number in range(NUM_ORIENTATIONS)]
+    nearest = _Nearest(turns)
+    if len(thumbs) <= most:
+        everyone = np.arange(len(thumbs))
+        nearest.look_at(everyone, [everyone] * NUM_ORIENTATIONS)
+    else:
+        centres = _centres(turns[0][order])
+        cell = _cells_near(turns[0], centres, 1)[:, 0]
+        near = [_cells_near(turn, centres, _CELLS) for turn in turns]
+        members, visitors = _by_cell(cell[:, None]), [_by_cell(cells) for cells in near]
+        for number in progress(range(len(centres)), total=len(centres), label="prepare: alike images"):
+            if number in members:
+                nothing = np.zeros(0, np.int64)
+                nearest.look_at(members[number], [found.get(number, nothing) for found in visitors])
+    return nearest.pairs()
 
 
-def _nearest(
-    project: Callable[[Floats], Floats], thumbs: Floats, own: Floats, start: int, end: int
-) -> Iterator[tuple[float, int, int, int]]:
-    """Yield cosine, position, other position and orientation of the images nearest to each of those in a range."""
-    turns = [project(np.ascontiguousarray(turned(thumbs[start:end], number))) for number in range(NUM_ORIENTATIONS)]
-    cosines = turns[0] @ own.T
-    for seen in turns[1:]:
-        np.maximum(cosines, seen @ own.T, out=cosines)
-    rows = np.arange(len(cosines))
-    cosines[rows, start + rows] = -1
-    most = min(_NEIGHBOURS, len(thumbs) - 1)
-    nearest = np.argpartition(-cosines, most - 1, axis=1)[:, :most]
-    in_each_turn = np.einsum("trd,rnd->rnt", np.stack(turns), own[nearest])
-    for row, (others, values) in enumerate(zip(nearest.tolist(), in_each_turn, strict=True)):
-        for other, cosine, orientation in zip(others, values.max(axis=1), values.argmax(axis=1), strict=True):
-            if cosine >= _LEAST_COSINE:
-                yield float(cosine), start + row, other, int(orientation)
+def _projected(project: Callable[[Floats], Floats], thumbs: Floats, orientation: int) -> Halves:
+    """Return the projections of thumbs in one orientation, made a part at a time, in half the memory."""
+    parts = [thumbs[at : at + _PROJECTED] for at in range(0, len(thumbs), _PROJECTED)]
+    return np.concatenate([
+        project(np.ascontiguousarray(turned(part, orientation))).astype(np.float16) for part in parts
+    ])  # fmt: skip
+
+
+class _Nearest:
+    """The images nearest to each image among those that it has been compared with, in any orientation."""
+
+    def __init__(self, turns: Sequence[Halves]) -> None:
+        """Take the projections [images, directions] of each orientation, the first one being the images as they are."""
+        self._turns = turns
+        num_images = len(turns[0])
+        self._cosines = np.full((num_images, _NEIGHBOURS), -1, np.float32)
+        self._others = np.full((num_images, _NEIGHBOURS), -1, np.int64)
+
+    def look_at(self, members: Numbers, visitors: Sequence[Numbers]) -> None:
+        """Compare images as they are, each looked at once, with those that visit them in each orientation."""
+        visiting = np.unique(np.concatenate(visitors))
+        own = _wide(self._turns[0][members])
+        rows_at_once = max(1, _MOST_COSINES // len(members))
+        for start in range(0, len(visiting), rows_at_once):
+            rows = visiting[start : start + rows_at_once]
+            cosines = np.full((len(rows), len(members)), -1, np.float32)
+            for turn, those in zip(self._turns, visitors, strict=True):
+                here = those[(those >= rows[0]) & (those <= rows[-1])]
+                places = np.searchsorted(rows, here)
+                cosines[places] = np.maximum(cosines[places], _wide(turn[here]) @ own.T)
+            cosines[rows[:, None] == members] = -1  # an image is no copy of itself
+            self._keep(rows, cosines, members)
+
+    def _keep(self, rows: Numbers, cosines: Floats, members: Numbers) -> None:
+        """Keep the nearest of what is known of these rows and of these members."""
+        most = min(_NEIGHBOURS, len(members))
+        best = np.argpartition(-cosines, most - 1, axis=1)[:, :most]
+        found = np.concatenate([self._cosines[rows], np.take_along_axis(cosines, best, 1)], axis=1)
+        others = np.concatenate([self._others[rows], members[best]], axis=1)
+        kept = np.argpartition(-found, _NEIGHBOURS - 1, axis=1)[:, :_NEIGHBOURS]
+        self._cosines[rows] = np.take_along_axis(found, kept, 1)
+        self._others[rows] = np.take_along_axis(others, kept, 1)
+
+    def pairs(self) -> Pairs:
+        """Return the pairs that are near enough, the orientation of each being that of its greater cosine."""
+        rows, ranks = np.nonzero(self._cosines >= _LEAST_COSINE)
+        others = self._others[rows, ranks]
+        of_pair = np.empty((len(rows), NUM_ORIENTATIONS), np.float32)
+        for start in range(0, len(rows), _PROJECTED):
+            part = slice(start, start + _PROJECTED)
+            own = _wide(self._turns[0][others[part]])
+            for number, turn in enumerate(self._turns):
+                of_pair[part, number] = np.einsum("nd,nd->n", _wide(turn[rows[part]]), own)
+        greatest = of_pair.max(axis=1, initial=-1)
+        ends = np.sort(np.stack([rows, others], axis=1), axis=1)
+        by_pair = np.lexsort((rows, -greatest, ends[:, 1], ends[:, 0]))
+        ends = ends[by_pair]
+        first = np.ones(len(ends), bool)
+        first[1:] = (ends[1:] != ends[:-1]).any(axis=1)
+        chosen = by_pair[first]
+        return Pairs(rows[chosen], others[chosen], of_pair[chosen].argmax(axis=1))
+
+
+def _wide(projected: Halves | Floats) -> Floats:
+    return projected.astype(np.float32)
+
+
+def _centres(projected: Halves) -> Floats:
+    """Return as many centres as the root of the number of images, by k-means on the first of them in their order."""
+    number = math.isqrt(len(projected))
+    fitted = _wide(projected[: _FITTED_A_CENTRE * number])
+    centres = fitted[:number]
+    for _ in range(_ROUNDS):
+        cell = _cells_near(fitted, centres, 1)[:, 0]
+        sums = np.zeros_like(centres)
+        np.add.at(sums, cell, fitted)
+        length = np.linalg.norm(sums, axis=1, keepdims=True)
+        centres = np.where(length > 0, sums / np.maximum(length, np.float32(1e-12)), centres)
+    return centres
+
+
+def _cells_near(projected: Halves | Floats, centres: Floats, most: int) -> Numbers:
+    """Return the numbers [images, most] of the centres that are nearest to each image."""
+    rows_at_once = max(1, _MOST_COSINES // len(centres))
+    parts = (_wide(projected[at : at + rows_at_once]) @ centres.T for at in range(0, len(projected), rows_at_once))
+    return np.concatenate([np.argpartition(-part, most - 1, axis=1)[:, :most] for part in parts])
+
+
+def _by_cell(cells: Numbers) -> dict[int, Numbers]:
+    """Return the images [ascending] of each cell, for the cells [images, most] of each image."""
+    flat = cells.ravel()
+    order = np.argsort(flat, kind="stable")
+    numbers, starts = np.unique(flat[order], return_index=True)
+    images = order // cells.shape[1]
+    return dict(zip(numbers.tolist(), np.split(images, starts[1:]), strict=True))
 
 
 def _directions(images: Floats) -> Callable[[Floats], Floats]:
-    """Return what projects thumbs [images, 16, 16] on the directions, each then of length 1."""
-    draws = np.random.default_rng(0)
+    """Return what projects thumbs [images, 16, 16] on the directions, by their weight, each then of length 1."""
     plain, changes = [], []
     for orientation in range(NUM_ORIENTATIONS):
         seen = np.ascontiguousarray(turned(images, orientation))
         one = _normalised(reduced(seen, THUMB_PX))
         plain.append(one)
-        changes.append(_normalised(reduced(np.stack([_copy(image, draws) for image in seen]), THUMB_PX)) - one)
+        copies = np.stack([_copy(image, np.random.default_rng(zlib.crc32(image))) for image in seen])
+        changes.append(_normalised(reduced(copies, THUMB_PX)) - one)
     looks, differences = np.concatenate(plain).astype(np.float64), np.concatenate(changes).astype(np.float64)
     mean = looks.mean(axis=0)
     between = (looks - mean).T @ (looks - mean) / len(looks)
     within = differences.T @ differences / len(differences)
     within += (_RIDGE * np.trace(within) / len(within) + 1e-9) * np.eye(len(within))
-    last = len(between) - 1
-    _, found = scipy.linalg.eigh(between, within, subset_by_index=[last + 1 - _NUM_DIRECTIONS, last])
-    centre, directions = mean.astype(np.float32), found.astype(np.float32)
+    power, found = scipy.linalg.eigh(between, within)
+    power = power.clip(0)
+    centre, directions = mean.astype(np.float32), (found * np.sqrt(power / (1 + power))).astype(np.float32)
 
     def project(thumbs: Floats) -> Floats:
         seen: Floats = (_normalised(thumbs) - centre) @ directions

@@ -11,7 +11,7 @@ from thaw.config.schema import DataParams, PrepareParams
 from thaw.data.audit import label_conflicts
 from thaw.data.ingest import Ingested
 from thaw.data.listing import Listing
-from thaw.data.packed import Spool
+from thaw.data.spool import Spool
 from thaw.errors import DataError
 from thaw.pipeline.data_facts import Conflict
 
@@ -48,7 +48,7 @@ class Catalog:
 def collect(
     listed: Listing, items: Iterable[Ingested], spool: Spool, settings: PrepareParams, data: DataParams
 ) -> Catalog:
-    """Store the pixels in the spool and return the catalog; `items` come in the order of the listing.
+    """Return the catalog of files whose pixels are in the spool; `items` come in the order of the listing.
 
     Images with other channels than most have are rejected, but grey goes with RGB; where one value range holds for all,
     so are images of 8 bits among those of 16, or the other way round. Of an image under several labels no copy is used,
@@ -62,13 +62,13 @@ def collect(
     rejected = [(link, "symbolic link to a folder; not followed") for link in listed.links]
     columns = [str(column) for column in listed.table.columns]
     for values, item in zip(listed.table.itertuples(index=False), items, strict=True):
-        if item.pixels is None:
+        if item.number is None:
             rejected.append((item.path, item.reason))
             continue
-        number = spool.append(item.pixels, item.look)
-        facts = {name: getattr(item, name) for name in _FROM_ITEM}
-        kind = (_family(item.pixels.shape[2]), 8 * item.pixels.itemsize if one_depth else 0)
-        rows.append(dict(zip(columns, values, strict=True)) | {"number": number, "kind": kind} | facts)
+        facts = {name: getattr(item, name) for name in (*_FROM_ITEM, "number")}
+        channels, dtype = spool.kind(item.number)
+        kind = (_family(channels), 8 * dtype.itemsize if one_depth else 0)
+        rows.append(dict(zip(columns, values, strict=True)) | {"kind": kind} | facts)
     usable = pd.DataFrame(rows, columns=[*columns, "number", "kind", *_FROM_ITEM])
     usable = _of_one_kind(usable, rejected)
     _check(usable, rejected, listed, settings.max_rejected)

@@ -5,10 +5,11 @@ A file that its decoder takes too much memory or time for, or dies of, is reject
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from thaw.config.schema import PrepareParams
 from thaw.data import decoding, looks, needs
@@ -18,6 +19,9 @@ from thaw.data.pixel_values import Measured, Pixels
 from thaw.data.places import Archive
 from thaw.pipeline.bounded import Bounded, Lost
 from thaw.pipeline.machine import usable_cores
+
+if TYPE_CHECKING:
+    from thaw.data.decoded import Decoded
 
 _FILES_A_PROCESS = 16  # with fewer, another process costs more than it saves
 
@@ -35,17 +39,38 @@ class Ingested:
     measured: Measured | None = None
     pixels: Pixels | None = None
     look: Look | None = None
+    number: int | None = None
+    """In the spool, of pixels that are there."""
 
 
 def ingest(
-    source: Path | Archive, paths: list[str], settings: PrepareParams, *, workers: int | None
+    source: Path | Archive,
+    paths: list[str],
+    settings: PrepareParams,
+    *,
+    workers: int | None,
+    kept: "Decoded | None" = None,
 ) -> Iterator[Ingested]:
     """Yield what became of each path, in order; never more than a few dozen images are in memory.
 
     `source` is the folder or the archive of the images. `workers` is the number of processes: None is one per core, 0
-    decodes in this process; results do not depend on it.
+    decodes in this process; results do not depend on it. With `kept`, files that have not changed since
+    an earlier run are not read, known content is not decoded, and pixels are put there.
     """
-    work = partial(_ingest_one, os.path.realpath(source) if isinstance(source, Path) else source, settings)
+    root, read_from = (source, os.path.realpath(source)) if isinstance(source, Path) else (source.root, source)
+    of_files = kept if isinstance(source, Path) else None  # the state of a file says nothing of one in an archive
+    recalled = [None if of_files is None else of_files.recall(root, path) for path in paths]
+    unknown = [path for path, found in zip(paths, recalled, strict=True) if found is None]
+    contents = frozenset() if kept is None else kept.contents
+    found_anew = _read_all(partial(_ingest_one, read_from, settings, contents), unknown, settings, workers)
+    for found in recalled:
+        item = next(found_anew) if found is None else found
+        yield item if kept is None or found is not None else kept.keep(root, item)
+
+
+def _read_all(
+    work: Callable[[str], Ingested], paths: list[str], settings: PrepareParams, workers: int | None
+) -> Iterator[Ingested]:
     if workers == 0:
         yield from map(work, paths)
         return
@@ -55,9 +80,14 @@ def ingest(
             yield Ingested(path, reason=found.reason) if isinstance(found, Lost) else found
 
 
-def _ingest_one(source: str | Archive, settings: PrepareParams, path: str) -> Ingested:
+def _ingest_one(source: str | Archive, settings: PrepareParams, contents: frozenset[str], path: str) -> Ingested:
+    """Return what became of a file; of one whose content is known, that content alone."""
+    sha256 = ""
     try:
         data = read(source, path, settings.max_megapixels)
+        sha256 = hashlib.sha256(data).hexdigest()
+        if sha256 in contents:
+            return Ingested(path, sha256=sha256)
         picture = decoding.decode(
             data,
             size_px=settings.size_px,
@@ -67,10 +97,11 @@ def _ingest_one(source: str | Archive, settings: PrepareParams, path: str) -> In
             value_range=settings.value_range,
         )
     except decoding.UnusableError as error:
-        return Ingested(path, reason=str(error))
+        of_this_moment = isinstance(error.__context__, MemoryError)
+        return Ingested(path, reason=str(error), sha256="" if of_this_moment else sha256)
     return Ingested(
         path,
-        sha256=hashlib.sha256(data).hexdigest(),
+        sha256=sha256,
         width=picture.width,
         height=picture.height,
         animated=picture.animated,

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from thaw.config.schema import PrepareParams
 from thaw.data import alignment, candidates
-from thaw.data.alignment import Distances
+from thaw.data.alignment import Distances, Transforms
 from thaw.data.candidates import Floats, Numbers, Pairs, reduced
+from thaw.data.decoded import Decoded
 from thaw.data.folds import places
 from thaw.data.looks import SIDE_PX, Looks
-from thaw.data.packed import Spool
+from thaw.data.pair_memo import PairMemo
+from thaw.data.spool import Spool
 from thaw.data.units import connected, ties
 from thaw.errors import DataError
 from thaw.pipeline import scratch, tables
@@ -58,9 +60,9 @@ class Copies:
 Policy = Literal["group", "warn", "fail"]
 
 
-def tied(usable: pd.DataFrame, spool: Spool, policy: Policy) -> tuple[Copies, pd.DataFrame]:
+def tied(usable: pd.DataFrame, kept: Decoded, policy: Policy) -> tuple[Copies, pd.DataFrame]:
     """Return the near copies among images, and the images with the column look. Raises: DataError as `tie` does."""
-    copies = search(usable, spool)
+    copies = search(usable, kept, kept.folder)
     return copies, tie(usable, copies, policy)
 
 
@@ -70,15 +72,17 @@ def write(folder: Path, samples: pd.DataFrame, copies: Copies, settings: Prepare
     return check(samples, copies, policy=settings.near_copies, max_leaks=settings.max_leaks)
 
 
-def search(usable: pd.DataFrame, spool: Spool) -> Copies:
+def search(usable: pd.DataFrame, spool: Spool, folder: Path | None = None) -> Copies:
     """Return the near copies among images; `usable` has the columns sha256 and number (in the spool).
 
-    One file stands for its exact copies.
+    One file stands for its exact copies. What was found of pairs in an earlier run is kept in `folder`.
     """
     rows = np.flatnonzero(~usable["sha256"].duplicated().to_numpy())
     numbers = usable["number"].to_numpy(np.int64)[rows]
-    order = np.argsort(usable["sha256"].to_numpy(str)[rows], kind="stable")
-    found = find(thumbnails(spool, numbers), order, lambda chosen: spool.looks(numbers[chosen]))
+    contents = usable["sha256"].to_numpy(object)[rows]
+    order = np.argsort(contents.astype(str), kind="stable")
+    memo = PairMemo(folder, contents.tolist())
+    found = find(thumbnails(spool, numbers), order, lambda chosen: spool.looks(numbers[chosen]), memo)
     return Copies(rows[found.pairs], found.distance)
 
 
@@ -171,26 +175,52 @@ def _stop(table: pd.DataFrame, copies: Copies, reason: str) -> None:
     raise DataError(f"{said} ({one} and {other} first; {path} lists them): {reason}")
 
 
-def find(thumbs: Floats, order: Numbers, read: Callable[[Numbers], Looks]) -> Copies:
+def find(thumbs: Floats, order: Numbers, read: Callable[[Numbers], Looks], memo: PairMemo | None = None) -> Copies:
     """Return the pairs of images that are near copies of each other.
 
     `thumbs` are the looks [images, 16, 16], `read` returns the looks [looks, 128, 128] of some positions, and `order`
-    are all positions in an order that does not depend on how the images are listed.
+    are all positions in an order that does not depend on how the images are listed. What `memo` knows of pairs is not
+    computed.
     """
+    memo = memo or PairMemo(None, [f"{number:016x}" for number in range(len(thumbs))])
     pairs = candidates.find(thumbs, order, read)
-    transforms, correlation = alignment.glance(pairs, read)
+    transforms, correlation = _glanced(pairs, read, memo)
     chosen = (correlation > _LEAST_CORRELATION) & _among_nearest(-correlation, pairs, _COMPARED)
     pairs, transforms = pairs[chosen], transforms[chosen]
-    transforms, rough = alignment.compare(pairs, transforms, read, SIDE_PX // 2)
+    transforms, rough = _compared("half", pairs, transforms, read, SIDE_PX // 2, memo)
     parts = _parts(rough, pairs, len(thumbs))
     chosen = (parts < _LOOKED_AT) | ((parts < _NEAREST_LOOKED_AT) & _among_nearest(parts, pairs, 1))
     pairs = pairs[chosen]
-    _, full = alignment.compare(pairs, transforms[chosen], read, SIDE_PX)
+    _, full = _compared("full", pairs, transforms[chosen], read, SIDE_PX, memo)
     parts = _parts(full, pairs, len(thumbs), _NEARER)
     near = parts < 1
     found = np.sort(np.stack([pairs.first[near], pairs.second[near]], axis=1), axis=1)
     place = np.lexsort(found.T[::-1])
     return Copies(found[place], parts[near][place])
+
+
+def _glanced(pairs: Pairs, read: Callable[[Numbers], Looks], memo: PairMemo) -> tuple[Transforms, Floats]:
+    """Return what `alignment.glance` does, of which it computes what is not known from an earlier run."""
+
+    def compute(chosen: Numbers) -> Floats:
+        transforms, correlation = alignment.glance(pairs[chosen], read)
+        return np.column_stack([transforms, correlation])
+
+    found = memo.values("glance", pairs, 5, compute)
+    return found[:, :4], found[:, 4]
+
+
+def _compared(
+    name: str, pairs: Pairs, transforms: Transforms, read: Callable[[Numbers], Looks], side: int, memo: PairMemo
+) -> tuple[Transforms, Distances]:
+    """Return what `alignment.compare` does, of which it computes what is not known from an earlier run."""
+
+    def compute(chosen: Numbers) -> Floats:
+        better, distances = alignment.compare(pairs[chosen], transforms[chosen], read, side)
+        return np.column_stack([better, distances.large, distances.middle, distances.fine])
+
+    found = memo.values(name, pairs, 7, compute)
+    return found[:, :4], Distances(*(np.ascontiguousarray(column) for column in found[:, 4:].T))
 
 
 def _parts(distances: Distances, pairs: Pairs, num_images: int, factors: Mapping[str, float] | None = None) -> Floats:

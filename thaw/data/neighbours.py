@@ -18,7 +18,7 @@ from PIL import Image
 from thaw.data.catalog import Catalog
 from thaw.data.looks import SIDE_PX
 from thaw.data.near_copies import thumbnails
-from thaw.data.packed import Spool
+from thaw.data.spool import Spool
 from thaw.errors import DataError
 from thaw.pipeline import scratch
 

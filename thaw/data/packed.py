@@ -1,14 +1,13 @@
-"""Packed images: every image of a data set as one square of uint8 or uint16, in a few large memory-mapped files.
+"""Packed images: every image of a data set as one square of uint8 or uint16, in large memory-mapped files.
 
 50,000 small files cost DVC 24 s where one packed file costs 2.7 s (docs/design.md, section 2), and a training step
 that reads a packed row neither opens nor decodes anything.
 """
 
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -16,14 +15,16 @@ from numpy.typing import NDArray
 
 from thaw import memory
 from thaw.config.schema import PrepareParams
-from thaw.data.looks import SIDE_PX, Look, Looks
-from thaw.data.pixel_values import Pixels, as_channels, as_depth
+from thaw.data import shards as sharding
+from thaw.data.pixel_values import Pixels
+from thaw.data.spool import Spool
 from thaw.errors import ArtifactError
 from thaw.pipeline import artifacts, facts, tables, timings
 from thaw.pipeline.data_facts import ClassNames, Preprocessing
 
 Rows = NDArray[np.int64]
-SHARD_BYTES = 2**30
+SHARD_BYTES = 2**28
+"""So that little is stored and sent again where an image goes, and 100 GB are a few hundred files."""
 COLUMNS = ("id", "path", "label", "split", "group", "sha256", "width", "height", "row", "confidence", "fold", "look")
 
 
@@ -37,6 +38,8 @@ class PackedImages:
     channels: int
     fingerprint: str
     shards: tuple[Pixels, ...]
+    places: Rows | None = None
+    """Where each row lies, counted over all shards; None: in the order of the rows."""
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -52,7 +55,8 @@ class PackedImages:
             )
         _, size_px, _, channels = shards[0].shape
         classes = facts.read(folder / "classes.json", ClassNames).classes
-        return cls(samples, classes, size_px, channels, fingerprint, shards)
+        places = sharding.read_places(folder, num_images)
+        return cls(samples, classes, size_px, channels, fingerprint, shards, places)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -68,11 +72,12 @@ class PackedImages:
         out: Pixels = np.empty((len(rows), self.size_px, self.size_px, self.channels), self.dtype)
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"rows {rows.min()} to {rows.max()} asked for; there are {len(self)}")
-        first = 0
-        for shard in self.shards:
-            here = (rows >= first) & (rows < first + len(shard))
-            out[here] = shard[rows[here] - first]
-            first += len(shard)
+        places = rows if self.places is None else self.places[rows]
+        starts = np.cumsum([0, *(len(shard) for shard in self.shards)])
+        shard_of = np.searchsorted(starts, places, side="right") - 1
+        for number in np.unique(shard_of):
+            here = shard_of == number
+            out[here] = self.shards[number][places[here] - starts[number]]
         memory.drop_pages(self.shards)
         return out
 
@@ -92,55 +97,6 @@ def preprocessing(settings: PrepareParams, dtype: str) -> Preprocessing:
     return Preprocessing.model_validate(found | {"dtype": None if dtype == "uint8" else dtype})
 
 
-class Spool:
-    """Decoded images and their looks on disk, until it is known which are kept, and what they have in common.
-
-    Images are [height, width, channels], uint8 or uint16; only one is in memory at a time.
-    """
-
-    def __init__(self, file: BinaryIO, size_px: int) -> None:
-        self._file = file
-        self._size_px = size_px
-        self._places: list[tuple[int, int, np.dtype[Any]]] = []
-
-    def append(self, image: Pixels, look: Look | None = None) -> int:
-        """Store the next image, with its look if that is asked for later, and return its number."""
-        self._places.append((self._file.tell(), image.shape[2], image.dtype))
-        self._file.write(np.ascontiguousarray(image).data)
-        if look is not None:
-            self._file.write(np.ascontiguousarray(look).data)
-        return len(self._places) - 1
-
-    def num_channels(self, numbers: Iterable[int]) -> int:
-        """Return the largest number of channels of these images: 3 if any of grey and colour is in colour."""
-        return max((self._places[number][1] for number in numbers), default=1)
-
-    def dtype(self, numbers: Iterable[int]) -> np.dtype[Any]:
-        """Return uint16 if any of these images has 16 bits, else uint8."""
-        return max(
-            (self._places[number][2] for number in numbers), key=lambda dtype: dtype.itemsize, default=np.dtype("u1")
-        )
-
-    def read(self, number: int, num_channels: int, dtype: np.dtype[Any]) -> Pixels:
-        """Return one image in that type, grey repeated if `num_channels` is 3."""
-        start, stored, own = self._places[number]
-        self._file.seek(start)
-        data = self._file.read(self._size_px**2 * stored * own.itemsize)
-        image = as_depth(np.frombuffer(data, own).reshape(self._size_px, self._size_px, stored), dtype)
-        return as_channels(image, num_channels)
-
-    def looks(self, numbers: Rows) -> Looks:
-        """Return the looks of these images; several threads may ask at once."""
-        self._file.flush()
-        found = np.empty((len(numbers), SIDE_PX, SIDE_PX), np.uint8)
-        for place, number in enumerate(numbers.tolist()):
-            start, channels, dtype = self._places[number]
-            after_pixels = start + self._size_px**2 * channels * dtype.itemsize
-            data = os.pread(self._file.fileno(), SIDE_PX**2, after_pixels)
-            found[place] = np.frombuffer(data, np.uint8).reshape(SIDE_PX, SIDE_PX)
-        return found
-
-
 @timings.counted("write")
 def write(
     folder: Path,
@@ -148,28 +104,27 @@ def write(
     spool: Spool,
     numbers: list[int],
     *,
+    before: Sequence[Sequence[str]] = (),
     shard_bytes: int = SHARD_BYTES,
 ) -> tuple[int, str]:
     """Write shards, samples.csv and classes.json into a folder and return the number of channels and the pixels' type.
 
-    Row i of `samples` describes image `numbers[i]` of the spool.
+    Row i of `samples` describes image `numbers[i]` of the spool. `before` are the ids of the images in each shard of
+    the data set that this one follows.
     """
     channels, dtype = spool.num_channels(numbers), spool.dtype(numbers)
     side = spool.read(numbers[0], channels, dtype).shape[0]
     per_shard = max(1, shard_bytes // (side * side * channels * dtype.itemsize))
-    for shard, chunk in enumerate(_chunks(numbers, per_shard)):
-        shape = (len(chunk), side, side, channels)
-        with memory.new_array(folder / f"images-{shard:05d}.npy", shape, dtype) as file:
-            for number in chunk:
-                file.write(np.ascontiguousarray(spool.read(number, channels, dtype)).data)
+    shards = sharding.compose(samples["id"].tolist(), before, per_shard)
+    for number, rows in enumerate(shards):
+        shape = (len(rows), side, side, channels)
+        with memory.new_array(folder / f"images-{number:05d}.npy", shape, dtype) as file:
+            for row in rows.tolist():
+                file.write(np.ascontiguousarray(spool.read(numbers[row], channels, dtype)).data)
+    sharding.write_places(folder, shards)
     tables.write(folder / "samples.csv", samples[list(COLUMNS)])
     facts.write(folder / "classes.json", ClassNames(classes=sorted(set(samples["label"]))))
     return channels, dtype.name
-
-
-def _chunks(numbers: list[int], size: int) -> Iterator[list[int]]:
-    for start in range(0, len(numbers), size):
-        yield numbers[start : start + size]
 
 
 @dataclass(frozen=True)

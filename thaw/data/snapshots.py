@@ -1,5 +1,6 @@
 """What `prepare` wrote, as a revision or the workspace has it: the tables, and single pictures of the packed ones."""
 
+import io
 import os
 import tempfile
 from collections.abc import Collection
@@ -12,6 +13,7 @@ import numpy as np
 from thaw.data import accepted
 from thaw.data.accepted import Accepted
 from thaw.data.pixel_values import Pixels
+from thaw.data.shards import PLACES
 from thaw.errors import ArtifactError, first_line
 from thaw.pipeline import artifacts, facts, revisions, tables
 from thaw.pipeline.data_facts import NearDuplicates
@@ -113,17 +115,27 @@ def read_squares(tree: Tree, rows: Collection[int]) -> dict[int, Pixels]:
     """
     found: dict[int, Pixels] = {}
     first, shard = 0, 0
-    while wanted := sorted(set(rows) - found.keys()):
+    row_at = _rows_at(tree, rows)
+    while wanted := sorted(place for place, row in row_at.items() if row not in found):
         with tree.open(f"{FOLDER}/images-{shard:05d}.npy") as file:
             header = _header(file)
             start, num_images = file.tell(), header.shape[0]
-            for row in wanted:
-                if row < first + num_images:
-                    file.seek(start + (row - first) * header.bytes_an_image)
+            for place in wanted:
+                if place < first + num_images:
+                    file.seek(start + (place - first) * header.bytes_an_image)
                     square: Pixels = np.frombuffer(file.read(header.bytes_an_image), header.dtype)
-                    found[row] = square.reshape(header.shape[1:])
+                    found[row_at[place]] = square.reshape(header.shape[1:])
         first, shard = first + num_images, shard + 1
     return found
+
+
+def _rows_at(tree: Tree, rows: Collection[int]) -> dict[int, int]:
+    """Return these rows by the places of their images, counted over all shards."""
+    stored = tree.read_if_there(f"{FOLDER}/{PLACES}")
+    if stored is None:
+        return {row: row for row in rows}
+    places = np.load(io.BytesIO(stored), allow_pickle=False)
+    return {int(places[row]): row for row in rows}
 
 
 class _Header(NamedTuple):
