@@ -58,19 +58,19 @@ def ingest(
     """Yield what became of each path, in order; never more than a few dozen images are in memory.
 
     `source` is the folder or the archive of the images. Symbolic links are followed within the folder, and where
-    `links` says. `workers` is the number of processes: None is
-    one per core, 0 decodes in this process; results do not depend on it.
-    With `kept`, files that have not changed since an earlier run are not read, known content is not decoded, and
-    pixels are put there.
+    `links` says. `workers` is the number of processes: None is one per core, 0 decodes in this process; results do not
+    depend on it. With `kept`, files that have not changed since an earlier run are not read, known content is not
+    decoded, and pixels are put there.
     """
-    root, place = (source, os.path.realpath(source)) if isinstance(source, Path) else (source.root, source)
-    recalled = [None if kept is None else kept.recall(root, path) for path in paths]
+    root, read_from = (source, os.path.realpath(source)) if isinstance(source, Path) else (source.root, source)
+    of_files = kept if isinstance(source, Path) else None  # the state of a file says nothing of one in an archive
+    recalled = [None if of_files is None else of_files.recall(root, path) for path in paths]
     unknown = [path for path, found in zip(paths, recalled, strict=True) if found is None]
     contents = frozenset() if kept is None else kept.contents
-    work = partial(_ingest_one, place, settings, links, contents)
-    read = _read_all(work, unknown, settings, workers)
+    work = partial(_ingest_one, read_from, settings, links, contents)
+    found_anew = _read_all(work, unknown, settings, workers)
     for found in recalled:
-        item = next(read) if found is None else found
+        item = next(found_anew) if found is None else found
         yield item if kept is None or found is not None else kept.keep(root, item)
 
 
