@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from thaw import extras
 from thaw.config.schema import DataParams
 from thaw.data import annotations, archives, dialect, manifest, shard_names, torchvision_sets, webdataset
 from thaw.data.manifest import SPLITS, Manifest
@@ -64,8 +63,8 @@ def open_source(raw: Path, data: DataParams) -> Source:
     if kind == "shards":
         return Source(*webdataset.read(raw, shard_names.of_folder(raw, ".tar"), data))
     if kind == "parquet":
-        with extras.named():
-            from thaw.data import parquet  # and pyarrow, which most data sets do without
+        from thaw.data import parquet  # and pyarrow, which most data sets do without
+
         return Source(*parquet.read(raw, shard_names.of_folder(raw, ".parquet") if raw.is_dir() else [raw], data))
     if kind == "folder":
         if not any((raw / name).is_file() for name in TABLES):
