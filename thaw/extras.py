@@ -25,7 +25,7 @@ LIBRARIES = {
     "ssh": (),
     "train": (
         "dvc", "huggingface_hub", "jinja2", "markupsafe", "onnx", "onnx2pytorch", "onnxscript", "pandas",
-        "psutil", "safetensors", "scipy", "sklearn", "threadpoolctl", "timm", "torch", "torchvision",
+        "psutil", "safetensors", "scipy", "threadpoolctl", "timm", "torch", "torchvision",
     ),
 }  # fmt: skip
 """What each extra is named for: the modules that we import from it."""

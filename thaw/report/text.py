@@ -28,7 +28,7 @@ _METRICS = {
     "ece_uncalibrated": "Calibration error before calibration",
 }
 _LONGEST_HEADLINE = 120
-_PACKAGES = ("torch", "torchvision", "timm", "onnxruntime", "scikit-learn", "numpy", "pandas", "pillow", "dvc")
+_PACKAGES = ("torch", "torchvision", "timm", "onnxruntime", "numpy", "pandas", "pillow", "dvc")
 _SAMPLE_LICENCE = (
     "CC BY-NC-SA 4.0: ELPV, electroluminescence images of solar cells (Buerhop-Lutz and others 2018; Deitsch and "
     "others 2019), not for commercial use"
