@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
-from thaw.activations.engine import use_threads
+import torch
+
 from thaw.evaluation.learning_curve import learning_curve
 from thaw.head import features
 from thaw.head.fit import fit_head
 from thaw.pipeline import artifacts, guard, tables
+from thaw.pipeline.machine import usable_cores
 from thaw.pipeline.model_facts import ModelFacts
 from thaw.training import phase_folder
 
@@ -18,7 +20,7 @@ OUTS = ("models/phases/head",)
 def main() -> None:
     """Write models/phases/head: the head's tensors, those of each fold, model.json and the answers on validation."""
     with guard.stage("head", sections=SECTIONS, inputs=INPUTS, outs=OUTS) as params:
-        use_threads(params.compute)
+        torch.set_num_threads(params.compute.threads or usable_cores())
         data = features.read(Path("data/features"))
         fitted = fit_head(params.head, data, seed=params.seed)
         learned = learning_curve(data, fitted.answering) if fitted.answering else None

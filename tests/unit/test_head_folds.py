@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from tests import tiny
 from tests.unit.test_head import blobs
@@ -90,9 +91,9 @@ def test_a_strength_is_chosen_by_fits_that_have_not_seen_what_they_answer_for(mo
     fits, asked = list[set[float]](), list[set[float]]()
     path, answer = linear._Path.__init__, linear.LinearFit.logits
 
-    def built(self: Any, train: FeatureSet, *given: Any, **named: Any) -> None:
-        fits.append(set(train.features[:, 0].tolist()))
-        path(self, train, *given, **named)
+    def built(self: Any, train: FeatureSet, num_classes: int, among: NDArray[np.int64]) -> None:
+        fits.append(set(train.features[among, 0].tolist()))
+        path(self, train, num_classes, among)
 
     def answered(self: Any, seen: Any) -> Any:
         asked.append(set(seen[:, 0].tolist()))

@@ -21,6 +21,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 from scipy import ndimage
+from threadpoolctl import threadpool_limits
 
 from thaw.data.looks import Look
 from thaw.progress import progress
@@ -181,16 +182,17 @@ def _wide(projected: Halves | Floats) -> Floats:
 
 
 def _centres(projected: Halves) -> Floats:
-    """Return as many centres as the root of the number of images, by k-means on the first of them in their order."""
+    """Return as many centres, of length 1, as the root of the number of images, by k-means on the first in their order.
+
+    On one thread, so that no digit depends on how many there are.
+    """
+    from sklearn.cluster import KMeans  # a second to import, and few data sets are so large
+
     number = math.isqrt(len(projected))
     fitted = _wide(projected[: _FITTED_A_CENTRE * number])
-    centres = fitted[:number]
-    for _ in range(_ROUNDS):
-        cell = _cells_near(fitted, centres, 1)[:, 0]
-        sums = np.zeros_like(centres)
-        np.add.at(sums, cell, fitted)
-        length = np.linalg.norm(sums, axis=1, keepdims=True)
-        centres = np.where(length > 0, sums / np.maximum(length, np.float32(1e-12)), centres)
+    with threadpool_limits(1):
+        found = KMeans(number, init=fitted[:number], n_init=1, max_iter=_ROUNDS, tol=0).fit(fitted).cluster_centers_
+    centres: Floats = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), np.float32(1e-12))
     return centres
 
 

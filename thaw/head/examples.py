@@ -105,5 +105,6 @@ def cross_entropy(logits: NDArray[np.float64], labels: Labels) -> float:
 def log_losses(logits: NDArray[np.float64], labels: Labels) -> NDArray[np.float64]:
     """Return the log loss of each example, in nats, from logits [examples, classes]."""
     shifted = logits - logits.max(axis=1, keepdims=True)
-    losses: NDArray[np.float64] = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
+    meant = shifted[np.arange(len(labels)), labels]
+    losses: NDArray[np.float64] = np.log(np.exp(shifted, out=shifted).sum(axis=1)) - meant
     return losses

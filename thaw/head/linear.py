@@ -35,8 +35,11 @@ class LinearFit:
 
     def logits(self, features: Features) -> NDArray[np.float64]:
         """Return logits [examples, classes] in float64, which the features become a slice at a time."""
-        slices = np.split(features, range(_SLICE, len(features), _SLICE))
-        return np.concatenate([part @ self.weight.T for part in slices]) + self.bias
+        logits = np.empty((len(features), len(self.bias)))
+        for start in range(0, len(features), _SLICE):
+            part = slice(start, start + _SLICE)
+            logits[part] = features[part] @ self.weight.T + self.bias
+        return logits
 
 
 @timings.counted("train")
@@ -75,7 +78,8 @@ def choose_strength(
     """
     positions = np.arange(len(train.labels)) if among is None else among
     few = train[positions[subsample(train.labels[positions], num_classes, seed=0, purpose="strength")]]
-    parts = [(_Path(few[~left_out], num_classes), few[left_out]) for left_out in inner_folds(few, num_classes)]
+    masks = inner_folds(few, num_classes)
+    parts = [(_Path(few, num_classes, np.flatnonzero(~left_out)), few[left_out]) for left_out in masks]
     best, lowest, worse = strengths[len(strengths) // 2], math.inf, 0
     for strength in strengths if parts else ():
         loss = sum(float(log_losses(path.fit(strength).logits(out.features), out.labels).sum()) for path, out in parts)
