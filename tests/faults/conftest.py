@@ -11,7 +11,7 @@ from thaw.pipeline import code
 
 
 @pytest.fixture
-def workspace(tmp_path: Path) -> Path:
+def pets(tmp_path: Path) -> Path:
     """A folder with params.yaml and raw/: two classes of 20 noise images each."""
     params = read_tree(ROOT / "params.yaml")
     params["data"] = {"raw": "raw", "labels": "raw"}

@@ -27,10 +27,10 @@ def save(path: Path, seed: int) -> None:
     Image.fromarray(pixels).save(path)
 
 
-def prepare(workspace: Path, **environment: str) -> tuple[int, str]:
+def prepare(pets: Path, **environment: str) -> tuple[int, str]:
     """Run the real stage and return its exit code and the last line of stderr; in this process where that is enough."""
     if not environment:
-        with contextlib.chdir(workspace):
+        with contextlib.chdir(pets):
             try:
                 stage.main()
             except ThawError as error:
@@ -38,7 +38,7 @@ def prepare(workspace: Path, **environment: str) -> tuple[int, str]:
         return 0, ""
     done = subprocess.run(
         [sys.executable, "-m", "stages.prepare"],
-        cwd=workspace,
+        cwd=pets,
         env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
         capture_output=True,
         text=True,
@@ -49,28 +49,28 @@ def prepare(workspace: Path, **environment: str) -> tuple[int, str]:
     return done.returncode, done.stderr.strip().rpartition("\n")[2]
 
 
-def change(workspace: Path, section: str, **values: object) -> None:
-    params = read_tree(workspace / "params.yaml")
+def change(pets: Path, section: str, **values: object) -> None:
+    params = read_tree(pets / "params.yaml")
     params[section] |= values
-    (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+    (pets / "params.yaml").write_text(yaml.safe_dump(params))
 
 
-def samples(workspace: Path) -> pd.DataFrame:
-    return PackedImages.open(workspace / "data" / "prepared").samples
+def samples(pets: Path) -> pd.DataFrame:
+    return PackedImages.open(pets / "data" / "prepared").samples
 
 
-def audit(workspace: Path) -> Audit:
-    return facts.read(workspace / "data" / "prepared" / "audit.json", Audit)
+def audit(pets: Path) -> Audit:
+    return facts.read(pets / "data" / "prepared" / "audit.json", Audit)
 
 
-def rejected(workspace: Path) -> dict[str, str]:
-    table = pd.read_csv(workspace / "data" / "prepared" / "rejected.csv")
+def rejected(pets: Path) -> dict[str, str]:
+    table = pd.read_csv(pets / "data" / "prepared" / "rejected.csv")
     return dict(zip(table["path"], table["reason"], strict=True))
 
 
-def refused(workspace: Path) -> str:
+def refused(pets: Path) -> str:
     """Return the one line of a run that must fail and leave nothing behind."""
-    code, line = prepare(workspace)
+    code, line = prepare(pets)
     assert code == 1, line
-    assert [path.name for path in (workspace / "data").iterdir()] == ["code"]
+    assert [path.name for path in (pets / "data").iterdir()] == ["code"]
     return line

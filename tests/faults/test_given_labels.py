@@ -8,14 +8,14 @@ from PIL import Image
 from tests.faults.preparing import audit, change, prepare, refused, rejected, samples, save
 
 
-def test_a_manifest_gives_groups_and_confidence(workspace: Path) -> None:
+def test_a_manifest_gives_groups_and_confidence(pets: Path) -> None:
     rows = [
         f"{label}/{i:02d}.png,{label},g{label}{i // 4},{0.5 + i / 40}" for label in ("cat", "dog") for i in range(20)
     ]
-    (workspace / "raw" / "list.csv").write_text("\n".join(["path,label,group,confidence", *reversed(rows)]))
-    change(workspace, "data", raw="raw/list.csv", labels="raw/list.csv")
-    assert prepare(workspace)[0] == 0
-    table = samples(workspace)
+    (pets / "raw" / "list.csv").write_text("\n".join(["path,label,group,confidence", *reversed(rows)]))
+    change(pets, "data", raw="raw/list.csv", labels="raw/list.csv")
+    assert prepare(pets)[0] == 0
+    table = samples(pets)
     assert table["path"].is_monotonic_increasing
     assert table.groupby("group")["split"].nunique().max() == 1
     assert table["confidence"].tolist()[:2] == [0.5, 0.525]
@@ -36,22 +36,22 @@ def test_a_manifest_gives_groups_and_confidence(workspace: Path) -> None:
         ('path,label\n"a.png,cat\n', "raw/list.csv is no CSV that can be read (Error tokenizing data"),
     ],
 )
-def test_a_manifest_that_cannot_be_used_is_refused_in_one_line(workspace: Path, text: str, line: str) -> None:
-    (workspace / "raw" / "list.csv").write_text(text)
-    change(workspace, "data", raw="raw/list.csv", labels="raw/list.csv")
-    assert refused(workspace).startswith(line)
+def test_a_manifest_that_cannot_be_used_is_refused_in_one_line(pets: Path, text: str, line: str) -> None:
+    (pets / "raw" / "list.csv").write_text(text)
+    change(pets, "data", raw="raw/list.csv", labels="raw/list.csv")
+    assert refused(pets).startswith(line)
 
 
-def contradict(workspace: Path) -> None:
+def contradict(pets: Path) -> None:
     """Put two cats among the dogs, one of them twice, and a second copy of it among the cats."""
-    raw = workspace / "raw"
+    raw = pets / "raw"
     for name, label in (("01", "dog"), ("02", "dog"), ("01", "cat")):
         (raw / label / f"copy{name}.png").write_bytes((raw / "cat" / f"{name}.png").read_bytes())
 
 
-def test_images_under_two_labels_are_all_named_at_once(workspace: Path) -> None:
-    contradict(workspace)
-    assert refused(workspace) == (
+def test_images_under_two_labels_are_all_named_at_once(pets: Path) -> None:
+    contradict(pets)
+    assert refused(pets) == (
         "2 images are listed under several labels: cat/01.png (cat) and cat/copy01.png (cat) and dog/copy01.png (dog); "
         "cat/02.png (cat) and dog/copy02.png (dog); correct the labels, or set data.conflicts to drop (use no copy) or "
         "first (use the first by its path)"
@@ -70,35 +70,35 @@ def test_images_under_two_labels_are_all_named_at_once(workspace: Path) -> None:
     ],
 )
 def test_images_under_two_labels_go_as_asked_whatever_max_rejected_says(
-    workspace: Path, policy: str, gone: set[str], said: str
+    pets: Path, policy: str, gone: set[str], said: str
 ) -> None:
-    contradict(workspace)
-    change(workspace, "data", conflicts=policy)
-    change(workspace, "prepare", max_rejected=0.0)
-    assert prepare(workspace)[0] == 0
-    assert set(rejected(workspace)) == gone
-    assert len(samples(workspace)) == 43 - len(gone)
-    assert audit(workspace).label_conflicts.count == 2
-    assert any(said in line for line in audit(workspace).decisions)
+    contradict(pets)
+    change(pets, "data", conflicts=policy)
+    change(pets, "prepare", max_rejected=0.0)
+    assert prepare(pets)[0] == 0
+    assert set(rejected(pets)) == gone
+    assert len(samples(pets)) == 43 - len(gone)
+    assert audit(pets).label_conflicts.count == 2
+    assert any(said in line for line in audit(pets).decisions)
 
 
-def grow_a_tail(workspace: Path) -> None:
+def grow_a_tail(pets: Path) -> None:
     """Add fifteen classes of one or two images."""
     for number in range(15):
-        (workspace / "raw" / f"tail{number:02d}").mkdir()
+        (pets / "raw" / f"tail{number:02d}").mkdir()
         for index in range(1 + number % 2):
-            save(workspace / "raw" / f"tail{number:02d}" / f"{index}.png", 1000 + 10 * number + index)
+            save(pets / "raw" / f"tail{number:02d}" / f"{index}.png", 1000 + 10 * number + index)
 
 
 @pytest.mark.parametrize(
     ("policy", "classes", "images"),
     [("train-only", 17, 62), ("drop", 2, 40), ("merge:rare", 3, 62), ("merge:dog", 2, 62)],
 )
-def test_rare_classes_go_as_asked(workspace: Path, policy: str, classes: int, images: int) -> None:
-    grow_a_tail(workspace)
-    change(workspace, "data", rare=policy)
-    assert prepare(workspace)[0] == 0
-    table, said = samples(workspace), audit(workspace).decisions
+def test_rare_classes_go_as_asked(pets: Path, policy: str, classes: int, images: int) -> None:
+    grow_a_tail(pets)
+    change(pets, "data", rare=policy)
+    assert prepare(pets)[0] == 0
+    table, said = samples(pets), audit(pets).decisions
     assert (table["label"].nunique(), len(table)) == (classes, images)
     if policy == "train-only":
         alone = table[table["label"].map(table["label"].value_counts()) == 1]
@@ -108,36 +108,36 @@ def test_rare_classes_go_as_asked(workspace: Path, policy: str, classes: int, im
         assert any(line.startswith("15 classes have fewer than 3 independent images: tail00 (1), ta") for line in said)
 
 
-def test_rare_classes_are_all_named_at_once(workspace: Path) -> None:
-    grow_a_tail(workspace)
-    change(workspace, "data", rare="error")
-    line = refused(workspace)
+def test_rare_classes_are_all_named_at_once(pets: Path) -> None:
+    grow_a_tail(pets)
+    change(pets, "data", rare="error")
+    line = refused(pets)
     assert all(f"tail{number:02d} ({1 + number % 2})" in line for number in range(15))
     assert "set data.rare to train-only" in line
 
 
-def test_what_stands_beside_the_images_is_counted_apart_and_said(workspace: Path) -> None:
-    raw = workspace / "raw"
+def test_what_stands_beside_the_images_is_counted_apart_and_said(pets: Path) -> None:
+    raw = pets / "raw"
     for path in [*raw.glob("*/*.png")]:
         path.with_suffix(".xml").write_text("<annotation/>")
     (raw / "cat" / "labels.csv").write_text("Filename;Width\n")
     (raw / "loose.png").write_bytes((raw / "cat" / "00.png").read_bytes())
-    change(workspace, "prepare", max_rejected=0.0)
-    assert prepare(workspace)[0] == 0
-    assert rejected(workspace) == {}
-    assert audit(workspace).decisions[:2] == [
+    change(pets, "prepare", max_rejected=0.0)
+    assert prepare(pets)[0] == 0
+    assert rejected(pets) == {}
+    assert audit(pets).decisions[:2] == [
         "raw: 1 files in no class folder are not used (loose.png)",
         "raw: 41 files beside the images are not used (40 .xml, 1 .csv; cat/00.xml)",
     ]
 
 
-def test_what_cropping_cuts_off_is_said(workspace: Path) -> None:
-    Image.new("RGB", (160, 20), "red").save(workspace / "raw" / "cat" / "panorama.png")
-    assert prepare(workspace)[0] == 0
+def test_what_cropping_cuts_off_is_said(pets: Path) -> None:
+    Image.new("RGB", (160, 20), "red").save(pets / "raw" / "cat" / "panorama.png")
+    assert prepare(pets)[0] == 0
     said = (
         "it cuts off the ends of images, 17% in the middle, 88% at most (cat/panorama.png), more than half of 1 images"
     )
-    assert f"prepare.fit is crop: {said}; pad keeps them" in audit(workspace).decisions
-    change(workspace, "prepare", fit="pad")
-    assert prepare(workspace)[0] == 0
-    assert not any("prepare.fit" in line for line in audit(workspace).decisions)
+    assert f"prepare.fit is crop: {said}; pad keeps them" in audit(pets).decisions
+    change(pets, "prepare", fit="pad")
+    assert prepare(pets)[0] == 0
+    assert not any("prepare.fit" in line for line in audit(pets).decisions)

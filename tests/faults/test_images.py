@@ -20,9 +20,9 @@ from thaw.pipeline.data_facts import Preprocessing
 
 
 def test_broken_files_are_listed_and_counted_aloud_and_the_rest_is_used(
-    workspace: Path, capsys: pytest.CaptureFixture[str]
+    pets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    raw = workspace / "raw" / "cat"
+    raw = pets / "raw" / "cat"
     whole = (raw / "00.png").read_bytes()
     (raw / "cut.png").write_bytes(whole[: len(whole) // 2])
     (raw / "empty.jpg").write_bytes(b"")
@@ -32,11 +32,11 @@ def test_broken_files_are_listed_and_counted_aloud_and_the_rest_is_used(
     (raw / "nothing.png").symlink_to("nowhere.png")
     (raw / "folder").symlink_to("/etc")
     os.mkfifo(raw / "pipe.png")
-    assert prepare(workspace)[0] == 0
+    assert prepare(pets)[0] == 0
     assert "prepare: 8 of 48 files rejected (cat/cut.png: damaged or cut short" in (said := capsys.readouterr().out)
     assert ", and 7 more); rejected.csv lists them, and `thaw data diff` tells those that were good before\n" in said
-    assert len(samples(workspace)) == 40
-    reasons = rejected(workspace)
+    assert len(samples(pets)) == 40
+    reasons = rejected(pets)
     assert {Path(path).name: reason.split(";")[0].split(":")[0] for path, reason in reasons.items()} == {
         "cut.png": "damaged or cut short",
         "empty.jpg": "empty file",
@@ -51,9 +51,9 @@ def test_broken_files_are_listed_and_counted_aloud_and_the_rest_is_used(
 
 
 def test_a_file_that_kills_its_decoder_or_takes_too_much_is_rejected_and_the_stage_goes_on(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
+    pets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deadly = {f"dog/{name}.png": save_deadly(workspace / "raw" / "dog" / f"{name}.png") for name in ("bomb", "crash")}
+    deadly = {f"dog/{name}.png": save_deadly(pets / "raw" / "dog" / f"{name}.png") for name in ("bomb", "crash")}
     real = decoding.decode
 
     def decode(data: bytes, **settings: Any) -> decoding.Picture:
@@ -64,11 +64,11 @@ def test_a_file_that_kills_its_decoder_or_takes_too_much_is_rejected_and_the_sta
         return real(data, **settings)
 
     monkeypatch.setattr(decoding, "decode", decode)
-    change(workspace, "compute", workers=2)
-    change(workspace, "prepare", max_megapixels=1.0)
-    assert prepare(workspace)[0] == 0
-    assert len(samples(workspace)) == 40
-    assert rejected(workspace) == {
+    change(pets, "compute", workers=2)
+    change(pets, "prepare", max_megapixels=1.0)
+    assert prepare(pets)[0] == 0
+    assert len(samples(pets)) == 40
+    assert rejected(pets) == {
         "dog/bomb.png": "does not fit into memory",
         "dog/crash.png": "the process that read it was killed, most likely for want of memory",
     }
@@ -79,7 +79,7 @@ def save_deadly(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def test_files_that_end_early_are_rejected_whatever_marker_follows(workspace: Path) -> None:
+def test_files_that_end_early_are_rejected_whatever_marker_follows(pets: Path) -> None:
     files = {
         "half.jpg": cut.jpeg(0.5),
         "progressive.jpg": cut.jpeg(0.5, progressive=True),
@@ -88,9 +88,9 @@ def test_files_that_end_early_are_rejected_whatever_marker_follows(workspace: Pa
         "half.tif": cut.tiff(0.5, "raw"),
     }
     for name, data in files.items():
-        (workspace / "raw" / "cat" / name).write_bytes(data)
-    assert prepare(workspace)[0] == 0
-    reasons = rejected(workspace)
+        (pets / "raw" / "cat" / name).write_bytes(data)
+    assert prepare(pets)[0] == 0
+    reasons = rejected(pets)
     assert sorted(reasons) == sorted(f"cat/{name}" for name in files)
     assert all(reason.startswith("damaged or cut short: ") for reason in reasons.values())
 
@@ -100,77 +100,77 @@ def save_bands(path: Path, bands: int, dtype: str = "uint16") -> None:
     tifffile.imwrite(path, pixels, photometric="minisblack", planarconfig="contig", metadata=None)
 
 
-def test_images_of_other_channels_than_most_are_rejected_with_the_reason(workspace: Path) -> None:
-    save_bands(workspace / "raw" / "cat" / "four.tif", 4)
-    save_bands(workspace / "raw" / "dog" / "two.tif", 2, "uint8")
-    assert prepare(workspace)[0] == 0
-    assert rejected(workspace) == {
+def test_images_of_other_channels_than_most_are_rejected_with_the_reason(pets: Path) -> None:
+    save_bands(pets / "raw" / "cat" / "four.tif", 4)
+    save_bands(pets / "raw" / "dog" / "two.tif", 2, "uint8")
+    assert prepare(pets)[0] == 0
+    assert rejected(pets) == {
         "cat/four.tif": "it has 4 channels, most images have one channel or three; they do not mix",
         "dog/two.tif": "it has 2 channels, most images have one channel or three; they do not mix",
     }
-    images = PackedImages.open(workspace / "data" / "prepared")
+    images = PackedImages.open(pets / "data" / "prepared")
     assert (images.channels, images.dtype.name) == (1, "uint8")
-    assert "dtype" not in artifacts.read_json(workspace / "data" / "prepared" / "settings.json")
+    assert "dtype" not in artifacts.read_json(pets / "data" / "prepared" / "settings.json")
 
 
 def test_data_that_use_a_small_part_of_16_bits_are_told_the_range_to_set(
-    workspace: Path, capsys: pytest.CaptureFixture[str]
+    pets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for seed, path in enumerate(sorted((workspace / "raw").rglob("*.png"))):
+    for seed, path in enumerate(sorted((pets / "raw").rglob("*.png"))):
         pixels = np.random.default_rng(seed).integers(0, 4000, (20, 24)).astype(np.uint16)
         Image.fromarray(pixels).save(path)
-    assert prepare(workspace)[0] == 0
-    found = audit(workspace)
+    assert prepare(pets)[0] == 0
+    found = audit(pets)
     assert found.dtype == "uint16"
     assert found.value_range is not None
     warning = str(found.value_range.warning)
     assert warning.endswith("set prepare.value_range: [0, 4095]")
     assert warning in capsys.readouterr().out
-    prepared = workspace / "data" / "prepared"
+    prepared = pets / "data" / "prepared"
     assert facts.read(prepared / "settings.json", Preprocessing).dtype == "uint16"
-    before = PackedImages.open(workspace / "data" / "prepared").read(np.array([0]))
-    change(workspace, "prepare", value_range=[0, 4095])
-    assert prepare(workspace)[0] == 0
-    after = PackedImages.open(workspace / "data" / "prepared").read(np.array([0]))
-    found = audit(workspace)
+    before = PackedImages.open(pets / "data" / "prepared").read(np.array([0]))
+    change(pets, "prepare", value_range=[0, 4095])
+    assert prepare(pets)[0] == 0
+    after = PackedImages.open(pets / "data" / "prepared").read(np.array([0]))
+    found = audit(pets)
     assert found.value_range is not None
     assert found.value_range.warning is None
     np.testing.assert_allclose(after, np.minimum(before * (65535 / 4095), 65535), atol=20)
 
 
-def test_under_one_value_range_8_and_16_bits_do_not_mix_but_without_one_they_do(workspace: Path) -> None:
+def test_under_one_value_range_8_and_16_bits_do_not_mix_but_without_one_they_do(pets: Path) -> None:
     pixels = np.full((20, 24), 65535, np.uint16)
     pixels[0, 0] = 0
-    Image.fromarray(pixels).save(workspace / "raw" / "cat" / "deep.png")
-    assert prepare(workspace)[0] == 0
-    images = PackedImages.open(workspace / "data" / "prepared")
+    Image.fromarray(pixels).save(pets / "raw" / "cat" / "deep.png")
+    assert prepare(pets)[0] == 0
+    images = PackedImages.open(pets / "data" / "prepared")
     assert images.dtype == np.uint16
     assert images.read(np.arange(41)).max() == 65535
-    change(workspace, "prepare", value_range=[0, 255])
-    assert prepare(workspace)[0] == 0
-    assert rejected(workspace) == {
+    change(pets, "prepare", value_range=[0, 255])
+    assert prepare(pets)[0] == 0
+    assert rejected(pets) == {
         "cat/deep.png": "it has one channel or three of 16 bits, most images have one channel or three of 8 bits; "
         "they do not mix"
     }
 
 
-def test_the_exit_code_is_1_and_the_error_one_line(workspace: Path) -> None:
-    artifacts.remove(workspace / "raw" / "dog")
-    code, line = prepare(workspace, LANG="C")
+def test_the_exit_code_is_1_and_the_error_one_line(pets: Path) -> None:
+    artifacts.remove(pets / "raw" / "dog")
+    code, line = prepare(pets, LANG="C")
     assert (code, line) == (1, "raw has one class only (cat); a classifier needs at least two")
 
 
-def test_too_many_broken_files_stop_the_stage_and_a_rerun_recovers(workspace: Path) -> None:
+def test_too_many_broken_files_stop_the_stage_and_a_rerun_recovers(pets: Path) -> None:
     for index in range(15):
-        (workspace / "raw" / "cat" / f"bad{index}.png").write_bytes(b"")
-    line = refused(workspace)
+        (pets / "raw" / "cat" / f"bad{index}.png").write_bytes(b"")
+    line = refused(pets)
     assert line.startswith("15 of 55 files cannot be used, more than prepare.max_rejected (0.2) allows: cat/bad0.png: ")
-    for path in (workspace / "raw" / "cat").glob("bad*"):
+    for path in (pets / "raw" / "cat").glob("bad*"):
         path.unlink()
-    assert prepare(workspace)[0] == 0
+    assert prepare(pets)[0] == 0
 
 
-def test_hidden_files_and_folders_are_no_samples_and_no_classes(workspace: Path) -> None:
+def test_hidden_files_and_folders_are_no_samples_and_no_classes(pets: Path) -> None:
     for name in (
         ".hidden/x.png",
         "__MACOSX/._x.png",
@@ -179,12 +179,12 @@ def test_hidden_files_and_folders_are_no_samples_and_no_classes(workspace: Path)
         "cat/Thumbs.db",
         "README",
     ):
-        save(workspace / "raw" / "seed.png", 0)
-        (workspace / "raw" / name).parent.mkdir(exist_ok=True)
-        (workspace / "raw" / "seed.png").rename(workspace / "raw" / name)
-    assert prepare(workspace)[0] == 0
-    assert len(samples(workspace)) == 40
-    assert rejected(workspace) == {}
+        save(pets / "raw" / "seed.png", 0)
+        (pets / "raw" / name).parent.mkdir(exist_ok=True)
+        (pets / "raw" / "seed.png").rename(pets / "raw" / name)
+    assert prepare(pets)[0] == 0
+    assert len(samples(pets)) == 40
+    assert rejected(pets) == {}
 
 
 def no_class(raw: Path) -> None:
@@ -239,6 +239,6 @@ def missing(raw: Path) -> None:
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
-def test_what_is_no_data_set_is_refused_in_one_line(workspace: Path, damage: Callable[[Path], None], line: str) -> None:
-    damage(workspace / "raw")
-    assert refused(workspace).startswith(line)
+def test_what_is_no_data_set_is_refused_in_one_line(pets: Path, damage: Callable[[Path], None], line: str) -> None:
+    damage(pets / "raw")
+    assert refused(pets).startswith(line)

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from stages import prepare as stage
-from tests.faults.conftest import workspace
+from tests.faults.conftest import pets
 from tests.faults.preparing import change, save
 from tests.unit.test_commands import Command, command
 from thaw.pipeline import scratch
 
-__all__ = ["command", "workspace"]
+__all__ = ["command", "pets"]
 
 
 def _with_decisions(folder: Path) -> None:
@@ -70,33 +70,33 @@ def _files(folder: Path) -> list[Path]:
     ],
 )
 def test_check_of_the_data_says_what_prepare_says(
-    workspace: Path,
+    pets: Path,
     command: Command,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     change_data: object,
 ) -> None:
     if callable(change_data):
-        change_data(workspace)
-    printed, error = _prepared(workspace, capsys, monkeypatch)
-    shutil.rmtree(workspace / "data" / "prepared", ignore_errors=True)
-    before = _files(workspace)
+        change_data(pets)
+    printed, error = _prepared(pets, capsys, monkeypatch)
+    shutil.rmtree(pets / "data" / "prepared", ignore_errors=True)
+    before = _files(pets)
     code, out, err = command("check", "--data")
     assert out.partition("\n")[0].startswith("params.yaml is valid: ")
     assert out.partition("\n")[2] == printed
     assert (code, err.strip()) == (1 if error else 0, error)
     assert bool(printed) != bool(error)
-    assert _files(workspace) == before
+    assert _files(pets) == before
     assert not list(scratch.folder().glob("check-*"))
 
 
 @pytest.mark.usefixtures("scratch")
 def test_check_without_data_does_not_look_at_images(
-    workspace: Path,
+    pets: Path,
     command: Command,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.chdir(workspace)
-    _without_images(workspace)
+    monkeypatch.chdir(pets)
+    _without_images(pets)
     code, out, _ = command("check")
     assert (code, len(out.splitlines())) == (0, 1)
