@@ -35,10 +35,14 @@ def photo(number: int, size_px: int) -> NDArray[np.uint8]:
     return picture.clip(0, 255).astype(np.uint8)
 
 
-def write_photos(folder: Path, num_images: int, size_px: int) -> None:
-    """Write that many pictures as JPEG files, a folder a class."""
-    for name in CLASSES:
+def write_photos(folder: Path, num_images: int, size_px: int, num_classes: int = len(CLASSES), first: int = 0) -> None:
+    """Write that many pictures from number `first` on as JPEG files, a folder a class.
+
+    Classes beyond two differ by nothing but their images: they are for what counts classes and learns none.
+    """
+    names = CLASSES if num_classes == len(CLASSES) else [f"class-{number:04d}" for number in range(num_classes)]
+    for name in names:
         (folder / name).mkdir(parents=True, exist_ok=True)
-    for number in range(num_images):
-        path = folder / CLASSES[number % len(CLASSES)] / f"{number:06d}.jpg"
+    for number in range(first, first + num_images):
+        path = folder / names[number % len(names)] / f"{number:06d}.jpg"
         Image.fromarray(photo(number, size_px)).save(path, quality=_QUALITY)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench import folds, head, noop, phase, scale, trials, views
+from bench import folds, head, noop, phase, scale, trials, views, volume
 from thaw.config.reader import load_params, read_tree
 from thaw.config.schema import Params
 
@@ -122,3 +122,12 @@ def test_the_time_of_nothing_is_a_ratio_of_medians() -> None:
 def test_a_trial_that_stops_early_is_a_share_of_a_whole_one() -> None:
     found = [{"select": select, "whole": whole} for select, whole in ((90.0, 200.0), (110.0, 180.0), (100.0, 210.0))]
     assert trials.summary(found) == {"seconds": {"select": 100.0, "whole": 200.0}, "ratio": 0.5, "rounds": 3}
+
+
+def test_the_volume_bench_tells_what_more_images_cost_and_which_shards_stay() -> None:
+    run = {"first_mib": 400.0, "again_mib": 500.0, "again_s": 3.0, "shards": 2, "stayed": 1, "commit": "a"}
+    facts = volume.summary({1000: {"first_s": 20.0, **run}, 4000: {"first_s": 120.0, **run}})
+    assert facts["slowdown"] == 1.5
+    assert facts["sizes"]["4000"] == {
+        "seconds_a_thousand": 30.0, "again": 0.025, "peak_mib": 500, "shards": 2, "shards_that_stayed": 1,
+    }  # fmt: skip
