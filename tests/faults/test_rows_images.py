@@ -30,7 +30,9 @@ from thaw.pipeline.data_facts import Audit
 Files = dict[str, bytes]
 
 MEGAPIXELS = 0.5
-_NO_FORMAT = "not an image of a format that is read (JPEG, PNG, BMP, TIFF, WebP, GIF)"
+_NO_FORMAT = (
+    "not an image of a format that is read (JPEG, PNG, BMP, TIFF, WebP, GIF, PNM, JPEG 2000, AVIF, HEIC, DICOM)"
+)
 _ORIENTATION_TAG = 0x0112
 _WHITE = 65535  # images of 16 bits are among them, so all are packed so
 
