@@ -47,12 +47,15 @@ def prepare(out: Path, task: Task, *, stage: str) -> Audit:
     Raises: DataError if the images and their labels cannot become a data set.
     """
     before = shards.before(stage, out.as_posix())
+    # Outermost, so that no file is open any more when a folder that was begun is removed: that takes handles itself.
+    with artifacts.new_folder(out) as folder:
 
-    def work(kept: Decoded) -> Audit:
-        with artifacts.new_folder(out) as folder:
+        def work(kept: Decoded) -> Audit:
+            for begun in folder.iterdir():  # by a try that found damage
+                artifacts.remove(begun)
             return _prepare(folder, task, kept, before)
 
-    return decoded.with_kept(task.settings, work)
+        return decoded.with_kept(task.settings, work)
 
 
 def look(task: Task) -> list[str]:
