@@ -1,6 +1,7 @@
 """What `prepare` wrote, as a revision or the workspace has it: the tables, and single pictures of the packed ones."""
 
 import io
+import json
 import os
 import tempfile
 from collections.abc import Collection
@@ -131,10 +132,9 @@ def read_squares(tree: Tree, rows: Collection[int]) -> dict[int, Pixels]:
 
 def _rows_at(tree: Tree, rows: Collection[int]) -> dict[int, int]:
     """Return these rows by the places of their images, counted over all shards."""
-    stored = tree.read_if_there(f"{FOLDER}/{PLACES}")
-    if stored is None:
+    if PLACES not in json.loads(tree.read(f"{FOLDER}/{artifacts.MANIFEST}"))["files"]:
         return {row: row for row in rows}
-    places = np.load(io.BytesIO(stored), allow_pickle=False)
+    places = np.load(io.BytesIO(tree.read(f"{FOLDER}/{PLACES}")), allow_pickle=False)
     return {int(places[row]): row for row in rows}
 
 
