@@ -8,7 +8,6 @@ from io import BytesIO
 
 from PIL import Image
 
-
 _AVIF = {b"avif", b"avis"}
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 _MOST_BRANDS = 256
