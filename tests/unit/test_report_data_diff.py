@@ -1,5 +1,6 @@
 """How a difference of two data sets is shown: short and aligned, and whatever a file is called."""
 
+import json
 import re
 from io import BytesIO
 from pathlib import Path
@@ -25,8 +26,8 @@ def lines(difference: Difference) -> list[str]:
     return list(text(difference, sections_of(difference)))
 
 
-def tree(*sides: int) -> Tree:
-    """Files with shards of so many packed images of 4 px; image i is i everywhere."""
+def tree(*sides: int, places: list[int] | None = None) -> Tree:
+    """Files with shards of so many packed images of 4 px; the image at place i is i everywhere."""
     files, first = dict[str, bytes](), 0
     for number, count in enumerate(sides):
         buffer = BytesIO()
@@ -34,6 +35,12 @@ def tree(*sides: int) -> Tree:
         np.save(buffer, pixels)
         files[f"data/prepared/images-{number:05d}.npy"] = buffer.getvalue()
         first += count
+    if places is not None:
+        buffer = BytesIO()
+        np.save(buffer, np.array(places))
+        files["data/prepared/places.npy"] = buffer.getvalue()
+    listed: dict[str, dict[str, str]] = {Path(name).name: {} for name in files}
+    files["data/prepared/manifest.json"] = json.dumps({"files": listed}).encode()
     return Tree("some", lambda path: BytesIO(files[path]))
 
 
@@ -138,6 +145,11 @@ def test_single_images_are_read_from_whichever_shard_holds_them(rows: list[int])
     assert sorted(found) == sorted(set(rows))
     for row, square in found.items():
         np.testing.assert_array_equal(square, np.full((4, 4, 3), row))
+
+
+def test_images_are_found_where_shards_of_before_have_moved_them() -> None:
+    found = snapshots.read_squares(tree(2, 3, places=[4, 0, 2, 1, 3]), [0, 3, 4])
+    assert {row: int(square[0, 0, 0]) for row, square in found.items()} == {0: 4, 3: 1, 4: 3}
 
 
 def test_a_printable_name_is_shown_as_it_is() -> None:
