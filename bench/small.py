@@ -116,7 +116,7 @@ def whole_set(name: str) -> tuple[PackedImages, NDArray[np.int64]]:
         "id": [artifacts.sha256_of_bytes(square.tobytes())[:16] + f"-{row}" for row, square in enumerate(squares)],
         "sha256": [artifacts.sha256_of(path) for path in paths],
     }
-    samples = table.assign(split="", width=SIZE_PX, height=SIZE_PX, row=rows, confidence=1.0, fold=-1, **own)
+    samples = table.assign(split="", width=SIZE_PX, height=SIZE_PX, row=rows, confidence=1.0, fold=-1, look="", **own)
     samples = samples[list(COLUMNS)].reset_index(drop=True)
     images = PackedImages(samples, sorted(set(samples["label"])), SIZE_PX, 3, name, (squares,))
     return images, units.unit_numbers(samples)

@@ -23,7 +23,8 @@ def main() -> None:
         artifacts.verify(Path("data/prepared"), only=("samples.csv",))
         settings = params.select
         starts = {name: phase.start for name, phase in params.unfreeze.phases.items()}
-        phases = selection.read_phases(Path("models/phases"), starts)
+        found = selection.read_phases(Path("models/phases"), starts)
+        phases = selection.trained_of(found)
         selection.check_final(phases, settings)
         head = phases[0]
         results = choose(
@@ -36,7 +37,7 @@ def main() -> None:
             folds=head.folds,
             groups=selection.read_groups(Path("data/prepared/samples.csv"), head.rows),
         )
-        report = selection.selection_report(phases, results, settings)
+        report = selection.selection_report(phases, results, settings, selection.not_trained(found))
         chosen = next(phase for phase in phases if phase.name == report.chosen)
         selection.write_final(
             Path("models/final"),

@@ -189,7 +189,7 @@ def _earlier(run: TrainingRun) -> Finding | None:
         f"{best.log_loss:.3g} and an accuracy of {best.accuracy:.3f}, one on the last block, {last.block}, "
         f"{last.log_loss:.3g} and {last.accuracy:.3f}"
     )
-    if images < FEWEST or -best.difference <= _reach(best.standard_error, images, of=3):
+    if images < FEWEST or -best.difference <= _reach(best.standard_error, images, of=len(earlier)):
         return _cannot_tell(run, "an earlier block serves the head better", evidence)
     return Finding(
         kind="earlier_layers_do_better",

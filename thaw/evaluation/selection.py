@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,26 @@ def read_phases(root: Path, starts: Mapping[str, str]) -> list[TrainedPhase]:
     return [phase for group in with_averages for phase in group if phase is not None]
 
 
+def trained_of(phases: Sequence[TrainedPhase]) -> list[TrainedPhase]:
+    """Return the head and the phases that were trained, each with the nearest of them that it comes from as its start.
+
+    A phase that the advice did not find worth training holds what it would have started from, and is no candidate.
+    """
+    starts = {phase.name: phase.start for phase in phases}
+    skipped = {phase.name for phase in phases if phase.model.not_trained is not None}
+
+    def from_trained(start: str | None) -> str | None:
+        return from_trained(starts[start]) if start in skipped else start
+
+    kept = [phase for phase in phases if phase.name not in skipped]
+    return [replace(phase, start=from_trained(phase.start)) for phase in kept]
+
+
+def not_trained(phases: Sequence[TrainedPhase]) -> dict[str, str]:
+    """Return why each phase that was not trained was not, by its name."""
+    return {phase.name: phase.model.not_trained for phase in phases if phase.model.not_trained is not None}
+
+
 def check_final(phases: Sequence[TrainedPhase], settings: SelectParams) -> None:
     """Raises: ParamsError if an ensemble is asked for and there is one network, or no memory for all of them.
 
@@ -134,8 +154,16 @@ def read_groups(samples: Path, rows: NDArray[np.int64]) -> NDArray[Any]:
         raise ArtifactError(f"{samples} does not list the validation images ({error}); run `dvc repro`") from None
 
 
-def selection_report(phases: Sequence[TrainedPhase], results: Sequence[Result], settings: SelectParams) -> Selection:
-    """Return the content of selection.json: the choice, the sentence that explains it, evidence, findings."""
+def selection_report(
+    phases: Sequence[TrainedPhase],
+    results: Sequence[Result],
+    settings: SelectParams,
+    skipped: Mapping[str, str] | None = None,
+) -> Selection:
+    """Return the content of selection.json: the choice, the sentence that explains it, evidence, findings.
+
+    `skipped` says why phases were not trained (`not_trained`).
+    """
     chosen = chosen_result(results)
     candidates = {
         result.name: _evidence(result, phase.folder / "curves.csv", chosen=result is chosen)
@@ -154,6 +182,7 @@ def selection_report(phases: Sequence[TrainedPhase], results: Sequence[Result], 
         draws=settings.draws,
         candidates=candidates,
         findings=findings_of([phase.training_run for phase in phases]),
+        not_trained=dict(skipped or {}),
     )
 
 

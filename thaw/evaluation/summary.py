@@ -112,6 +112,8 @@ def print_evidence(selection: Selection) -> None:
         kind = "Note" if finding.kind == "cannot_tell" else "Warning"
         words = f"{kind}: {finding.where} {FINDINGS[finding.kind]}: {finding.evidence}."
         console.print(f"{words} Advice: {finding.advice}.\n", markup=False, highlight=False)
+    for name, why in selection.not_trained.items():
+        console.print(f"{name} was not trained: {why}\n", markup=False, highlight=False)
 
 
 def seconds_spent(names: Iterable[str]) -> dict[str, float]:

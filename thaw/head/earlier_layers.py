@@ -2,7 +2,7 @@
 
 Late layers are the most special to what a network was pretrained on (Yosinski et al. 2014, arXiv:1411.1792). Where the
 images are far from that, a linear head on the pooled output of an earlier block can do better. That is found out in the
-pass that the features take anyway: the network also gives what a few earlier blocks hold.
+pass that the features take anyway: the network also gives what its earlier blocks hold.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from thaw.augment.draws import representatives
 from thaw.data.packed import PackedImages, Rows
 from thaw.errors import BackboneError
 from thaw.head import extract, features
-from thaw.head.examples import FeatureSet, Labels, log_losses
+from thaw.head.examples import Features, FeatureSet, Labels, log_losses
 from thaw.head.extract import Development
 from thaw.head.linear import fit_linear
 from thaw.networks.backbone import Backbone
@@ -33,7 +33,9 @@ MAX_IMAGES = 600
 """Training images that the comparison takes; more would make it surer and slower."""
 MIN_A_CLASS = 5
 """Training images per class, on average, below which nothing is compared."""
-_SHARES = (1 / 3, 1 / 2, 2 / 3)
+MOST_BLOCKS = 12
+"""Earlier blocks that are compared; of a network with more of them, so many, evenly spaced."""
+_NEAREST = 5
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Tapped:
 
     module: nn.Module
     blocks: list[str]
-    """A few earlier blocks; none where the network has no such, cannot be traced, or ends or is tapped elsewhere."""
+    """The earlier blocks; none where the network has no such, cannot be traced, or ends or is tapped elsewhere."""
     last: str
 
     def plain(
@@ -69,9 +71,11 @@ class Tapped:
         if chosen is None or not all(np.isfinite(values).all() for values in outputs):
             return whole, None
         labelled = whole[compared]
+        trained, fold = np.isin(compared, chosen), known.fold[compared]
         tried = {
-            name: _answers(
-                replace(labelled, features=values), np.isin(compared, chosen), known.fold[compared], len(images.classes)
+            name: (
+                *_answers(replace(labelled, features=values), trained, fold, len(images.classes)),
+                nearest_accuracy(values, labelled.labels, trained, fold),
             )
             for name, values in zip([self.last, *self.blocks], outputs, strict=True)
         }
@@ -80,10 +84,12 @@ class Tapped:
 
 
 def tapped(backbone: Backbone) -> Tapped:
-    """Return a backbone that also gives what a few earlier blocks hold, pooled as taps are."""
+    """Return a backbone that also gives what its earlier blocks hold, pooled as taps are."""
     spec, blocks = backbone.spec, backbone.blocks
-    indices = sorted({round(share * len(blocks)) - 1 for share in _SHARES} & set(range(len(blocks) - 1)))
-    names = [blocks[index] for index in indices]
+    count = min(len(blocks) - 1, MOST_BLOCKS)
+    names = [
+        blocks[index] for index in sorted(set(np.linspace(0, len(blocks) - 2, count).round().astype(int).tolist()))
+    ]
     if names and not spec.keep and not spec.taps:
         with suppress(BackboneError):  # it cannot be traced, or not be tapped there
             module = replace(backbone, spec=spec.model_copy(update={"taps": tuple(names)})).split(0)[0]
@@ -122,23 +128,42 @@ def _answers(
     return losses[fold >= 0], float(right[fold >= 0].mean())
 
 
+def nearest_accuracy(features: Features, labels: Labels, trained: NDArray[np.bool_], fold: NDArray[np.int64]) -> float:
+    """Return how often the class of most of the five nearest images is right, by the cosine of standardised features.
+
+    Those of a fold are answered by images of others that `trained` masks; of classes that come equally often, the one
+    with the nearest image wins.
+    """
+    scaled = (features - features[trained].mean(axis=0)) / (features[trained].std(axis=0) + 1e-6)
+    scaled /= np.linalg.norm(scaled, axis=1, keepdims=True) + 1e-12
+    right = np.zeros(len(fold), bool)
+    for number in range(int(fold.max()) + 1):
+        out, known = fold == number, trained & (fold != number)
+        order = np.argsort(-(scaled[out] @ scaled[known].T), axis=1, kind="stable")[:, :_NEAREST]
+        found = labels[known][order]
+        votes = (found[:, :, None] == found[:, None, :]).sum(axis=2)
+        right[out] = found[np.arange(len(found)), votes.argmax(axis=1)] == labels[out]
+    return float(right[fold >= 0].mean())
+
+
 def _describe(
-    tried: Mapping[str, tuple[NDArray[np.float64], float]], num_train: int, val: pd.DataFrame
+    tried: Mapping[str, tuple[NDArray[np.float64], float, float]], num_train: int, val: pd.DataFrame
 ) -> EarlierLayers:
     """Return the figures of each block, the last one first; those before it are compared with it, image by image.
 
     The standard error is that of the mean difference, over groups where images belong together.
     """
-    (last, (reference, accuracy)), *others = tried.items()
+    (last, (reference, accuracy, nearest)), *others = tried.items()
     unit = val["group"].where(val["group"].fillna("") != "", val["id"]).to_numpy()
-    ours = LastBlock(block=last, log_loss=float(reference.mean()), accuracy=accuracy)
+    ours = LastBlock(block=last, log_loss=float(reference.mean()), accuracy=accuracy, neighbours=nearest)
     earlier: dict[str, EarlierBlock] = {}
-    for name, (losses, accuracy) in others:
+    for name, (losses, accuracy, nearest) in others:
         difference = losses - reference
         sums = pd.Series(difference - difference.mean()).groupby(unit).sum().to_numpy()
         earlier[name] = EarlierBlock(
             log_loss=float(losses.mean()),
             accuracy=accuracy,
+            neighbours=nearest,
             difference=float(difference.mean()),
             standard_error=float(np.sqrt((sums**2).sum()) / len(losses)),
         )

@@ -127,6 +127,8 @@ class LastBlock(Facts):
     log_loss: float
     """Nats."""
     accuracy: float
+    neighbours: float | None = None
+    """Accuracy of the five nearest images; absent from models made before it was measured."""
 
 
 class EarlierBlock(Facts):
@@ -135,6 +137,8 @@ class EarlierBlock(Facts):
     log_loss: float
     """Nats."""
     accuracy: float
+    neighbours: float | None = None
+    """Accuracy of the five nearest images; absent from models made before it was measured."""
     difference: float
     """Mean log loss less that of the last block, in nats; below 0 is better."""
     standard_error: float
@@ -142,7 +146,7 @@ class EarlierBlock(Facts):
 
 
 class EarlierLayers(Facts):
-    """Heads on a few earlier blocks, each compared with one on the last."""
+    """Heads on earlier blocks, each compared with one on the last."""
 
     images: int
     """Training images that these heads were fitted on."""
@@ -243,6 +247,8 @@ class ModelFacts(FeaturesFacts):
     """Whether norm statistics and head were brought in line before the first step; absent likewise."""
     lr: float | None = None
     """Peak learning rate of the head; absent from the head's own file."""
+    not_trained: str | None = None
+    """Why the phase was not trained: its tensors and answers are those of its start. Absent from one that was."""
     best_epoch: int | None = None
     """In models made before 0.2.0: the epoch that was kept."""
     members: Annotated[int, Field(ge=2)] | None = None

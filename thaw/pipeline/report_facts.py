@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import ConfigDict, RootModel, field_validator
+from pydantic import ConfigDict, Field, RootModel, field_validator
 
 from thaw.config.schema import Metric
 from thaw.pipeline.facts import COMMON, Facts
@@ -93,6 +93,8 @@ class Selection(Facts):
     candidates: dict[str, CandidateFacts]
     """Each after the one that it starts from."""
     findings: list[Finding]
+    not_trained: dict[str, str] = Field(default_factory=dict)
+    """Why each phase that was not trained was not, by its name; it is no candidate."""
 
     @property
     def looked_at(self) -> str:

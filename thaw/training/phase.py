@@ -233,6 +233,7 @@ def _facts(
             "start": params.start,
             "depth_blocks": len(backbone.units) - index,
             "cut": index,
+            "not_trained": None,
             "lineage": start.model.lineage.model_copy(update={"params": settings, **by}),
             "frozen_sha256": frozen_sha256,
         }

@@ -1,5 +1,6 @@
 """The folder of a trained phase: what it trained, what it knows of itself, and its answers on validation."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,17 @@ def write(
     for name, table in (("curves.csv", curves), ("range_test.csv", range_test)):
         if table:
             tables.write(folder / name, pd.DataFrame(table))
+
+
+def carry_over(folder: Path, start: Path, model: ModelFacts, *, name: str, reason: str) -> None:
+    """Fill the folder of a phase that is not trained with what it would start from: tensors, folds and answers.
+
+    `model` is the model.json of `start`, `reason` the sentence that says why.
+    """
+    for path in sorted(start.glob("*.safetensors")):
+        shutil.copyfile(path, folder / path.name)
+    kept = model.model_copy(update={"phase": name, "start": start.name, "not_trained": reason})
+    facts.write(folder / "model.json", kept)
 
 
 def head_tensors(head: nn.Module) -> dict[str, Tensor]:

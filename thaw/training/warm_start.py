@@ -19,7 +19,7 @@ from thaw.training.norms import running_norms
 # Weight of the mean loss against half the squared norm of the weights, in the head that training starts from. The head
 # that is best on validation has weights so large that small steps of the suffix upset it
 # (docs/decisions/0011-a-phase-starts-from-a-strongly-regularised-head.md).
-_STRONG = 1.7
+STRONG = 1.7
 
 
 @torch.no_grad()
@@ -52,6 +52,6 @@ def pooled(suffix: nn.Module, batches: Iterator[list[Tensor]]) -> NDArray[np.flo
 
 def solve_head(head: nn.Linear, train: FeatureSet) -> None:
     """Give a linear head the weights of a strongly regularised fit on these features."""
-    strength = _STRONG / len(train.labels)  # scikit-learn's C weighs the loss of each image
+    strength = STRONG / len(train.labels)  # scikit-learn's C weighs the loss of each image
     fit = linear_module(fit_linear(train, head.out_features, strengths=(strength,)))
     head.load_state_dict(fit.state_dict())
