@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 
 from thaw.config.schema import DataParams
-from thaw.data import archives, columns, manifest, parquet_rows, shard_names, unpacked
+from thaw.data import archives, manifest, parquet_rows, shard_names, unpacked
 from thaw.data.dialect import Sheet
 from thaw.data.manifest import Manifest
 from thaw.data.parquet_rows import Rows
@@ -26,8 +26,6 @@ from thaw.errors import DataError
 from thaw.names import few
 
 _CELL_BYTES = 64  # of a text in memory, beside its letters
-_BYTES = ("bytes", "image_bytes", "image", "img", "jpg", "png")
-"""What a column of bytes is called, where there are several."""
 
 
 @dataclass(frozen=True)
@@ -96,17 +94,15 @@ def _columns(schema: pa.Schema, data: DataParams, raw: Path) -> _Columns:
     if twice := [name for name, count in Counter(schema.names).items() if count > 1]:
         raise DataError(f"{raw} has two columns {twice[0]!r}; write it with one of them")
     features, asked = _features(schema), data.columns.get("path")
-    structs, binary = parquet_rows.images_in(schema)
+    binary = [field.name for field in schema if parquet_rows.is_binary(field.type)]
     texts = [field.name for field in schema if not pa.types.is_nested(field.type) and field.name not in binary]
-    image = asked if asked in {*structs, *binary} else _only(structs or binary, raw)
-    path = None
-    if image is not None:
-        alike = [name for name in texts if columns.like(name) == "path" and image in binary]
-        path = next((name for name in (asked, "path", *alike) if name in texts), None)
+    structs = [field.name for field in schema if parquet_rows.is_image(field.type)]
+    image = asked if asked in {*structs, *binary} else _only(parquet_rows.images_in(schema), raw)
+    images = None if image is None else parquet_rows.columns_of(schema, image, asked)
     classes = {name: feature["names"] for name, feature in features.items() if _is_class_label(feature)}
-    kept = [name for name in texts if image is None or name != path]
+    path = None if images is None else images.path
+    kept = [name for name in texts if name != path]
     others = [name for name in schema.names if name not in {*kept, image, path}]
-    images = None if image is None else parquet_rows.Columns(image, image in structs, path)
     return _Columns(kept, others, images, classes)
 
 
@@ -114,8 +110,6 @@ def _only(names: Sequence[str], raw: Path) -> str | None:
     """Return the column of the images, if there is one. Raises: DataError if several may be it."""
     if len(names) < 2:
         return names[0] if names else None
-    if found := [name for name in _BYTES if name in names]:
-        return found[0]
     raise DataError(
         f"{raw} has the images in one of the columns {', '.join(map(repr, names))}; say in which: data.columns: "
         f"{{path: {names[0]}}}"

@@ -13,6 +13,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from thaw.data import columns
 from thaw.errors import DataError
 from thaw.pipeline.bounded import Bounded, Bounds, Lost
 
@@ -20,6 +21,8 @@ _BOUNDS = Bounds(memory_bytes=2**31, seconds=60)  # for a schema, or for the row
 _BYTES_AT_ONCE = 2**26
 _MOST_IMAGES, _MOST_TEXTS = 32, 4096  # rows at once
 _PAGE_BYTES = 2**20
+_CALLED = ("bytes", "image_bytes", "image", "img", "jpg", "png")
+"""What a column of bytes is called, where there are several."""
 
 Image = tuple[str, bytes | None]
 """Path of a row ('' for none) and its bytes."""
@@ -36,14 +39,33 @@ class Columns:
     """Column of the paths of bytes; None where the structs have them, or nothing does."""
 
 
-def images_in(schema: pa.Schema) -> tuple[list[str], list[str]]:
-    """Return which columns are structs of bytes and path, as Hugging Face's `Image` is, and which are bytes alone."""
-    structs = [field.name for field in schema if _is_image(field.type)]
-    binary = [field.name for field in schema if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)]
-    return structs, binary
+def images_in(schema: pa.Schema) -> list[str]:
+    """Return the columns that may be the images: structs of bytes and path, or else bytes; one that is called so alone.
+
+    A struct of bytes and path is what Hugging Face's `Image` is.
+    """
+    found = [field.name for field in schema if is_image(field.type)] or [
+        field.name for field in schema if is_binary(field.type)
+    ]
+    return [name for name in _CALLED if name in found][:1] if len(found) > 1 and {*_CALLED} & {*found} else found
 
 
-def _is_image(kind: pa.DataType) -> bool:
+def is_binary(kind: pa.DataType) -> bool:
+    """Tell whether a column holds bytes."""
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def columns_of(schema: pa.Schema, image: str, asked: str | None = None) -> Columns:
+    """Return the columns of images whose bytes are in the column `image`; `asked` may name that of their paths."""
+    is_struct = not is_binary(schema.field(image).type)
+    texts = [field.name for field in schema if not pa.types.is_nested(field.type) and not is_binary(field.type)]
+    alike = [name for name in texts if columns.like(name) == "path" and not is_struct]
+    path = next((name for name in (asked, "path", *alike) if name in texts), None)
+    return Columns(image, is_struct, path)
+
+
+def is_image(kind: pa.DataType) -> bool:
+    """Tell whether a column holds structs of bytes and path."""
     return pa.types.is_struct(kind) and {kind.field(number).name for number in range(kind.num_fields)} == {
         "bytes",
         "path",
