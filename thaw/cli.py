@@ -204,7 +204,9 @@ def blocks(
 
 @app.command()
 def predict(
-    images: Annotated[list[str], typer.Argument(help="Files, folders, patterns in quotes, or - for a list on stdin.")],
+    images: Annotated[
+        list[str], typer.Argument(help="Files, folders, archives, patterns in quotes, or - for a list on stdin.")
+    ],
     form: Annotated[
         Format | None, typer.Option("--format", help="Without it, what --output ends in, or csv.", show_default=False)
     ] = None,

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001 - a spreadsheet takes them, too
-_QUOTE = "'"
+QUOTE = "'"
+"""Stands before the text of a cell that a spreadsheet would take for a formula."""
 _MARKS = re.compile(r"([\\`*_{}\[\]<>()#!|~&@$:.])")
 
 
@@ -45,13 +46,13 @@ def in_markdown(name: str) -> str:
 
 def as_cell(text: str) -> str:
     """Return text for a cell of a CSV: behind a quote if a spreadsheet would take it for a formula."""
-    starts = text.startswith((_QUOTE, *_FORMULA)) or text.lstrip().startswith(_FORMULA)
-    return _QUOTE + text if starts and not _NUMBER.fullmatch(text) else text
+    starts = text.startswith((QUOTE, *_FORMULA)) or text.lstrip().startswith(_FORMULA)
+    return QUOTE + text if starts and not _NUMBER.fullmatch(text) else text
 
 
 def from_cell(cell: str) -> str:
     """Return the text that `as_cell` was given."""
-    return cell.removeprefix(_QUOTE)
+    return cell.removeprefix(QUOTE)
 
 
 def in_script(name: str) -> str:

@@ -1,9 +1,12 @@
 """What runs without torch: an exported model, its answers and the command that prints them."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from tests import tiny
@@ -25,12 +28,16 @@ finally:
 
 def test_predict_loads_no_torch_and_nothing_else_that_is_for_training(twins: Twins, tmp_path: Path) -> None:
     Image.fromarray(tiny.pixels(1)[0]).save(tmp_path / "a.png")
+    image = {"bytes": (tmp_path / "a.png").read_bytes(), "path": "a.png"}
+    pq.write_table(pa.table({"image": [image]}), tmp_path / "b.parquet")
+    shutil.make_archive(str(tmp_path / "c"), "gztar", tmp_path, "a.png")
     given = ["predict", str(tmp_path), "--model", str(twins.exported), "--explain", str(tmp_path / "why")]
     done = subprocess.run(
         [sys.executable, "-c", _REPORT, *given], cwd=repository.ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("path,class,probability,")
+    assert done.stdout.count("\n") == 4
     loaded = done.stderr.partition("loaded:")[2].split()
     assert "onnxruntime" in loaded
     assert not set(HEAVY) & set(loaded)

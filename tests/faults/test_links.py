@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.preparing import change, prepare, refused, rejected, samples
-from thaw.data import links
+from thaw.pipeline import dvc_cache
 from thaw.project import before_dvc
 
 
@@ -110,7 +110,7 @@ def test_a_project_within_a_repository_has_the_cache_of_that(pets: Path, monkeyp
     (pets / ".dvc").mkdir()
     (pets / "inner").mkdir()
     monkeypatch.chdir(pets / "inner")
-    assert links.cache() == Path(os.path.realpath(pets / ".dvc" / "cache"))
+    assert dvc_cache.folder() == Path(os.path.realpath(pets / ".dvc" / "cache"))
 
 
 def test_dvc_itself_lays_out_links_that_are_followed(pets: Path) -> None:

@@ -2,16 +2,19 @@
 
 import io
 import json
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from thaw.config.schema import DataParams
-from thaw.data import listing
+from thaw.data import listing, unpacked
 from thaw.errors import DataError
 
 Files = dict[str, str | bytes]
@@ -236,3 +239,62 @@ def test_parquet_that_is_damaged_or_of_other_columns_is_refused(tmp_path: Path) 
         path.write_bytes(whole[:length])
         with pytest.raises(DataError, match=r"1.parquet is no Parquet that can be read"):
             read(path)
+
+
+def same_value(path: Path, value: bytes | str, num: int, name: str, others: dict[str, Any]) -> Path:
+    """Write a column whose rows all point to one value: the file has it once, and packed."""
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * num, pa.int8()), pa.array([value]))
+    table = pa.table({name: column.cast(pa.binary() if isinstance(value, bytes) else pa.string()), **others})
+    pq.write_table(table, path, compression="zstd", dictionary_pagesize_limit=2**30)
+    return path
+
+
+def test_rows_that_point_to_one_huge_image_are_refused_and_never_in_the_memory_of_the_stage(tmp_path: Path) -> None:
+    path = same_value(tmp_path / "a.parquet", bytes(10**8), 20, "image", {"label": ["c", "d"] * 10})
+    assert path.stat().st_size < 10**6
+    code = f"""
+import resource
+from pathlib import Path
+from thaw.config.schema import DataParams
+from thaw.data import listing
+from thaw.errors import DataError
+import thaw.data.parquet
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    listing.read(Path({str(path)!r}), data=DataParams(raw={str(path)!r}))
+except DataError as error:
+    print(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    said, grown_mib = done.stdout.splitlines()
+    assert said.startswith(f"{path} cannot be decoded: a few rows of it take more than 2 GiB or 60 seconds (")
+    assert int(grown_mib) < 300
+
+
+def test_a_label_of_a_kilobyte_in_thousands_of_rows_is_a_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = same_value(
+        tmp_path / "a.parquet", "c" * 1000, 9000, "label", {"path": [f"{row}.jpg" for row in range(9000)]}
+    )
+    assert path.stat().st_size < 10**5
+    with pytest.raises(DataError, match="has one class only"):
+        read(path)
+    monkeypatch.setattr(unpacked, "_FREE_BYTES", 2**20)
+    with pytest.raises(DataError, match=r"a.parquet unpacks to more than 100 times its \d+ bytes"):
+        read(path)
+
+
+def test_many_small_files_of_images_are_no_bomb_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpacked, "_FREE_BYTES", 10**5)
+    draws = np.random.default_rng(0)
+    for number in range(120):
+        images = [{"bytes": draws.bytes(20_000), "path": f"{number}-{one}.jpg"} for one in range(2)]
+        parquet(tmp_path / "set" / f"{number:03d}.parquet", {"image": images, "label": ["c", "d"]})
+    assert len(read(tmp_path / "set").table) == 240
+
+
+def test_images_without_any_other_column_have_no_labels(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        parquet(tmp_path / "set" / f"{name}.parquet", {"image": IMAGES})
+    with pytest.raises(DataError, match=r"set has no column label, nor another one of texts or numbers"):
+        read(tmp_path / "set")

@@ -90,6 +90,19 @@ def test_the_shards_that_dvc_lock_names_are_found_in_the_cache_and_packed_as_the
     assert shards.before("prepare", "data/prepared") == [before[0], [f"{9:016x}", f"{8:016x}"]]
 
 
+def test_shards_stay_where_only_the_settings_of_a_user_name_the_cache(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / ".dvc" / "config.local").unlink()
+    (project / "home").mkdir()
+    (project / "home" / "config").write_text(f"[cache]\n    dir = {project / 'elsewhere'}\n")
+    monkeypatch.setenv("DVC_GLOBAL_CONFIG_DIR", str(project / "home"))
+    write_packed(project / "p", noise(3, 1), [0, 1, 2])
+    in_cache(project / "elsewhere", project / "p")
+    (project / "elsewhere" / "dvc.lock").rename(project / "dvc.lock")
+    assert shards.before("prepare", "data/prepared") == [[f"{row:016x}" for row in range(3)]]
+
+
 @pytest.mark.parametrize("what", ["dvc.lock", "elsewhere/files/md5/00", "elsewhere/files/md5/ff", ".dvc"])
 def test_without_the_cache_or_dvc_lock_nothing_is_known_of_earlier_shards(project: Path, what: str) -> None:
     write_packed(project / "p", noise(3, 1), [0, 1, 2])

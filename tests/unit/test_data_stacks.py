@@ -212,3 +212,58 @@ def test_white_is_zero_where_a_tiff_says_so_at_any_depth() -> None:
         scaled = values.astype(np.uint8 if top == 1 else np.uint16) * np.uint16(top)
         tifffile.imwrite(file, scaled.astype(np.uint8 if top == 1 else np.uint16), photometric="miniswhite")
         assert np.array_equal(read(file.getvalue()).pixels[:, :, 0], (255 - values.astype(int)) * top)
+
+
+def of_imagej(planes: NDArray[Any], *, behind: bool = False) -> bytes:
+    """Write a stack as ImageJ does beyond 4 GB: one page, whose description names the planes that lie behind it."""
+    file = BytesIO()
+    tifffile.imwrite(file, planes, imagej=True, truncate=True, byteorder=">")
+    data = file.getvalue()
+    assert len(tiff_pages.offsets(data)) == 1
+    if not behind:
+        return data
+    place, end = tiff_pages.offsets(data)[0], data.index(planes.astype(planes.dtype.newbyteorder(">")).tobytes())
+    moved = bytearray(data[:8] + bytes(end - 8) + data[end:] + data[8:end])  # the directory behind the pixels
+    shift = len(data) - 8
+    moved[4:8] = struct.pack(">I", place + shift)
+    (count,) = struct.unpack_from(">H", moved, place + shift)
+    for entry in range(place + shift + 2, place + shift + 2 + 12 * count, 12):
+        tag, kind, num, value = struct.unpack_from(">HHII", moved, entry)
+        if tag != 273 and num * {1: 1, 2: 1, 3: 2, 4: 4, 5: 8}[kind] > 4:
+            struct.pack_into(">I", moved, entry + 8, value + shift)
+    return bytes(moved)
+
+
+@pytest.mark.parametrize("plane", CHOICES)
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_planes_that_imagej_has_put_behind_one_page_are_planes(plane: Plane, behind: bool, dtype: str) -> None:
+    planes = PLANES.astype(dtype)
+    found = read(of_imagej(planes, behind=behind), plane, value_range=((0.0, 255.0),))
+    same = read(tiff(planes), plane, value_range=((0.0, 255.0),))
+    assert found.planes == 4
+    assert np.array_equal(found.pixels, same.pixels)
+
+
+def test_planes_of_colour_behind_one_page_are_planes() -> None:
+    colours = np.random.default_rng(1).integers(0, 256, (3, SIDE, SIDE, 3)).astype(np.uint8)
+    found = read(of_imagej(colours), 2)
+    assert (found.planes, np.array_equal(found.pixels, colours[2])) == (3, True)
+
+
+def test_a_stack_of_imagej_that_lacks_planes_is_cut_short_and_a_copy_of_its_first_is_said_to_be_one() -> None:
+    data = of_imagej(PLANES)
+    with pytest.raises(UnusableError, match="it holds 3 of the 4 planes that ImageJ's description names"):
+        read(data[:-1])
+    found = read(data[: -3 * SIDE * SIDE])
+    assert found.planes == 1
+    assert found.notes == ("ImageJ's description names 4 planes, and the file holds the first one alone",)
+    with tifffile.TiffFile(BytesIO(data)) as stack, Image.open(BytesIO(data)) as image:
+        file, described = BytesIO(), {270: stack.pages.first.description}
+        image.save(file, "TIFF", compression="tiff_lzw", tiffinfo=described)
+    assert read(file.getvalue()).notes == found.notes
+
+
+def test_a_dark_plane_of_imagej_beside_a_bright_one_is_named() -> None:
+    (note,) = read(of_imagej(np.stack([PLANES[0] % 3, PLANES[1]])), compare_planes=True).notes
+    assert note.startswith("plane 0 of 2, which is used, is almost of one value, and plane 1 is not")

@@ -16,9 +16,10 @@ from scipy.io import savemat
 from torchvision import datasets
 
 from thaw.config.schema import DataParams
-from thaw.data import decoding, listing
+from thaw.data import decoding, listing, torchvision_sets
 from thaw.data.ingest import read as read_image
 from thaw.errors import DataError
+from thaw.pipeline.bounded import Bounds
 
 DRAWS = np.random.default_rng(0)
 
@@ -218,3 +219,71 @@ def test_what_is_not_there_or_not_known_says_how_to_get_it(tmp_path: Path) -> No
         DataError, match=r"holds CIFAR10 as torchvision lays it out; set data.layout to torchvision:CIF"
     ):
         listing.read(tmp_path)
+
+
+@pytest.fixture
+def svhn(tmp_path: Path) -> Path:
+    for split, labels in (("train", [1, 10, 9, 1]), ("test", [10, 1])):
+        pixels = DRAWS.integers(0, 256, (32, 32, 3, len(labels)), np.uint8)
+        savemat(tmp_path / f"{split}_32x32.mat", {"X": pixels, "y": np.array(labels)[:, None]}, do_compression=True)
+    return tmp_path
+
+
+def test_svhn_has_the_pixels_and_labels_that_torchvision_reads(svhn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.SVHN, "_check_integrity", lambda _: True)
+    found, start = listed(svhn, "SVHN"), 0
+    for split in ("train", "test"):
+        theirs = datasets.SVHN(str(svhn), split=split)
+        rows = found.table[found.table["split"] == split]
+        by_number = {int(path[-9:-4]): (path, label) for path, label in zip(rows["path"], rows["label"], strict=True)}
+        for number, (image, target) in enumerate(theirs, start=start):
+            path, label = by_number[number]
+            assert label == str(int(target))
+            assert np.array_equal(pixels(found, path), np.asarray(image))
+        start += len(theirs)
+    assert start == 6
+
+
+def test_svhn_that_is_incomplete_damaged_or_of_other_arrays_is_refused(svhn: Path) -> None:
+    with pytest.raises(DataError, match=r"set data.layout to torchvision:SVHN to read it so"):
+        listing.read(svhn)
+    path = svhn / "train_32x32.mat"
+    whole = path.read_bytes()
+    for length in (0, 50, 127, 200, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DataError, match="the files of SVHN are damaged"):
+            listed(svhn, "SVHN")
+    small = np.zeros((32, 32, 3, 2), np.uint8)
+    for content in (
+        {"X": small},
+        {"X": small.astype(float), "y": [1, 2]},
+        {"X": small, "y": [0, 1]},
+        {"X": small, "y": [1, 2, 3]},
+        {"X": [{"a": 1}], "y": [1, 2]},
+    ):
+        savemat(path, content)
+        with pytest.raises(DataError, match="the files of SVHN are damaged"):
+            listed(svhn, "SVHN")
+    path.unlink()
+    with pytest.raises(DataError, match=r"train_32x32.mat is not there.*split, download=True\) for split in"):
+        listed(svhn, "SVHN")
+
+
+def test_a_file_of_matlab_that_takes_too_much_memory_is_refused_by_its_own_process(
+    svhn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torchvision_sets, "_MATLAB", Bounds(memory_bytes=2**27, seconds=60))
+    assert len(listed(svhn, "SVHN").table) == 6
+    huge = np.zeros((32, 32, 3, 70_000), np.uint8)
+    savemat(svhn / "train_32x32.mat", {"X": huge, "y": np.ones((70_000, 1), np.uint8)}, do_compression=True)
+    assert (svhn / "train_32x32.mat").stat().st_size < 10**6
+    with pytest.raises(DataError, match=r"the files of SVHN are damaged \(train_32x32.mat: "):
+        listed(svhn, "SVHN")
+
+
+def test_the_extra_images_of_svhn_are_said_to_be_unused(svhn: Path) -> None:
+    (svhn / "extra_32x32.mat").touch()
+    assert listed(svhn, "SVHN").notes == [
+        f"{svhn}: the arrays of SVHN are read as BMP files",
+        f"{svhn / 'extra_32x32.mat'} is not used: it is none of train and test",
+    ]

@@ -56,10 +56,10 @@ def test_nothing_else_in_the_library_reads_a_csv_but_what_reads_files_of_others(
         if re.search(r"read_csv|csv\.(reader|DictReader)", path.read_text(encoding="utf-8"))
     }
     # The user's manifest, labels and accepted images, all of them text, and the labels in the sample's package; the
-    # doctor looks at the columns of a last line, and shards.py at the ids, as text, of a table of any version.
+    # doctor looks at the columns of a last line.
     assert found == {
         "thaw/pipeline/tables.py", "thaw/data/dialect.py", "thaw/data/sample.py", "thaw/data/accepted.py",
-        "thaw/project/labels.py", "thaw/project/merging.py", "thaw/project/doctor.py", "thaw/data/shards.py",
+        "thaw/project/labels.py", "thaw/project/merging.py", "thaw/project/doctor.py",
     }  # fmt: skip
 
 

@@ -1,13 +1,19 @@
 """The command predict, as a user types it: what it takes, what it writes, and what it says when it cannot."""
 
 import csv
+import gc
 import io
 import json
+import shutil
+import tarfile
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -136,6 +142,114 @@ def test_files_folders_patterns_and_lists_may_be_mixed(
     assert err.splitlines()[0] == f"{photos / 'gone.png'} cannot be read: No such file or directory"
 
 
+Pack = Callable[[Path, Path], Path]
+
+
+def as_zip(folder: Path, to: Path) -> Path:
+    return Path(shutil.make_archive(str(to / "photos"), "zip", folder))
+
+
+def as_tar(folder: Path, to: Path) -> Path:
+    return Path(shutil.make_archive(str(to / "photos"), "tar", folder))
+
+
+def as_packed_tar(folder: Path, to: Path) -> Path:
+    return Path(shutil.make_archive(str(to / "photos"), "gztar", folder))
+
+
+def as_zip_without_a_suffix(folder: Path, to: Path) -> Path:
+    return as_zip(folder, to).rename(to / "upload")
+
+
+def as_shards(folder: Path, to: Path) -> Path:
+    (to / "shards").mkdir()
+    with tarfile.open(to / "shards" / "test-000.tar", "w") as tar:
+        for path in sorted(folder.rglob("*.png")):
+            tar.add(path, path.name)
+            tar.addfile(tarfile.TarInfo(f"{path.stem}.cls"), io.BytesIO())
+    return to / "shards"
+
+
+def as_parquet(folder: Path, to: Path) -> Path:
+    images = [{"bytes": path.read_bytes(), "path": path.name} for path in sorted(folder.rglob("*.png"))]
+    pq.write_table(pa.table({"image": images}), to / "photos.parquet")
+    return to / "photos.parquet"
+
+
+@pytest.mark.parametrize("pack", [as_zip, as_tar, as_packed_tar, as_zip_without_a_suffix, as_shards, as_parquet])
+def test_images_in_an_archive_are_answered_as_those_in_a_folder(
+    command: Command, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: Pack
+) -> None:
+    folder = tmp_path / "photos"
+    (folder / "deep").mkdir(parents=True)
+    for index, pixels in enumerate(tiny.pixels(4)):
+        Image.fromarray(pixels).save(folder / ("deep" if index > 2 else ".") / f"{index}.png")
+    expected = rows_of(command("predict", folder, "--model", exported)[1])
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("THAW_SCRATCH", str(scratch))
+    monkeypatch.chdir(tmp_path)
+    packed = pack(folder, tmp_path)
+    code, out, err = command("predict", packed, "--model", exported)
+    assert code == 0, err
+    found = rows_of(out)
+    assert [Path(row["path"]).name for row in found] == [Path(row["path"]).name for row in expected]
+    assert all(row["path"].startswith(f"{packed}/") for row in found)
+    assert [row | {"path": ""} for row in found] == [row | {"path": ""} for row in expected]
+    assert err == (
+        "" if pack is not as_shards else f"{packed / 'test-000.tar'}: 4 files beside the images are not used (4 .cls)\n"
+    )
+    gc.collect()
+    assert list(scratch.iterdir()) == []
+
+
+def test_an_unlabelled_test_folder_of_a_competition_is_answered_with_the_names_of_its_files(
+    command: Command, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile("competition.zip", "w") as file:
+        for index, pixels in enumerate(tiny.pixels(3)):
+            buffer = io.BytesIO()
+            Image.fromarray(pixels).save(buffer, "PNG")
+            file.writestr(f"test/{index:04d}.png", buffer.getvalue())
+        file.writestr("sample_submission.csv", "id,label\n")
+    with zipfile.ZipFile("competition.zip") as file:
+        file.extractall(".", [name for name in file.namelist() if name.startswith("test/")])
+    names = ["test/0000.png", "test/0001.png", "test/0002.png"]
+    code, out, err = command("predict", "test", "--model", exported)
+    assert (code, [row["path"] for row in rows_of(out)], err) == (0, names, "")
+    code, out, err = command("predict", "competition.zip", "--model", exported)
+    assert (code, [row["path"] for row in rows_of(out)]) == (0, [f"competition.zip/{name}" for name in names])
+    assert err == "competition.zip: 1 files beside the images are not used (1 .csv)\n"
+
+
+def test_what_is_wrong_in_an_archive_is_a_line_and_the_rest_is_answered(
+    command: Command, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(tiny.pixels(1)[0]).save("good.png")
+    with zipfile.ZipFile("a.zip", "w", zipfile.ZIP_DEFLATED) as file:
+        file.write("good.png")
+        file.writestr("page.png", "<html>")
+        file.writestr("huge.bmp", bytes(10**9))
+    Path("b.zip").write_bytes(Path("a.zip").read_bytes()[:-30])
+    Path("c.7z").write_bytes(b"7z\xbc\xaf\x27\x1c" + bytes(99))
+    image = {"bytes": Path("good.png").read_bytes(), "path": "x.png"}
+    pq.write_table(pa.table({"image": [image, image, {"bytes": None, "path": "y.png"}]}), "d.parquet")
+    pq.write_table(pa.table({"label": ["a"]}), "e.parquet")
+    code, out, err = command("predict", "a.zip", "b.zip", "c.7z", "d.parquet", "e.parquet", "--model", exported)
+    assert code == 1
+    assert [row["path"] for row in rows_of(out)] == ["a.zip/good.png", "d.parquet/x.png", "d.parquet/00000001-x.png"]
+    lines = err.splitlines()
+    assert lines[0].startswith("a.zip/huge.bmp cannot be used: larger than ")
+    assert lines[1].startswith("a.zip/page.png cannot be used: ")
+    assert lines[2].startswith("b.zip is damaged or cut short (")
+    assert lines[3] == "c.7z is an archive of 7z, which is not read; unpack it into a folder, or make it a zip"
+    assert lines[4] == "d.parquet/y.png cannot be used: a row without bytes"
+    assert lines[5].startswith("e.parquet cannot be used: it has no column of images; ")
+    assert lines[6:] == ["6 of 9 files could not be used; the other 3 were classified"]
+
+
 def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path: Path) -> None:
     for name in ("a[1].png", "a1.png"):
         (tmp_path / name).write_bytes(b"")
@@ -256,7 +370,7 @@ def test_what_predict_cannot_do_is_one_line(
     image = photos / "0 ä.png"
     in_a_file = photos / "empty.png" / "a.csv"
     given: dict[str, tuple[list[str | Path], str]] = {
-        "no such path": ([tmp_path / "nowhere", *use], "nowhere does not exist; give image files, folders, patterns"),
+        "no such path": ([tmp_path / "nowhere", *use], "nowhere does not exist; give image files, folders, archives"),
         "empty folder": ([tmp_path / "empty", *use], "empty: no files there; give image files, folders"),
         "empty list": (["-", *use, "--output", tmp_path / "a.csv"], "standard input: no files there"),
         "no model": ([photos, "--model", tmp_path / "none"], "is missing; `dvc repro` writes it"),

@@ -9,7 +9,6 @@ names another table, that one lists the images below the folder `data.raw`, and 
 
 import dataclasses
 import os
-import posixpath
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,16 +21,11 @@ from thaw.config.schema import DataParams
 from thaw.data import archives, dialect, manifest, sources
 from thaw.data.dialect import Sheet
 from thaw.data.manifest import SPLITS
-from thaw.data.places import Archive, Folder, Place
+from thaw.data.places import Archive, Folder, Place, is_beside
 from thaw.data.sources import Source
 from thaw.errors import DataError
 from thaw.names import few
 
-# What stands beside images and is none: annotations, tables, notes.
-_BESIDE_IMAGES = frozenset({
-    ".xml", ".txt", ".json", ".jsonl", ".csv", ".tsv", ".md", ".rst", ".html", ".yaml", ".yml", ".toml", ".cfg", ".ini",
-    ".log", ".names", ".data", ".db", ".mat", ".npy", ".npz", ".py", ".ipynb", ".sh", ".pdf", ".xls", ".xlsx", ".docx",
-})  # fmt: skip
 _SAMPLE = Path("data/sample/dvc.yaml")  # the stage that lays out the sample
 
 
@@ -195,7 +189,7 @@ def files_below(raw: Path) -> set[str]:
 
 def _images_below(place: Place, links: list[str]) -> set[str]:
     """Return the paths of all files that may be images; links to folders are added to `links`."""
-    return {path for path in _files(place, "", links) if not _is_beside(path)}
+    return {path for path in _files(place, "", links) if not is_beside(path)}
 
 
 def _read_folder(place: Place, data: DataParams) -> Listing:
@@ -225,7 +219,7 @@ def _of_classes(place: Place, classes: dict[str, tuple[str, str]], links: list[s
     for folder, (split, name) in classes.items():
         images, others = list[str](), list[str]()
         for path in _files(place, folder, links):
-            (others if _is_beside(path) else images).append(path)
+            (others if is_beside(path) else images).append(path)
         beside += others
         if not images:
             what = "no images" if others else "no files"
@@ -236,7 +230,7 @@ def _of_classes(place: Place, classes: dict[str, tuple[str, str]], links: list[s
         packed = [name for name in loose if name.lower().endswith((*archives.SUFFIXES, ".parquet"))]
         way_out = f"set data.raw to {raw / packed[0]}" if packed else "give each class a folder of its images"
         raise DataError(f"{raw} holds no class folders with files in them; {way_out}")
-    if images := sorted(name for name in loose if not _is_beside(name)):
+    if images := sorted(name for name in loose if not is_beside(name)):
         notes = [*notes, f"{raw}: {len(images)} files in no class folder are not used ({few(images)})"]
     if beside:
         kinds = Counter(PurePosixPath(path).suffix.lower() for path in beside).most_common()
@@ -269,10 +263,6 @@ def _of_tables(place: Place, given: Sequence[str], tables: dict[str, str], data:
 def _without_labels(place: Place, folder: str) -> str:
     number = sum(1 for _ in _files(place, folder, []))
     return f"{place.root / folder} has no class folders: its {number} files are not used, since they have no labels"
-
-
-def _is_beside(path: str) -> bool:
-    return posixpath.splitext(path)[1].lower() in _BESIDE_IMAGES
 
 
 def _is_split(tops: list[str], given: list[str], raw: Path) -> bool:

@@ -2,34 +2,30 @@
 
 Numbers of classes become names where the schema has them (Hugging Face's ClassLabel). The bytes are copied into a file
 once, a few rows at a time: an image alone cannot be read from a Parquet file. A file without bytes is a table of paths.
+A process of its own decodes (parquet_rows.py).
 """
 
 import json
-import posixpath
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from thaw.config.schema import DataParams
-from thaw.data import archives, columns, manifest, shard_names
+from thaw.data import archives, manifest, parquet_rows, shard_names, unpacked
 from thaw.data.dialect import Sheet
 from thaw.data.manifest import Manifest
+from thaw.data.parquet_rows import Rows
 from thaw.data.places import Archive, Folder, Part, Place
 from thaw.data.unpacked import LARGEST_FILE, Unpacked
 from thaw.errors import DataError
 from thaw.names import few
 
-_ROWS = 32  # read at once: the bytes of that many images are in memory
-_PAGE_BYTES = 2**20
-_BYTES = ("bytes", "image_bytes", "image", "img", "jpg", "png")
-"""What a column of bytes is called, where there are several."""
+_CELL_BYTES = 64  # of a text in memory, beside its letters
 
 
 @dataclass(frozen=True)
@@ -40,11 +36,8 @@ class _Columns:
     """Columns that become cells."""
     others: list[str]
     """Columns of lists, structs and bytes, which become cells without text."""
-    image: str | None
-    """Column of the bytes, or of structs of bytes and path; None for a table of paths."""
-    is_struct: bool
-    path: str | None
-    """Column of the paths of bytes; None where the structs have them, or nothing does."""
+    image: parquet_rows.Columns | None
+    """Columns of the images; None for a table of paths."""
     classes: Mapping[str, Sequence[str]]
     """Names of the classes by column, where the schema has them."""
 
@@ -55,10 +48,10 @@ def read(raw: Path, files: Sequence[Path], data: DataParams) -> tuple[Place, Man
     Raises: DataError if a file is damaged, if files differ in their columns, or if it is unclear which column is which.
     """
     root = raw if raw.is_dir() else raw.parent
-    with _in_words(raw):
-        if pointer := next((file for file in files if archives.is_pointer(file)), None):
-            raise DataError(f"{pointer} is a pointer of Git LFS; run `git lfs pull`, which brings the file")
-        schemas = [pq.read_schema(file) for file in files]
+    if pointer := next((file for file in files if archives.is_pointer(file)), None):
+        raise DataError(f"{pointer} is a pointer of Git LFS; run `git lfs pull`, which brings the file")
+    with Rows() as rows:
+        schemas = [rows.schema(file) for file in files]
         if other := next(
             (file for file, schema in zip(files, schemas, strict=True) if not _alike(schema, schemas)), None
         ):
@@ -70,11 +63,15 @@ def read(raw: Path, files: Sequence[Path], data: DataParams) -> tuple[Place, Man
                 f"{raw}: column {label!r} holds several values a row. Thaw trains one class an image and no "
                 "multi-label targets yet; write one label a row"
             )
-        tables = [_texts(file, found) for file in files]
+        if not found.texts:
+            raise DataError(
+                f"{raw} has no column {label}, nor another one of texts or numbers; write the labels into it"
+            )
+        tables = _texts(rows, raw, files, found)
         cells = pd.concat(tables, ignore_index=True)
         place: Place = Folder(root)
         if found.image is not None:
-            place, paths = _unpacked(raw, files, found)
+            place, paths = _unpacked(rows, raw, files, found.image)
             cells["path"] = paths
     splits = shard_names.splits(files, root)
     if any(splits):
@@ -92,53 +89,31 @@ def _alike(schema: pa.Schema, schemas: Sequence[pa.Schema]) -> bool:
     return bool(schema.names == schemas[0].names)
 
 
-@contextmanager
-def _in_words(raw: Path) -> Iterator[None]:
-    """Within, what Arrow finds wrong becomes one line. Raises: DataError."""
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise DataError(f"{raw} is no Parquet that can be read ({said}); bring it again from its source") from None
-
-
 def _columns(schema: pa.Schema, data: DataParams, raw: Path) -> _Columns:
     """Return which column is which. Raises: DataError if that is unclear."""
     if twice := [name for name, count in Counter(schema.names).items() if count > 1]:
         raise DataError(f"{raw} has two columns {twice[0]!r}; write it with one of them")
     features, asked = _features(schema), data.columns.get("path")
-    structs = [field.name for field in schema if _is_image(field.type)]
-    binary = [field.name for field in schema if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)]
+    binary = [field.name for field in schema if parquet_rows.is_binary(field.type)]
     texts = [field.name for field in schema if not pa.types.is_nested(field.type) and field.name not in binary]
-    image = asked if asked in {*structs, *binary} else _only(structs or binary, raw)
-    path = None
-    if image is not None:
-        alike = [name for name in texts if columns.like(name) == "path" and image in binary]
-        path = next((name for name in (asked, "path", *alike) if name in texts), None)
+    structs = [field.name for field in schema if parquet_rows.is_image(field.type)]
+    image = asked if asked in {*structs, *binary} else _only(parquet_rows.images_in(schema), raw)
+    images = None if image is None else parquet_rows.columns_of(schema, image, asked)
     classes = {name: feature["names"] for name, feature in features.items() if _is_class_label(feature)}
-    kept = [name for name in texts if image is None or name != path]
+    path = None if images is None else images.path
+    kept = [name for name in texts if name != path]
     others = [name for name in schema.names if name not in {*kept, image, path}]
-    return _Columns(kept, others, image, image in structs, path, classes)
+    return _Columns(kept, others, images, classes)
 
 
 def _only(names: Sequence[str], raw: Path) -> str | None:
     """Return the column of the images, if there is one. Raises: DataError if several may be it."""
     if len(names) < 2:
         return names[0] if names else None
-    if found := [name for name in _BYTES if name in names]:
-        return found[0]
     raise DataError(
         f"{raw} has the images in one of the columns {', '.join(map(repr, names))}; say in which: data.columns: "
         f"{{path: {names[0]}}}"
     )
-
-
-def _is_image(kind: pa.DataType) -> bool:
-    """Tell whether a column is a struct of bytes and path, as Hugging Face's `Image` is."""
-    return pa.types.is_struct(kind) and {kind.field(number).name for number in range(kind.num_fields)} == {
-        "bytes",
-        "path",
-    }
 
 
 def _features(schema: pa.Schema) -> dict[str, Any]:
@@ -157,65 +132,43 @@ def _is_class_label(feature: object) -> bool:
     return isinstance(names, list) and all(isinstance(name, str) for name in names)
 
 
-def _texts(file: Path, found: _Columns) -> pd.DataFrame:
-    """Return the cells of a file as texts, '' for nothing."""
-    table = pq.read_table(file, columns=found.texts)
-    cells = {name: _as_texts(table.column(name)) for name in found.texts}
-    rows = pq.read_metadata(file).num_rows
-    return pd.DataFrame({**cells, **dict.fromkeys(found.others, "")}, index=range(rows), dtype=object)
+def _texts(rows: Rows, raw: Path, files: Sequence[Path], found: _Columns) -> list[pd.DataFrame]:
+    """Return the cells of each file as texts, '' for nothing. Raises: DataError if there are too many for the files."""
+    tables, in_memory, packed = list[pd.DataFrame](), 0, 0
+    for file in files:
+        cells, packed = list[tuple[str, ...]](), packed + file.stat().st_size
+        for batch in rows.texts(file, found.texts) if found.texts else ():
+            in_memory += sum(_CELL_BYTES + len(cell) for row in batch for cell in row)
+            unpacked.check(raw, in_memory, packed)
+            cells += batch
+        table = pd.DataFrame(cells, columns=found.texts, dtype=object)
+        tables.append(table.assign(**dict.fromkeys(found.others, "")))
+    return tables
 
 
-def _as_texts(column: pa.ChunkedArray) -> list[str]:
-    return ["" if value is None else str(value) for value in column.to_pylist()]
-
-
-def _unpacked(raw: Path, files: Sequence[Path], found: _Columns) -> tuple[Archive, list[str]]:
+def _unpacked(rows: Rows, raw: Path, files: Sequence[Path], found: parquet_rows.Columns) -> tuple[Archive, list[str]]:
     """Return the images, unpacked, and the path of each row.
 
     A path that is missing, or stands in several rows, gets the number of its row before it.
     """
-    given, parts = list[str](), list[Part]()
-    with Unpacked(raw) as unpacked:
+    given, parts, packed_bytes = list[str](), list[Part](), 0
+    with Unpacked(raw) as into:
         for file in files:
-            packed_bytes = file.stat().st_size
-            for name, data in _images(file, found):
-                unpacked.count(len(data or b""), packed_bytes)
+            packed_bytes += file.stat().st_size
+            for name, data in rows.images(file, found):
+                into.count(len(data or b""), packed_bytes)
                 given.append(name)
-                parts.append(_part(unpacked, data))
+                parts.append(_part(into, data))
         paths = _names(given)
-        return unpacked.archive(raw, dict(zip(paths, parts, strict=True))), paths
+        return into.archive(raw, dict(zip(paths, parts, strict=True))), paths
 
 
-def _part(unpacked: Unpacked, data: bytes | None) -> Part:
+def _part(into: Unpacked, data: bytes | None) -> Part:
     if data is None:
         return Part(refused="a row without bytes")
     if len(data) > LARGEST_FILE:
         return Part(refused=f"larger than {LARGEST_FILE} bytes")
-    return unpacked.append(data)
-
-
-def _images(file: Path, found: _Columns) -> Iterator[tuple[str, bytes | None]]:
-    """Yield the path and the bytes of each row."""
-    wanted = [found.image, *([found.path] if found.path is not None else [])]
-    with pq.ParquetFile(file, buffer_size=_PAGE_BYTES, pre_buffer=False) as opened:
-        for batch in opened.iter_batches(_ROWS, columns=wanted, use_threads=False):
-            values = batch.column(found.image).to_pylist()
-            if found.is_struct:
-                inside = [value["path"] if value else None for value in values]
-                values = [value["bytes"] if value else None for value in values]
-            else:
-                inside = [None] * len(values)
-            names = batch.column(found.path).to_pylist() if found.path is not None else inside
-            yield from ((_inside(str(name or "")), value) for name, value in zip(names, values, strict=True))
-
-
-def _inside(path: str) -> str:
-    """Return a path that is a name only: of one that leads elsewhere, as an absolute one, the file's name is left."""
-    windows = PureWindowsPath(path)
-    normal = posixpath.normpath(path) if path else ""
-    if windows.drive or "\\" in path or normal.startswith(("/", "..")) or normal == ".":
-        return windows.name if windows.name != ".." else ""
-    return normal
+    return into.append(data)
 
 
 def _names(given: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ is read, as a broken link in a folder is.
 """
 
 import os
+import posixpath
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,11 @@ _BEGINNING_BYTES = 4096
 _LARGEST_TABLE = 2**30
 _MOST_TIMES, _SMALL = 100, 2**26  # a table packed to less than a hundredth is none, unless it is small
 _IGNORED = {"thumbs.db", "desktop.ini", "__macosx", "icon\r"}
+# What stands beside images and is none: annotations, tables, notes.
+_BESIDE_IMAGES = frozenset({
+    ".xml", ".txt", ".json", ".jsonl", ".csv", ".tsv", ".md", ".rst", ".html", ".yaml", ".yml", ".toml", ".cfg", ".ini",
+    ".log", ".names", ".data", ".db", ".mat", ".npy", ".npz", ".py", ".ipynb", ".sh", ".pdf", ".xls", ".xlsx", ".docx",
+})  # fmt: skip
 _LOCAL_HEADER = 30  # bytes of a zip's header before the name (APPNOTE 6.3.10, 4.3.7)
 
 
@@ -61,6 +67,11 @@ class Place(Protocol):
 def ignored(name: str) -> bool:
     """Tell whether a file or folder of that name is passed over: a hidden one, or one that a system leaves behind."""
     return name.startswith(".") or name.lower() in _IGNORED
+
+
+def is_beside(path: str) -> bool:
+    """Tell by the extension whether a file is no image: annotations, tables, notes."""
+    return posixpath.splitext(path)[1].lower() in _BESIDE_IMAGES
 
 
 @dataclass(frozen=True)
@@ -192,6 +203,10 @@ class Archive:
         parts = {path.removeprefix(start): part for path, part in self._parts.items() if path.startswith(start)}
         return Archive(self._root / folder, self._sources, parts, self._kept)
 
+    def only(self, path: str) -> "Archive":
+        """Return the archive with one of its files, which is sent to another process at little cost."""
+        return Archive(self._root, self._sources, {path: self._parts[path]}, self._kept)
+
     def with_root(self, root: Path) -> "Archive":
         """Return the same files, which messages name by another path."""
         return Archive(root, self._sources, self._parts, self._kept)
@@ -232,6 +247,24 @@ class Archive:
         except OSError as error:
             raise UnusableError(f"cannot be read: {source}: {error.strerror}") from None
         return _unpacked(stored, part)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file of an archive or a table, by itself."""
+
+    path: Path
+    """The archive's path and the file's within it, as messages name it."""
+    source: Archive | bytes | str
+    """The archive that it is in, its bytes, or the reason, a whole line, why there are none."""
+    name: str = ""
+    """Its path within the archive."""
+
+    def read(self, max_megapixels: float) -> bytes:
+        """Return the bytes. Raises: UnusableError with the reason, DataError with the whole line."""
+        if isinstance(self.source, str):
+            raise DataError(self.source)
+        return self.source.read(self.name, max_megapixels) if isinstance(self.source, Archive) else self.source
 
 
 def _stored(descriptor: int, part: Part) -> bytes:

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from thaw import memory
 from thaw.data.candidates import Numbers
-from thaw.pipeline import dvc_cache
+from thaw.errors import ArtifactError
+from thaw.pipeline import dvc_cache, tables
 
 PLACES = "places.npy"
 """Of a data set that is not packed in the order of its rows: the place of each row, counted over all shards."""
@@ -29,12 +29,12 @@ def before(stage: str, folder: str) -> list[list[str]]:
     if files is None:
         return []
     try:
-        ids = pd.read_csv(files["samples.csv"], usecols=["id"], dtype=str, keep_default_na=False)["id"].to_numpy(object)
+        ids = tables.read(files["samples.csv"])["id"].to_numpy(object)
         lengths = [len(memory.open_array(path)) for name, path in sorted(files.items()) if name.startswith("images-")]
         places = np.load(files[PLACES], allow_pickle=False) if PLACES in files else np.arange(len(ids))
         packed = np.empty(len(ids), object)
         packed[places] = ids
-    except (OSError, ValueError, KeyError, IndexError):  # of another version of Thaw
+    except (ArtifactError, OSError, ValueError, KeyError, IndexError):  # of another version of Thaw
         return []
     ends = np.cumsum(lengths)
     return [part.tolist() for part in np.split(packed, ends[:-1])] if sum(lengths) == len(ids) else []

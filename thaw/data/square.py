@@ -10,11 +10,12 @@ import numpy as np
 from thaw.data import needs, pixel_values
 from thaw.data.decoding import Picture, UnusableError, decode, from_array, read_regular
 from thaw.data.pixel_values import Pixels
+from thaw.data.places import Member
 from thaw.errors import DataError
 from thaw.pipeline.bounded import Bounded, Lost
 from thaw.pipeline.data_facts import Preprocessing
 
-Image = Path | str | bytes | Pixels
+Image = Path | str | bytes | Pixels | Member
 
 _DECODING = threading.Lock()  # Pillow's pixel limit and Python's warning filters belong to the whole process
 
@@ -22,7 +23,8 @@ _DECODING = threading.Lock()  # Pillow's pixel limit and Python's warning filter
 def read_square(image: Image, settings: Preprocessing, *, channels: int) -> Pixels:
     """Return an image as the square [size_px, size_px, channels], uint8 or what the model learned from.
 
-    An image is a path, the bytes of a file, or an array [height, width, channels] of uint8 or uint16. `settings` are
+    An image is a path, the bytes of a file, a file of an archive, or an array [height, width, channels] of uint8 or
+    uint16. `settings` are
     those that the data were prepared with.
     Raises: DataError with the reason why it cannot be used.
     """
@@ -75,10 +77,13 @@ def _picture(image: Any, settings: Preprocessing) -> Picture:
                 f"{list(image.shape)}"
             )
         return from_array(values, size_px=size_px, fit=fit, background=background, value_range=ranges)
-    if not isinstance(image, Path | str | bytes):
+    if not isinstance(image, Path | str | bytes | Member):
         raise DataError(f"an image must be a path, bytes, or an array of uint8 or uint16, not a {type(image).__name__}")
     most = settings.max_megapixels
-    data = image if isinstance(image, bytes) else read_regular(Path(image), most)
+    if isinstance(image, Member):
+        data = image.read(most)
+    else:
+        data = image if isinstance(image, bytes) else read_regular(Path(image), most)
     with _DECODING:
         return decode(
             data,
@@ -92,6 +97,6 @@ def _picture(image: Any, settings: Preprocessing) -> Picture:
 
 
 def _name(image: Image) -> str:
-    if isinstance(image, Path | str):
-        return str(image)
+    if isinstance(image, Path | str | Member):
+        return str(image.path if isinstance(image, Member) else image)
     return "the image" if isinstance(image, bytes) else "an array"

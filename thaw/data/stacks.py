@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from thaw.data import dicom, jpeg2000, needs, plain, pnm, tiff, tiff_pages, whole
+from thaw.data import dicom, imagej, jpeg2000, needs, plain, pnm, tiff, tiff_pages, whole
 from thaw.data.pixel_values import Bands, Ranges, UnusableError
 
 Plane = Literal["first", "middle", "max", "mean"] | int
@@ -53,8 +53,7 @@ def opened(data: bytes, max_megapixels: float, asked: Ranges | None) -> Stack:
     if dicom.lacks_preamble(data):
         raise UnusableError(dicom.LACKS_PREAMBLE)
     if tiff_pages.is_tiff(data):
-        places = tiff_pages.offsets(data)
-        return Stack(max(1, len(places)), lambda numbers: (_page(data, places, n, max_megapixels) for n in numbers))
+        return _of_tiff(data, max_megapixels)
     if pnm.is_ours(data):
         return Stack(1, lambda _: iter([pnm.read(data, max_megapixels)]))
     if jpeg2000.is_jpeg2000(data) and (size := jpeg2000.size(data)) is not None and jpeg2000.is_deep(size):
@@ -62,8 +61,23 @@ def opened(data: bytes, max_megapixels: float, asked: Ranges | None) -> Stack:
     return Stack(whole.num_frames(data), lambda numbers: whole.frames(data, numbers, max_megapixels))
 
 
-def _page(data: bytes, places: Sequence[int], number: int, max_megapixels: float) -> Found:
-    page = tiff_pages.with_first(data, places[number]) if number else data
+def _of_tiff(data: bytes, max_megapixels: float) -> Stack:
+    """Return the pages of a TIFF, or what ImageJ has put behind its only one."""
+    places = tiff_pages.offsets(data)
+    if len(places) > 1:
+        return Stack(
+            len(places),
+            lambda numbers: (_page(tiff_pages.with_first(data, places[n]), max_megapixels) for n in numbers),
+        )
+    hidden = imagej.hidden(data)
+    return Stack(
+        hidden.num,
+        lambda numbers: (_page(hidden.with_first(data, n) if n else data, max_megapixels) for n in numbers),
+        hidden.notes,
+    )
+
+
+def _page(page: bytes, max_megapixels: float) -> Found:
     return (
         tiff.read(page, max_megapixels=max_megapixels) if tiff.holds_bands(page) else whole.read(page, max_megapixels)
     )

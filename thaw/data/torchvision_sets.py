@@ -26,7 +26,8 @@ from thaw.data.dialect import Sheet
 from thaw.data.manifest import Manifest
 from thaw.data.places import Folder, Part, Place
 from thaw.data.unpacked import Unpacked
-from thaw.errors import DataError
+from thaw.errors import DataError, first_line
+from thaw.pipeline.bounded import Bounded, Bounds, Lost
 
 PREFIX = "torchvision:"
 
@@ -42,6 +43,8 @@ _CLOTHES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 _MOST_VALUES = 2**31
+_EXTRA = "extra_32x32.mat"
+_MATLAB = Bounds(memory_bytes=2**31, seconds=60)
 _DAMAGED = (pickle.UnpicklingError, ValueError, KeyError, TypeError, IndexError, EOFError, OSError, zlib.error,
             AttributeError, OverflowError)  # fmt: skip
 
@@ -67,10 +70,15 @@ def read(root: Path, name: str, data: DataParams) -> tuple[Place, Manifest]:
         else:
             place, rows = _drawn(root, _ARRAYS[name](root))
             notes.append(f"{root}: the arrays of {name} are read as BMP files")
+        if name == "SVHN" and (root / _EXTRA).exists():
+            notes.append(f"{root / _EXTRA} is not used: it is none of train and test")
     except FileNotFoundError as error:
+        bring = f"S('{root}', download=True)"
+        if name == "SVHN":  # of which it brings one split at a time
+            bring = f"[S('{root}', split, download=True) for split in ('train', 'test')]"
         raise DataError(
             f"{error.filename} is not there, which {PREFIX}{name} needs; have torchvision bring it: python -c "
-            f"\"from torchvision.datasets import {name} as S; S('{root}', download=True)\""
+            f'"from torchvision.datasets import {name} as S; {bring}"'
         ) from None
     except _DAMAGED as error:
         said = " ".join(str(error).split()) or type(error).__name__
@@ -202,15 +210,48 @@ def _idx(path: Path, num_axes: int) -> NDArray[np.uint8]:
 
 
 def _flowers(root: Path) -> Iterator[_Row]:
-    from scipy.io import loadmat  # 0.2 s, and no other layout needs it
-
     folder = root / "flowers-102"
-    for needed in ("imagelabels.mat", "setid.mat"):
-        (folder / needed).open("rb").close()
-    labels = loadmat(folder / "imagelabels.mat")["labels"].ravel()
+    labels = _matrices(folder / "imagelabels.mat", "labels")["labels"].ravel()
+    numbers = _matrices(folder / "setid.mat", "trnid", "valid", "tstid")
     for split, key in (("train", "trnid"), ("val", "valid"), ("test", "tstid")):
-        for number in loadmat(folder / "setid.mat")[key].ravel().tolist():
+        for number in numbers[key].ravel().tolist():
             yield f"flowers-102/jpg/image_{number:05d}.jpg", str(labels[number - 1]), split
+
+
+def _svhn(root: Path) -> Iterator[_Drawn]:
+    """Yield the images of SVHN (ufldl.stanford.edu/housenumbers, format 2), where class 10 is the digit 0."""
+    for split in ("train", "test"):
+        found = _matrices(root / f"{split}_32x32.mat", "X", "y")
+        pixels, labels = found["X"], found["y"].ravel()
+        if pixels.dtype != np.uint8 or pixels.shape != (32, 32, 3, len(labels)) or not set(labels) <= {*range(1, 11)}:
+            raise ValueError(f"{split}_32x32.mat holds no images of 32 by 32 with labels from 1 to 10")
+        for number, label in enumerate(labels.tolist()):
+            yield np.ascontiguousarray(pixels[:, :, :, number]), str(label % 10), split
+
+
+def _matrices(path: Path, *names: str) -> dict[str, NDArray[Any]]:
+    """Return arrays of numbers from a file of MATLAB, read by a process within a limit of memory and of time."""
+    path.open("rb").close()
+    with Bounded(_loaded, _MATLAB) as process:
+        found = process((path, names))
+    if isinstance(found, Lost):
+        raise ValueError(f"{path.name}: {found.reason}")
+    return found
+
+
+def _loaded(asked: tuple[Path, tuple[str, ...]]) -> dict[str, NDArray[Any]]:
+    from scipy.io import loadmat  # 0.2 s, and few layouts need it
+
+    path, names = asked
+    try:
+        found = loadmat(path, appendmat=False, variable_names=list(names))
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a damaged file leads scipy to
+        raise ValueError(f"{path.name} cannot be read: {first_line(error)}") from None
+    if wrong := [name for name in names if name not in found or found[name].dtype.kind not in "ui"]:
+        raise ValueError(f"{path.name} holds no {wrong[0]} of whole numbers")
+    return {name: found[name] for name in names}
 
 
 def _pets(root: Path) -> Iterator[_Row]:
@@ -247,12 +288,14 @@ _FILES: dict[str, Callable[[Path], Iterator[_Row]]] = {
 _ARRAYS: dict[str, Callable[[Path], Iterator[_Drawn]]] = {
     "CIFAR10": _cifar10,
     "CIFAR100": _cifar100,
+    "SVHN": _svhn,
     "MNIST": _mnist("MNIST", _DIGITS),
     "FashionMNIST": _mnist("FashionMNIST", _CLOTHES),
 }
 _SIGNS = {
     "cifar-10-batches-py": "CIFAR10",
     "cifar-100-python": "CIFAR100",
+    "train_32x32.mat": "SVHN",
     "MNIST/raw": "MNIST",
     "FashionMNIST/raw": "FashionMNIST",
     "flowers-102/setid.mat": "Flowers102",

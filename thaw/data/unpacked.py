@@ -46,11 +46,7 @@ class Unpacked:
     def count(self, num_bytes: int, packed_bytes: int) -> None:
         """Take note that so many bytes come out of an archive of `packed_bytes`. Raises: DataError if it is a bomb."""
         self._unpacked += num_bytes
-        if self._unpacked > _FREE_BYTES and self._unpacked > _MOST_TIMES * packed_bytes:
-            raise DataError(
-                f"{self._source} unpacks to more than {_MOST_TIMES} times its {packed_bytes} bytes, as no images do; "
-                "if you trust it, unpack it into a folder and set data.raw to that"
-            )
+        check(self._source, self._unpacked, packed_bytes)
 
     def append(self, data: bytes) -> Part:
         """Append a file's bytes, and return where they lie. Raises: DataError if the disk is full."""
@@ -77,6 +73,15 @@ class Unpacked:
         """Return the files that were appended, by their paths, as what is at `root`."""
         self._file.close()
         return Archive(root, [self.path], parts, self)
+
+
+def check(source: Path, unpacked_bytes: int, packed_bytes: int) -> None:
+    """Raises: DataError if a file or a folder of files of `packed_bytes` that holds so much is a bomb."""
+    if unpacked_bytes > _FREE_BYTES and unpacked_bytes > _MOST_TIMES * packed_bytes:
+        raise DataError(
+            f"{source} unpacks to more than {_MOST_TIMES} times its {packed_bytes} bytes, as no images do; if you "
+            "trust it, unpack it into a folder and set data.raw to that"
+        )
 
 
 def _folder() -> Path:

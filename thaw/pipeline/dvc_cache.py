@@ -1,37 +1,30 @@
 """DVC's cache as it lies on disk: where it is, and which of its files an out of dvc.lock is made of.
 
-A stage cannot import DVC, which takes a second; the layout of the cache has been the same since DVC 3.0.
+Where it is stands in DVC's settings, which are read here as files: `dvc config` takes a second, as importing DVC does,
+and workers need no DVC. The layout of the cache has been the same since DVC 3.0.
 """
 
 import configparser
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-_CONFIGS = (".dvc/config", ".dvc/config.local")
+_FOLDER = ".dvc"
 _LOCK = Path("dvc.lock")
 
 
 def folder() -> Path | None:
-    """Return the cache that the project in the current folder uses; None without a project, or where it is not told.
-
-    Settings of the user and of the machine, outside of the project, are not looked at.
-    """
-    root = next((parent for parent in (Path.cwd(), *Path.cwd().parents) if (parent / ".dvc").is_dir()), None)
-    if root is None:
-        return None
-    found = root / ".dvc" / "cache"
-    for config in _CONFIGS:
-        parser = configparser.ConfigParser(interpolation=None)
-        try:
-            parser.read(root / config, encoding="utf-8")
-        except (configparser.Error, OSError, UnicodeDecodeError):
-            return None
-        if told := parser.get("cache", "dir", fallback=None):
-            found = (root / config).parent / told  # relative to the file that names it
-    return found
+    """Return the real path of the cache of the DVC repository that the current folder is in; None outside of one."""
+    for parent in (Path.cwd(), *Path.cwd().parents):
+        own = parent / _FOLDER
+        if own.is_dir():
+            named = [place for config in _configs(own) if (place := _cache_in(config)) is not None]
+            return Path(os.path.realpath(named[-1] if named else own / "cache"))
+    return None
 
 
 def files_of(stage: str, out: str) -> dict[str, Path] | None:
@@ -54,3 +47,26 @@ def files_of(stage: str, out: str) -> dict[str, Path] | None:
 
 def _object(cache: Path, md5: str) -> Path:
     return cache / "files" / "md5" / md5[:2] / md5[2:]
+
+
+def _configs(own: Path) -> Iterator[Path]:
+    """Yield the files that DVC reads its settings from; a later one wins over those before it."""
+    home = Path.home()
+    yield Path(os.environ.get("DVC_SYSTEM_CONFIG_DIR", "/etc/xdg/dvc"), "config")
+    yield home / "Library" / "Application Support" / "dvc" / "config"
+    yield Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config", "dvc", "config")
+    if place := os.environ.get("DVC_GLOBAL_CONFIG_DIR"):
+        yield Path(place, "config")
+    yield own / "config"
+    yield own / "config.local"
+
+
+def _cache_in(config: Path) -> Path | None:
+    """Return the cache that a file of settings names, which is told from its own folder; None if it names none."""
+    parser = configparser.ConfigParser(interpolation=None, strict=False)
+    try:
+        parser.read_string(config.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, configparser.Error):  # DVC will say so
+        return None
+    named = parser.get("cache", "dir", fallback="").strip().strip("\"'")
+    return config.parent / Path(named).expanduser() if named else None

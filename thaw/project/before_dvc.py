@@ -13,9 +13,9 @@ from pathlib import Path
 
 from thaw.config.checks import value_at
 from thaw.config.reader import PARAMS_FILE, load_params, read_tree
-from thaw.data import links
 from thaw.data.links import Followed
 from thaw.errors import DataError, ParamsError
+from thaw.pipeline import dvc_cache
 from thaw.project import data_places, torn
 from thaw.project.data_places import OWN
 
@@ -115,7 +115,7 @@ def _refused_kind(path: Path) -> str | None:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        if Followed(links.cache()).is_object(Path(os.path.realpath(path))):
+        if Followed(dvc_cache.folder()).is_object(Path(os.path.realpath(path))):
             return "is a link to an object that DVC's cache lacks; bring it: `dvc pull`"
         return f"is a link to {_shown(path.readlink())}, which does not exist; delete it, or put the file in its place"
     except OSError as error:  # a loop, or a target that may not be looked at

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from thaw.data.pixel_values import Pixels
+from thaw.data.places import Member
 from thaw.data.square import square_of
 from thaw.errors import DataError, ThawError
 from thaw.pipeline.bounded import Lost
@@ -36,19 +37,20 @@ class Answer:
     """The overlay that was written, if one was asked for."""
 
 
-def answer(model: Exported, paths: Iterable[Path], *, explain: Path | None = None) -> Iterator[Answer]:
-    """Yield an answer for each file, in order; with `explain`, write an overlay for the class that was answered.
+def answer(model: Exported, images: Iterable[Path | Member], *, explain: Path | None = None) -> Iterator[Answer]:
+    """Yield an answer for each image, in order; with `explain`, write an overlay for the class that was answered.
 
     Raises: ThawError if an overlay cannot be written.
     """
-    sources, ahead = tee(paths)
+    sources, ahead = tee(images)
     with model.reading() as reading:
         pending = zip(sources, reading.map(ahead), strict=True)
         while batch := list(islice(pending, BATCH)):
-            found = [_square_or_reason(path, read) for path, read in batch]
+            found = [_square_or_reason(image, read) for image, read in batch]
             squares = [square for square in found if not isinstance(square, str)]
             probabilities = iter(model.probabilities(np.stack(squares)) if squares else np.zeros((0, 0)))
-            for (path, _), square in zip(batch, found, strict=True):
+            for (image, _), square in zip(batch, found, strict=True):
+                path = image.path if isinstance(image, Member) else image
                 if isinstance(square, str):
                     yield Answer(path, reason=square)
                     continue
@@ -57,9 +59,9 @@ def answer(model: Exported, paths: Iterable[Path], *, explain: Path | None = Non
                 yield Answer(path, own, explanation=overlay)
 
 
-def _square_or_reason(path: Path, read: Pixels | str | Lost) -> Pixels | str:
+def _square_or_reason(image: Path | Member, read: Pixels | str | Lost) -> Pixels | str:
     try:
-        return square_of(path, read)
+        return square_of(image, read)
     except DataError as error:
         return str(error)
 

@@ -39,11 +39,11 @@ def predict(
     num_used = num_broken = 0
     try:
         with table(form, output, names) as write:
-            answers = answer(model, inputs.find(images), explain=explain)
+            answers = answer(model, inputs.images(images, _say), explain=explain)
             for one in progress(answers, total=total, label="predict"):
                 if one.probabilities is None:
                     num_broken += 1
-                    print(_line(one.reason), file=sys.stderr)
+                    _say(one.reason)
                 else:
                     num_used += 1
                     write(row(one, model.classes, names, model.name))
@@ -62,9 +62,13 @@ def predict(
         raise typer.Exit(1)
 
 
+def _say(text: str) -> None:
+    print(_line(text), file=sys.stderr)
+
+
 def _nothing(images: Sequence[str]) -> DataError:
     where = "standard input" if [*images] == [inputs.STDIN] else ", ".join(images)
-    return DataError(f"{_line(where)}: no files there; give image files, folders, patterns in quotes, or -")
+    return DataError(f"{_line(where)}: no files there; give image files, folders, archives, patterns in quotes, or -")
 
 
 def _line(text: str) -> str:
