@@ -1,8 +1,8 @@
 """What a small run costs beside its training: `dvc repro` on 140 images of 96 px, one phase of one epoch, by stage.
 
-    python -m bench.overhead                    three rounds: 5 to 6 minutes on two cores
+    python -m bench.overhead                    three rounds
     python -m bench.overhead --rounds 1
-    python -m bench.overhead --images 400       enough of them for ONNX Runtime
+    python -m bench.overhead --images 480       enough of them for ONNX Runtime in features and phases
 
 The images are cells of the sample, 70 of each class, made small. Every round runs in a fresh clone of the last commit
 with an empty scratch folder, so nothing is cached. Seconds are by stage, and by part over all stages; DVC's own time,

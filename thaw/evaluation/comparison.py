@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special  # scipy.stats would take a second more to import
+from scipy import special  # scipy.stats would take half a second more to import
 
 from thaw.evaluation.bootstrap import bootstrap_weights, interval_of, unit_of
 from thaw.evaluation.calibration import fit_temperature, probabilities, sample_losses
