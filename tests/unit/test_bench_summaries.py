@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench import folds, head, noop, phase, scale, trials, views, volume
+from bench import folds, head, noop, overhead, phase, scale, trials, views, volume
 from thaw.config.reader import load_params, read_tree
 from thaw.config.schema import Params
 
@@ -130,4 +130,23 @@ def test_the_volume_bench_tells_what_more_images_cost_and_which_shards_stay() ->
     assert facts["slowdown"] == 1.5
     assert facts["sizes"]["4000"] == {
         "seconds_a_thousand": 30.0, "again": 0.025, "peak_mib": 500, "shards": 2, "shards_that_stayed": 1,
+    }  # fmt: skip
+
+
+def test_the_overhead_bench_adds_up_parts_and_takes_medians_by_stage() -> None:
+    timings: list[dict[str, Any]] = [{"parts": {"import": 2.0, "other": 1.0}}, {"parts": {"import": 3.0, "train": 4.0}}]
+    assert overhead.by_part(timings) == {"import": 5.0, "other": 1.0, "train": 4.0}
+    measured = [
+        {
+            "seconds": 60.0 + late,
+            "processor_s": 50.0,
+            "beside": 9.0,
+            "stages": {"head": 6.0 + late},
+            "parts": {"read": 1.0},
+        }
+        for late in (0.0, 4.0, 1.0)
+    ]
+    assert overhead.summary(measured) == {
+        "seconds": 61.0, "processor_s": 50.0, "beside": 9.0, "stages": {"head": 7.0}, "parts": {"read": 1.0},
+        "rounds": 3, "each_round": [60.0, 64.0, 61.0],
     }  # fmt: skip
