@@ -16,6 +16,7 @@ INPUTS = (
     "data/prepared",
     "models/final",
     "models/phases",
+    "models/advice",
     "reports/metrics.json",
     "reports/classes.json",
     "reports/predictions.csv",

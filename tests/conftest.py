@@ -59,6 +59,7 @@ def params_text(root: Path) -> str:
         "augment": {"flip": "auto", "tta": True},
         "features": {"views": 4},
         "head": {"hidden": [], "dropout": 0.0},
+        "advise": {"images": 0},
         "unfreeze": {
             "defaults": {},
             "phases": {

@@ -190,6 +190,19 @@ def plan(path: Annotated[Path, typer.Argument(help="The params file.")] = PARAMS
 
 
 @app.command()
+def advise() -> None:
+    """Print what the stage `advise` found out: how deep unfreezing pays, how fast, or not at all, and the evidence."""
+    from thaw.training import advised
+    from thaw.training.plan import advice_tables
+
+    console = Console()
+    advice = advised.open_advice()
+    for table in advice_tables(advice):
+        console.print(table)
+    console.print(advice.sentence, markup=False, highlight=False)
+
+
+@app.command()
 def blocks(
     source: Annotated[str | None, typer.Argument(help="A backbone source; without it, the one in params.yaml.")] = None,
 ) -> None:

@@ -9,8 +9,8 @@ _START, _END = "| package | may import | file | holds |\n", "\n## A walk of one 
 
 # The packages of thaw/, each above all that stand before it.
 LAYERS = (
-    "config", "pipeline", "data", "augment", "networks", "activations", "head", "training", "evaluation", "serving",
-    "export", "report", "compare", "trials", "project",
+    "config", "pipeline", "data", "augment", "networks", "activations", "head", "training", "evaluation", "advice",
+    "serving", "export", "report", "compare", "trials", "project",
 )  # fmt: skip
 CORE = ("errors", "extras", "memory", "names", "progress", "version")
 TOP = ("cli", "__main__")

@@ -45,7 +45,7 @@ def test_the_first_stage_depends_on_all_code_and_the_requirements_and_writes_the
 
 
 def test_dvc_yaml_is_short() -> None:
-    assert (repository.ROOT / "dvc.yaml").read_text(encoding="utf-8").count("\n") <= 150
+    assert (repository.ROOT / "dvc.yaml").read_text(encoding="utf-8").count("\n") <= 160
 
 
 def test_every_data_file_beside_the_code_belongs_to_a_module() -> None:

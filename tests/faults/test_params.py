@@ -72,6 +72,13 @@ def _edited(valid: str, pattern: str, replacement: str) -> str:
             "input_px: null\n  mean: [0.5, 0.5, 0.5]\n  std: [0.1, 0.2]",
             "backbone.mean has 3 values, but backbone.std has 2; give one for each channel of the images",
         ),
+        (r"depth: 3", "depth: auto", "unfreeze.phases.top.depth is auto, but advise.images is 0, so that nothing is"),
+        (
+            r"images: 0",
+            "images: 640",
+            "advise.images is 640, but no phase has depth: auto, which would follow the advice",
+        ),
+        (r"images: 0", "images: -1", "advise.images is -1; it must be at least 0"),
         (r"hidden: \[\]", "hidden: 512", "head.hidden is 512; it must be a list such as [512]"),
         (r"hidden: \[\]", "hidden: [512, 0]", "head.hidden.1 is 0; it must be at least 1"),
         (
@@ -201,7 +208,7 @@ def test_keys_that_a_section_lacks_are_told_in_one_line(tmp_path: Path) -> None:
     lines = _mistakes(tmp_path, "seed: 0\nunfreeze: {defaults: {}, phases: {top: {start: head}}}\n")
     assert len(lines) == 2
     assert (
-        "the file lacks data, prepare, backbone, augment, features, head, select, evaluate, export; DVC wants"
+        "the file lacks data, prepare, backbone, augment, features, head, advise, select, evaluate, export; DVC wants"
         in lines[0]
     )
     assert "if only as export: {}; docs/guide/params.md lists every key" in lines[0]

@@ -24,14 +24,14 @@ from thaw.data import sample
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES_A_CLASS = 40
 OUTS = (
-    "data/code", "data/prepared", "data/features", "models/backbone", "models/phases/head", "models/phases/top",
-    "models/phases/mid", "models/final", "reports/training", "reports/validation.json", "reports/plots",
-    "reports/selection.json", "reports/predictions.csv", "reports/metrics.json", "reports/classes.json",
-    "reports/index.html", "models/export",
+    "data/code", "data/prepared", "data/features", "models/backbone", "models/phases/head", "models/advice",
+    "models/phases/top", "models/phases/mid", "models/final", "reports/training", "reports/validation.json",
+    "reports/plots", "reports/selection.json", "reports/predictions.csv", "reports/metrics.json",
+    "reports/classes.json", "reports/index.html", "models/export",
 )  # fmt: skip
 STAGES = (
-    "code", "prepare", "backbone", "features", "head", "unfreeze@top", "unfreeze@mid", "select", "evaluate", "report",
-    "export",
+    "code", "prepare", "backbone", "features", "head", "advise", "unfreeze@top", "unfreeze@mid", "select", "evaluate",
+    "report", "export",
 )  # fmt: skip
 _GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false")
 _SMALL = {

@@ -58,3 +58,26 @@ def test_row_12_a_manifest_gives_confidences_and_groups_that_no_split_or_fold_te
     assert (samples.groupby("group")[["split", "fold"]].nunique() == 1).all(axis=None)
     assert set(samples["confidence"].round(2)) == {0.67, 1.0}
     assert artifacts.verify(run.clone.root / "models" / "phases" / "head")
+
+
+def test_phases_that_follow_the_advice_are_trained_as_deep_as_it_says_or_not_at_all(copy: Clone) -> None:
+    auto = {"depth": "auto", "lr": "auto"}
+    copy.update({"advise.images": 60, "unfreeze.phases.top": auto, "unfreeze.phases.mid": auto})
+    output = copy.succeed("dvc", "repro")
+    assert stages_run(output)[0] == "advise"
+    advice = artifacts.read_json(copy.root / "models" / "advice" / "advice.json")
+    report = artifacts.read_json(copy.root / "reports" / "selection.json")
+    steps, trained = [step["depth_blocks"] for step in advice["steps"][:2]], []
+    for name in ("top", "mid"):
+        model = artifacts.read_json(copy.root / "models" / "phases" / name / "model.json")
+        if "not_trained" not in model:
+            trained.append(model["depth_blocks"])
+    assert trained == steps
+    assert set(report["candidates"]) == {"head", *["top", "mid"][: len(steps)]}
+    assert set(report["not_trained"]) == {"top", "mid"} - set(report["candidates"])
+    page = (copy.root / "reports" / "index.html").read_text(encoding="utf-8")
+    assert "What was advised before training?" in page
+    assert all(f"{name}</bdi></b> was not trained" in page for name in report["not_trained"])
+    shown = copy.succeed("thaw", "advise")
+    assert advice["sentence"].split(":")[0] in shown
+    assert stages_run(copy.succeed("dvc", "repro")) == []

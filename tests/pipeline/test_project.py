@@ -37,8 +37,8 @@ _SMALL = {
     "compute.frozen_engine": "torch",
 }
 _ALL = [
-    "code", "prepare", "backbone", "features", "head", "unfreeze@top", "unfreeze@mid", "select", "evaluate", "report",
-    "export",
+    "code", "prepare", "backbone", "features", "head", "advise", "unfreeze@top", "unfreeze@mid", "select", "evaluate",
+    "report", "export",
 ]  # fmt: skip
 
 

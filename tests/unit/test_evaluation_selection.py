@@ -23,6 +23,7 @@ from thaw.evaluation.selection import TrainedPhase, check_final, read_groups, re
 from thaw.networks import model_files
 from thaw.pipeline import artifacts, code, facts
 from thaw.pipeline.model_facts import ModelFacts
+from thaw.training.phase_folder import carry_over
 
 ROOT = Path(__file__).parents[2]
 LABELS = np.arange(120, dtype=np.int64) % 2
@@ -444,3 +445,23 @@ def test_an_ensemble_of_one_fold_or_of_more_than_memory_holds_says_what_to_set(
         ParamsError, match=r"the 3 networks of each of 2 candidates take 0.00 GiB .*; set select.final to refit, or fe"
     ):
         check_final([three, three], ensemble)
+
+
+def test_a_phase_that_was_not_trained_is_no_candidate_and_what_started_from_it_counts_from_before_it(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = workspace / "params.yaml"
+    phases = "    deep:\n      start: mid\n      depth: all\n      lr: 1e-3\nselect:"
+    settings.write_text(settings.read_text(encoding="utf-8").replace("select:", phases, 1), encoding="utf-8")
+    before, model = workspace / "models/phases/top", facts.read(workspace / "models/phases/top/model.json", ModelFacts)
+    artifacts.remove(workspace / "models/phases/mid")
+    with artifacts.new_folder(workspace / "models/phases/mid") as folder:
+        carry_over(folder, before, model, name="mid", reason="it did not pay")
+    phase_folder("deep", "mid", accuracy=0.97, tensors={"head.weight": filled(7, 2)}, depth=2)
+    select.main()
+    report = artifacts.read_json(workspace / "reports/selection.json")
+    assert list(report["candidates"]) == ["head", "top", "deep"]
+    assert report["not_trained"] == {"mid": "it did not pay"}
+    assert report["candidates"]["deep"]["start"] == "top"
+    assert facts.read(workspace / "models/final/model.json", ModelFacts).selected_from == ["head", "top", "deep"]
+    assert "mid was not trained: it did not pay" in capsys.readouterr().out

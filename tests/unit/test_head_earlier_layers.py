@@ -154,7 +154,9 @@ def test_the_nearest_images_of_other_folds_decide_and_of_two_classes_as_often_th
         for side in (2, 4)
     }
     assert right == {2: 1.0, 4: 0.0}, "one of each class: the nearer one"
-    assert earlier_layers.nearest_accuracy(features, labels, ~np.zeros(6, bool), np.arange(6)) == 4 / 6, "two of a class"
+    assert earlier_layers.nearest_accuracy(features, labels, ~np.zeros(6, bool), np.arange(6)) == 4 / 6, (
+        "two of a class"
+    )
 
 
 def test_nothing_is_compared_where_the_network_ends_early_has_taps_or_cannot_be_traced() -> None:

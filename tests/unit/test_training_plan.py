@@ -10,9 +10,12 @@ from PIL import Image
 
 from tests import tiny
 from tests.conftest import ROOT
+from thaw.advice.advise import without_trials
 from thaw.config.reader import load_params
 from thaw.config.schema import Params
 from thaw.pipeline import artifacts, facts, tables
+from thaw.pipeline.advice_facts import Step
+from thaw.training.advised import ADVICE
 from thaw.training.plan import plan_tables
 
 
@@ -81,3 +84,21 @@ def test_before_prepare_the_plan_counts_what_it_will_give(
         "select": params.select.model_copy(update={"folds": asked}),
     }
     assert words in str(plan_tables(params.model_copy(update=changes))[0].title)
+
+
+def test_depths_that_are_left_to_the_advice_are_planned_by_it_or_for_the_whole_network(params: Params) -> None:
+    auto = tiny.phase(depth="auto", lr="auto")
+    phases = {"top": auto, "mid": auto.model_copy(update={"start": "top"}), "own": tiny.phase(start="mid", depth=5)}
+    asked = params.model_copy(update={"unfreeze": params.unfreeze.model_copy(update={"phases": phases | {}})})
+    only = asked.model_copy(update={"unfreeze": asked.unfreeze.model_copy(update={"phases": {"top": auto}})})
+    titles = [str(table.title) for table in plan_tables(only)]
+    assert "6 of 6 blocks" in titles[0]
+    assert titles[1] == "top: depth auto is settled by the stage `advise`; the whole network is planned here"
+    steps = [Step(depth_blocks=3, lr=1e-3)]
+    given = without_trials("not_asked", tiny.start(tiny.backbone()).model)
+    with artifacts.new_folder(ADVICE) as folder:
+        facts.write(folder / "advice.json", given.model_copy(update={"steps": steps}))
+    top, own, note = (str(table.title) for table in plan_tables(asked))
+    assert "top: from head, 3 of 6 blocks" in top
+    assert "own: from top, 5 of 6 blocks" in own
+    assert note.startswith("mid: not trained, since no step of the advice is deeper than the 3 blocks")

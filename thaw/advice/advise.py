@@ -4,13 +4,14 @@ import contextlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from thaw.activations.engine import device_of
 from thaw.activations.prefix import Views
 from thaw.advice.gradients import relative_gradients
 from thaw.advice.ground import Ground
-from thaw.advice.trials import Search, compared, search
-from thaw.config.schema import AugmentParams, ComputeParams, Metric, PhaseDefaults
+from thaw.advice.trials import METRIC, Search, compared, search
+from thaw.config.schema import AugmentParams, ComputeParams, PhaseDefaults
 from thaw.data.packed import folds_of
 from thaw.evaluation.selection import COST_WORDS
 from thaw.networks.backbone import Backbone
@@ -28,9 +29,28 @@ class Setting:
     """The backbone, a new one on each call, since training changes it."""
     augment: AugmentParams
     defaults: PhaseDefaults
-    metric: Metric
     seed: int
     compute: ComputeParams
+
+
+_NOT_MEASURED = {
+    "cannot_tell": "There are too few images to measure anything, so the head alone is advised; more images would "
+    "tell, and a phase with a depth and a rate of its own is trained in any case.",
+    "not_asked": "advise.images is 0, so nothing was measured.",
+}
+
+
+def without_trials(regime: Literal["cannot_tell", "not_asked"], head: ModelFacts) -> Advice:
+    """Return the advice where nothing is measured: there are too few images, or no phase asks for it."""
+    return Advice(
+        regime=regime,
+        steps=[],
+        sentence=_NOT_MEASURED[regime],
+        cost=COST_WORDS[METRIC],
+        earlier_layers=head.earlier_layers,
+        blocks=head.blocks,
+        lineage=head.lineage,
+    )
 
 
 def advise(ground: Ground | None, head: ModelFacts, setting: Setting) -> Advice:
@@ -38,24 +58,12 @@ def advise(ground: Ground | None, head: ModelFacts, setting: Setting) -> Advice:
 
     The same inputs give the same advice: what is measured is counted in images and epochs, never in seconds.
     """
-    nothing = Advice(
-        regime="cannot_tell",
-        steps=[],
-        sentence=(
-            "There are too few images to measure anything, so the head alone is advised; more images would tell, and a "
-            "phase with a depth and a rate of its own is trained in any case."
-        ),
-        metric=setting.metric,
-        cost=COST_WORDS[setting.metric],
-        earlier_layers=head.earlier_layers,
-        blocks=head.blocks,
-        lineage=head.lineage,
-    )
+    nothing = without_trials("cannot_tell", head)
     if ground is None:
         return nothing
     backbone = setting.network()
-    found = search(ground, backbone, _run(ground, setting), metric=setting.metric, seed=setting.seed)
-    head_alone, after = compared(ground, [ground.logits, found.logits], metric=setting.metric, seed=setting.seed)
+    found = search(ground, backbone, _run(ground, setting), seed=setting.seed)
+    head_alone, after = compared(ground, [ground.logits, found.logits], seed=setting.seed)
     regime = regime_of(found.steps, len(backbone.units))
     measured: dict[str, object] = {
         "regime": regime,

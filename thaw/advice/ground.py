@@ -22,8 +22,6 @@ from thaw.training.parts import Start
 from thaw.training.phase import Trained, run_phase
 from thaw.training.warm_start import STRONG
 
-MOST_IMAGES = 640
-"""Images that trials use; more would make them surer and slower."""
 FEWEST_ASKED = 10
 """Images left out below which nothing is measured."""
 _SEEN = 768  # images in the steps of a trial, each as often as it comes up: fewer steps than that move nothing
@@ -84,13 +82,14 @@ class Ground:
         )
 
 
-def ground_of(images: PackedImages, data: Features, head: ModelFacts, seed: int) -> Ground | None:
+def ground_of(images: PackedImages, data: Features, head: ModelFacts, *, most: int, seed: int) -> Ground | None:
     """Return what trials are made on; None where there are too few images to train on some and to ask others.
 
-    `data` are the features that the head was fitted on. Images that are validated on in a single split take no part.
+    `data` are the features that the head was fitted on, `most` is how many images are used. Images that are validated
+    on in a single split take no part.
     """
     plain = data.train[np.arange(len(data.train_rows))]
-    chosen = representatives(plain.labels, MOST_IMAGES, seed=seed, purpose="advise")
+    chosen = representatives(plain.labels, most, seed=seed, purpose="advise")
     known = plain[chosen]
     asked = _asked(known, len(images.classes))
     if asked is None:

@@ -27,6 +27,8 @@ phase gains more; what a step that was tried in vain costs is time, since `selec
 CLEAR = 0.85
 """Share of the draws from which on, or below one less this, a deeper step is tried at no further rate."""
 DRAWS = 2000
+METRIC = "accuracy"
+"""What is compared, whatever `select.metric` is: the default, so that another one asks for no other advice."""
 
 Run = Callable[[Start, int, float], Trained]
 
@@ -41,7 +43,7 @@ class Search:
     """[asked images, classes], after all steps; the head's where there are none."""
 
 
-def search(ground: Ground, backbone: Backbone, run: Run, *, metric: str, seed: int) -> Search:
+def search(ground: Ground, backbone: Backbone, run: Run, *, seed: int) -> Search:
     """Try ever deeper steps from the head, each at several rates, and stop at the first that does not pay."""
     start: Start = ground.start
     logits: NDArray[np.floating] = ground.logits
@@ -52,7 +54,7 @@ def search(ground: Ground, backbone: Backbone, run: Run, *, metric: str, seed: i
         for lr in _rates(steps):
             if steps and able and not 1 - CLEAR < able[-1][0].win_rate < CLEAR:
                 break
-            able += _try(ground, run, start, logits, depth, lr, metric=metric, seed=seed)
+            able += _try(ground, run, start, logits, depth, lr, seed=seed)
         if not able:
             break
         best, trained = min(able, key=lambda one: one[0].cost)
@@ -83,7 +85,6 @@ def _try(
     depth: int,
     lr: float,
     *,
-    metric: str,
     seed: int,
 ) -> list[tuple[Tried, Trained]]:
     """Return what a trial showed; nothing for one that diverged."""
@@ -92,7 +93,7 @@ def _try(
     except TrainingError as error:
         print(f"advise: {depth} blocks at {lr:g}: {error}", flush=True)
         return []
-    _, result = compared(ground, [before, trained.outcome.answers.logits], metric=metric, seed=seed)
+    _, result = compared(ground, [before, trained.outcome.answers.logits], seed=seed)
     change = result.against_head
     assert change is not None
     found = Tried(
@@ -115,9 +116,9 @@ def _try(
     return [(found, trained)]
 
 
-def compared(ground: Ground, answers: Sequence[NDArray[np.floating]], *, metric: str, seed: int) -> list[Result]:
+def compared(ground: Ground, answers: Sequence[NDArray[np.floating]], *, seed: int) -> list[Result]:
     """Return how answers for the images that were asked compare, each with the first."""
     candidates = [Candidate(str(number), None, logits) for number, logits in enumerate(answers)]
     return choose(
-        candidates, ground.labels, min_win_rate=0.6, draws=DRAWS, seed=seed, metric=metric, groups=ground.units
+        candidates, ground.labels, min_win_rate=0.6, draws=DRAWS, seed=seed, metric=METRIC, groups=ground.units
     )

@@ -24,6 +24,7 @@ def keys_without_effect(tree: Mapping[str, Any]) -> Iterator[str]:
     yield from _backbone(tree)
     yield from _select(tree)
     phases = value_at(tree, "unfreeze", "phases")
+    yield from _advise(tree, phases)
     for name, phase in phases.items() if isinstance(phases, Mapping) else ():
         yield from _phase(f"unfreeze.phases.{name}", phase)
 
@@ -84,6 +85,19 @@ def _backbone(tree: Mapping[str, Any]) -> Iterator[str]:
 def _select(tree: Mapping[str, Any]) -> Iterator[str]:
     if number_at(tree, "select", "folds") == 1 and value_at(tree, "select", "final") == "ensemble":
         yield "select.final is ensemble, but select.folds is 1, which trains one network; set select.final to refit"
+
+
+def _advise(tree: Mapping[str, Any], phases: object) -> Iterator[str]:
+    named = phases if isinstance(phases, Mapping) else {}
+    asking = [name for name, phase in named.items() if value_at(phase, "depth") == "auto"]
+    images = number_at(tree, "advise", "images")
+    if asking and images == 0:
+        yield (
+            f"unfreeze.phases.{asking[0]}.depth is auto, but advise.images is 0, so that nothing is measured; set "
+            "advise.images to 640, or give a depth such as 1/3"
+        )
+    if images is not None and images > 0 and named and not asking:
+        yield f"advise.images is {images:g}, but no phase has depth: auto, which would follow the advice; set it to 0"
 
 
 def _phase(path: str, phase: object) -> Iterator[str]:

@@ -51,8 +51,8 @@ def _check_depth(value: object) -> object:
         raise ValueError("a share of the blocks must be two whole numbers, above 0 and at most 1, such as 1/3")
     if not counted and not (isinstance(value, str) and value) and not (isinstance(value, list) and value):
         raise ValueError(
-            "it must be a whole number from 1, a share of the blocks such as 1/3, all, the name of a block, or a list "
-            "of {pattern, lr} rules"
+            "it must be a whole number from 1, a share of the blocks such as 1/3, all, auto, the name of a block, or a "
+            "list of {pattern, lr} rules"
         )
     return value
 
@@ -175,12 +175,13 @@ class PhaseParams(PhaseSettings):
     """`head`, or the phase from whose last epoch this one starts. DVC reads it, so each phase has its own."""
     depth: Depth
     """How many blocks nearest the head to unfreeze, a share of all blocks (`1/3`, rounded half up, at least one block),
-    `all`, the name of the lowest block to unfreeze, or a list of rules `{pattern: TEXT, lr: NUMBER or null}` over the
-    names of the backbone's parameters, with `*` for any text: the first that matches decides, and a parameter that no
-    rule matches stays frozen."""
+    `all`, the name of the lowest block to unfreeze, `auto` (the stage `advise` measures it, and where that does not pay
+    the phase is not trained), or a list of rules `{pattern: TEXT, lr: NUMBER or null}` over the names of the backbone's
+    parameters, with `*` for any text: the first that matches decides, and a parameter that no rule matches stays
+    frozen."""
     lr: Rate
-    """Learning rate of the head at its peak; `auto` finds it in the run by a range test (Smith 2017) before the first
-    step."""
+    """Learning rate of the head at its peak; `auto` takes the advice where `depth` does, and else finds it in the run
+    by a range test (Smith 2017) before the first step."""
 
     @property
     def norm_mode(self) -> Literal["frozen", "stats", "train"]:
@@ -364,6 +365,14 @@ class HeadParams(Section):
         return self.kind or ("mlp" if self.hidden else "linear")
 
 
+class AdviseParams(Section):
+    """Short trials before the phases: how deep unfreezing pays, how fast, or not at all."""
+
+    images: Annotated[int, Field(ge=0)] = 0
+    """Most images that trials train on and ask, from those that phases train on; 0 makes none. A phase with `depth:
+    auto` needs some: 640 is usual, more is surer and slower."""
+
+
 class UnfreezeParams(Section):
     """Progressive unfreezing, a phase a stage."""
 
@@ -468,6 +477,7 @@ class Params(Section):
     augment: AugmentParams
     features: FeaturesParams
     head: HeadParams
+    advise: AdviseParams
     unfreeze: UnfreezeParams
     select: SelectParams
     evaluate: EvaluateParams

@@ -4,16 +4,16 @@ from typing import Literal
 
 from pydantic import Field
 
-from thaw.config.schema import Metric
 from thaw.pipeline.facts import Facts
 from thaw.pipeline.model_facts import EarlierLayers, Lineage
 
-Regime = Literal["head", "upper", "everything", "cannot_tell"]
+Regime = Literal["head", "upper", "everything", "cannot_tell", "not_asked"]
 REGIMES: dict[Regime, str] = {
     "head": "a new head only",
     "upper": "the upper part of the network",
     "everything": "the whole network",
     "cannot_tell": "too few images to measure anything",
+    "not_asked": "nothing was asked",
 }
 """What the texts on fine-tuning call each of them."""
 
@@ -54,7 +54,6 @@ class Advice(Facts):
     """Phase after phase, each deeper than the one before; none where the head is enough."""
     sentence: str
     """The advice and what it rests on."""
-    metric: Metric
     cost: str
     """What was compared for it, in words."""
     trained: int = 0

@@ -21,7 +21,7 @@ from thaw.project import files
 from thaw.project.params_text import renamed, value_at, with_value, without
 from thaw.version import VERSION
 
-_ADDED: dict[str, object] = {"select.folds": "auto", "export": {}}
+_ADDED: dict[str, object] = {"select.folds": "auto", "export": {}, "advise": {}}
 """Keys that stages name, and params.yaml of an earlier version lacks: DVC refuses to run such a stage."""
 _LABELS = "data.labels"
 _BESIDE_PHASES = "models/phases/.gitignore"

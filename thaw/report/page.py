@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from thaw.report import confusion, figures, gallery, text
+from thaw.report import advice, confusion, figures, gallery, text
 from thaw.report.sources import Sources
 from thaw.training.model import Model
 
@@ -38,6 +38,7 @@ def render(sources: Sources, model: Model, *, raw: str, settings: Mapping[str, A
         "tiles": text.tiles(sources),
         "findings": sources.selection.findings,
         "phases": text.phase_rows(sources),
+        "advised": advice.advised(sources),
         "training": figures.training_charts(sources),
         "schedule": figures.schedule(sources),
         "matrix": table,

@@ -12,6 +12,7 @@ from thaw.data.packed import PackedImages
 from thaw.errors import ArtifactError
 from thaw.evaluation.calibration import probabilities
 from thaw.pipeline import artifacts, facts, tables
+from thaw.pipeline.advice_facts import Advice
 from thaw.pipeline.candidates import folder_of
 from thaw.pipeline.data_facts import Audit
 from thaw.pipeline.model_facts import ModelFacts
@@ -56,6 +57,8 @@ class Sources:
     """Out of fold where there are folds; None where the model that was chosen left no answers of its own."""
     learning_curve: pd.DataFrame
     """That of the head; empty where there is none."""
+    advice: Advice | None
+    """None where none was given."""
 
     def plot(self, name: str) -> pd.DataFrame:
         """Return a table of them, empty if there is none."""
@@ -95,7 +98,15 @@ def read(prepared: Path, final: Path, phases: Path, reports: Path) -> Sources:
         learning_curve=tables.read(curve)
         if (curve := phases / "head" / "learning_curve.csv").exists()
         else pd.DataFrame(),
+        advice=_read_advice(phases.with_name("advice")),
     )
+
+
+def _read_advice(folder: Path) -> Advice | None:
+    if not folder.exists():
+        return None
+    artifacts.verify(folder)
+    return facts.read(folder / "advice.json", Advice)
 
 
 def _check_choice(metrics: Metrics, selection: Selection, final: ModelFacts) -> None:

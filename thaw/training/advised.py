@@ -11,10 +11,15 @@ from thaw.pipeline.model_facts import Lineage, ModelFacts
 ADVICE = Path("models/advice")
 
 
+def open_advice() -> Advice:
+    """Return the advice in models/advice. Raises: ArtifactError if there is none that is whole."""
+    artifacts.verify(ADVICE)
+    return facts.read(ADVICE / "advice.json", Advice)
+
+
 def read_advice(lineage: Lineage) -> Advice:
     """Return the advice in models/advice. Raises: ArtifactError if there is none, or it was made of other data."""
-    artifacts.verify(ADVICE)
-    advice = facts.read(ADVICE / "advice.json", Advice)
+    advice = open_advice()
     pairs = {"images": (advice.lineage.data, lineage.data), "backbone": (advice.lineage.backbone, lineage.backbone)}
     for what, (theirs, ours) in pairs.items():
         if theirs != ours:

@@ -1,7 +1,7 @@
 """What a run will do and cost, worked out before any time is spent."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +23,11 @@ from thaw.networks.backbone import Backbone, check_channels
 from thaw.networks.cut import probe
 from thaw.networks.sources.opening import open_backbone
 from thaw.pipeline import artifacts, facts, tables
+from thaw.pipeline.advice_facts import Advice
 from thaw.pipeline.data_facts import Audit
+from thaw.pipeline.model_facts import EarlierBlock, LastBlock
 from thaw.training import phase_folder
+from thaw.training.advised import ADVICE, follow, open_advice
 from thaw.training.groups import Rule, rule_of, rules_of
 from thaw.training.loop import Classifier
 from thaw.training.loss import require_maps
@@ -71,7 +74,75 @@ def plan_tables(params: Params) -> list[Table]:
             pool=asked.pool,
         )
         head = build_head(backbone.num_features, data.num_classes, asked.hidden, asked.dropout, kind=asked.kind)
-    return [_phase_table(name, phase, backbone, data, head, params) for name, phase in params.unfreeze.phases.items()]
+    params, notes = _with_depths(params, backbone)
+    tables = [_phase_table(name, phase, backbone, data, head, params) for name, phase in params.unfreeze.phases.items()]
+    return [*tables, *(Table(title=note, title_justify="left", box=None) for note in notes)]
+
+
+def _with_depths(params: Params, backbone: Backbone) -> tuple[Params, list[str]]:
+    """Return params whose phases have depths of their own, and a line for each that follows the advice.
+
+    A phase that is advised against is left out. Before there is any advice, the whole network is planned.
+    """
+    phases, notes, before = dict[str, PhaseParams](), list[str](), {"head": 0}
+    advice = open_advice() if ADVICE.exists() else None
+    for name, asked in _by_start(params.unfreeze.phases):
+        start = before[name] = before[asked.start]
+        phase: PhaseParams | str = asked
+        if asked.depth == "auto" and advice is None:
+            notes.append(f"{name}: depth auto is settled by the stage `advise`; the whole network is planned here")
+            phase = asked.model_copy(update={"depth": "all"})
+        elif asked.depth == "auto" and advice is not None:
+            phase = follow(asked, advice, unfrozen_before=start)
+        if isinstance(phase, str):
+            notes.append(f"{name}: not trained, since {phase}")
+            continue
+        trained = asked.start
+        while trained != "head" and trained not in phases:
+            trained = params.unfreeze.phases[trained].start
+        phases[name] = phase.model_copy(update={"start": trained})
+        before[name] = len(backbone.units) - cut_index(name, phase, backbone, trained_before=start)
+    ordered = {name: phases[name] for name in params.unfreeze.phases if name in phases}
+    return params.model_copy(update={"unfreeze": params.unfreeze.model_copy(update={"phases": ordered})}), notes
+
+
+def _by_start(phases: Mapping[str, PhaseParams]) -> list[tuple[str, PhaseParams]]:
+    """Return phases, each after the one that it starts from."""
+    ordered: list[tuple[str, PhaseParams]] = []
+    while len(ordered) < len(phases):
+        known = {"head", *(name for name, _ in ordered)}
+        ordered += [(name, phase) for name, phase in phases.items() if name not in known and phase.start in known]
+    return ordered
+
+
+def advice_tables(advice: Advice) -> list[Table]:
+    """Return the trials that an advice rests on, and what each block holds while nothing is trained."""
+    trials = Table(
+        title=f"Trials of {advice.trained} images in {advice.epochs} epochs, judged by {advice.asked} others "
+        f"(change: {advice.cost}, smaller is better)",
+        title_justify="left",
+    )
+    for column in ("from depth", "depth", "lr", "accuracy", "change", "95 % interval", "draws won", ""):
+        trials.add_column(column, justify="right")
+    for tried in advice.trials:
+        between = "not to be had" if tried.low is None or tried.high is None else f"{tried.low:.3f} to {tried.high:.3f}"
+        trials.add_row(
+            str(tried.start), str(tried.depth_blocks), f"{tried.lr:g}", f"{tried.accuracy:.3f}", f"{tried.change:+.3f}",
+            between, f"{100 * tried.win_rate:.0f} %", "a step" if tried.accepted else "",
+        )  # fmt: skip
+    layers = advice.earlier_layers
+    probes = Table(title="Heads on what each block holds, nothing trained", title_justify="left")
+    for column in ("block", "log loss", "accuracy", "five nearest", "gradient / weights"):
+        probes.add_column(column, justify="left" if column == "block" else "right")
+    held: dict[str, EarlierBlock | LastBlock] = dict(layers.earlier) if layers else {}
+    if layers:
+        held[layers.last.block] = layers.last
+    for block in advice.blocks:
+        found, pulled = held.get(block), advice.gradients.get(block)
+        nearest = "" if found is None or found.neighbours is None else f"{found.neighbours:.3f}"
+        shown = ("", "", "") if found is None else (f"{found.log_loss:.3f}", f"{found.accuracy:.3f}", nearest)
+        probes.add_row(block, *shown, "" if pulled is None else f"{pulled:.3g}")
+    return [trials, probes]
 
 
 @dataclass(frozen=True)
