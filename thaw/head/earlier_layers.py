@@ -90,7 +90,7 @@ def tapped(backbone: Backbone) -> Tapped:
             module = replace(backbone, spec=spec.model_copy(update={"taps": tuple(names)})).split(0)[0]
             assert isinstance(module, CutPrefix)
             separate(module)
-            module.origin = _untapped(module.origin, spec, indices)
+            module.origin = _untapped(module.origin, spec, [blocks.index(name) for name in names])
             if all(len(shape) == 1 for shape in probe(module, backbone.example(2))):
                 return Tapped(module, names, blocks[-1])
     return Tapped(backbone.split(0)[0], [], blocks[-1])
