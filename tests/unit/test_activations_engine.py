@@ -125,7 +125,7 @@ def test_an_exporter_that_is_killed_or_hangs_ends_the_stage(monkeypatch: pytest.
         with pytest.raises(RunError, match="ONNX Runtime could not be tried: the exporter was killed; mend that"):
             engine(tiny.AUTO)
     monkeypatch.setattr(torch.onnx, "export", lambda *_given, **_named: time.sleep(60))
-    monkeypatch.setattr("thaw.activations.session._EXPORT_LIMIT_S", 1)
+    monkeypatch.setattr("thaw.activations.exported._EXPORT_LIMIT_S", 1)
     with pytest.raises(RunError, match="ONNX Runtime could not be tried: no answer in 1 s; mend that"):
         engine(tiny.AUTO)
 
@@ -293,7 +293,7 @@ def test_an_engine_that_is_garbage_when_the_exporter_forks_does_not_hang_it(monk
         return export(*given, **named)
 
     monkeypatch.setattr(torch.onnx, "export", collecting)
-    monkeypatch.setattr("thaw.activations.session._EXPORT_LIMIT_S", 60)
+    monkeypatch.setattr("thaw.activations.exported._EXPORT_LIMIT_S", 60)
     threaded = tiny.BY_NAME.model_copy(update={"threads": 2})
     first = engine(threaded)
     first(images())

@@ -31,9 +31,9 @@ TOLERANCE = 1e-4
 MANY_IMAGES = 300
 # Our code that activations depend on; named, not imported, since not every network needs all of it.
 _COMPUTING = (
-    "activations/session.py", "networks/blocks.py", "networks/build.py", "networks/crossing.py", "networks/cut.py",
-    "networks/input_layer.py", "networks/onnx/layers.py", "networks/onnx/network.py", "networks/onnx/runtime.py",
-    "networks/pooling.py", "networks/taps.py",
+    "activations/exported.py", "activations/session.py", "networks/blocks.py", "networks/build.py",
+    "networks/crossing.py", "networks/cut.py", "networks/input_layer.py", "networks/onnx/layers.py",
+    "networks/onnx/network.py", "networks/onnx/runtime.py", "networks/pooling.py", "networks/taps.py",
 )  # fmt: skip
 Runner = Callable[[Tensor], Activations]
 
@@ -56,7 +56,7 @@ class Engine:
         if not _has_work(prefix) or not self._wants_export(compute, num_images):
             return
         try:
-            session = Session(self._prefix, sample, key=artifacts.digest([key, self.made_by]), threads=compute.threads)
+            session = Session(self._prefix, sample, key=key, made_by=self.made_by, threads=compute.threads)
             _require_agreement(session(sample), self._eager(sample))
         except Exception as error:  # noqa: BLE001, an exporter raises what an operator it does not know makes it raise
             self._refuse(error, compute)

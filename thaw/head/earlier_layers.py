@@ -5,7 +5,7 @@ images are far from that, a linear head on the pooled output of an earlier block
 pass that the features take anyway: the network also gives what its earlier blocks hold.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from torch import fx, nn
+from torch import nn
 
 from thaw import memory
 from thaw.activations.prefix import Prefix
@@ -25,7 +25,8 @@ from thaw.head.examples import Features, FeatureSet, Labels, log_losses
 from thaw.head.extract import Development
 from thaw.head.linear import fit_linear
 from thaw.networks.backbone import Backbone
-from thaw.networks.cut import probe
+from thaw.networks.cut import CutPrefix, Origin, place_of_tap, probe
+from thaw.networks.spec import Spec
 from thaw.networks.taps import separate
 from thaw.pipeline.model_facts import EarlierBlock, EarlierLayers, LastBlock
 
@@ -93,11 +94,19 @@ def tapped(backbone: Backbone) -> Tapped:
     if names and not spec.keep and not spec.taps:
         with suppress(BackboneError):  # it cannot be traced, or not be tapped there
             module = replace(backbone, spec=spec.model_copy(update={"taps": tuple(names)})).split(0)[0]
-            assert isinstance(module, fx.GraphModule)
-            module = separate(module)
+            assert isinstance(module, CutPrefix)
+            separate(module)
+            module.origin = _untapped(module.origin, spec, [blocks.index(name) for name in names])
             if all(len(shape) == 1 for shape in probe(module, backbone.example(2))):
                 return Tapped(module, names, blocks[-1])
     return Tapped(backbone.split(0)[0], [], blocks[-1])
+
+
+def _untapped(origin: Origin | None, spec: Spec, indices: Sequence[int]) -> Origin:
+    """Return what a network with separate taps was cut from: the network without them, and its places."""
+    assert origin is not None
+    places = (*origin.places, *map(place_of_tap, indices))
+    return replace(origin, taps=(), spec=spec.model_dump_json(), places=places)
 
 
 def sample(labels: Labels, num_classes: int, seed: int) -> Rows | None:

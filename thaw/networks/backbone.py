@@ -15,7 +15,7 @@ from thaw.config.schema import share_of_blocks
 from thaw.errors import BackboneError, first_line
 from thaw.networks.blocks import Block, list_blocks
 from thaw.networks.build import build, load_tensors
-from thaw.networks.cut import UncutPrefix, UncutSuffix, UntraceableError, cut, probe
+from thaw.networks.cut import CutPrefix, UncutPrefix, UncutSuffix, UntraceableError, cut, probe
 from thaw.networks.spec import Spec
 from thaw.pipeline import artifacts, facts
 from thaw.pipeline.model_facts import BackboneFacts
@@ -110,6 +110,8 @@ class Backbone:
             if taps or pool != "own":
                 raise
             return self._uncut(index)
+        if isinstance(prefix, CutPrefix) and prefix.origin is not None:
+            prefix.origin = replace(prefix.origin, spec=self.spec.model_dump_json())
         return prefix, suffix
 
     def _uncut(self, index: int) -> tuple[nn.Module, nn.Module]:

@@ -51,7 +51,7 @@ def find_fixed(module: nn.Module, prefix: fx.Graph, images: Tensor) -> dict[int,
     answer, and neither is a tensor with a row per image.
     """
     both = [fx.Interpreter(module, graph=prefix).run(images[:count].clone()) for count in (2, 1)]
-    odd = [position for position, pair in enumerate(zip(*both, strict=True)) if not _has_rows(*pair)]
+    odd = [position for position, pair in enumerate(zip(*both, strict=True)) if not have_rows(*pair)]
     if not odd:
         return {}
     sizes = _sizes(module, prefix, images)
@@ -61,7 +61,7 @@ def find_fixed(module: nn.Module, prefix: fx.Graph, images: Tensor) -> dict[int,
     return {position: Fixed(node, sizes) for position, node in found.items() if _is_fixed(node, sizes)}
 
 
-def _has_rows(two: Any, one: Any) -> bool:
+def have_rows(two: Any, one: Any) -> bool:
     """Whether a value is a tensor with a row per image."""
     return all(isinstance(value, Tensor) and value.ndim > 0 for value in (two, one)) and (len(two), len(one)) == (2, 1)
 

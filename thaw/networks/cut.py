@@ -4,7 +4,9 @@ The network is traced with torch.fx and its graph divided between blocks. The te
 the boundary are the boundary activation: one for a ResNet, several for a NASNet.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,9 +16,10 @@ from torchvision.models.feature_extraction import DualGraphModule, NodePathTrace
 
 from thaw.errors import BackboneError, first_line
 from thaw.networks.blocks import Block
-from thaw.networks.crossing import Fixed, find_fixed
+from thaw.networks.crossing import Fixed, find_fixed, have_rows
 from thaw.networks.pooling import Pool, repool
-from thaw.networks.taps import add_taps, is_nhwc
+from thaw.networks.taps import add_taps, is_nhwc, tap_of
+from thaw.pipeline import artifacts
 
 # Layers that behave differently in training and evaluation stay whole, so that each mode keeps its own code.
 _WHOLE_LAYERS = (
@@ -29,6 +32,8 @@ _WHOLE_LAYERS = (
     "StochasticDepth",
     "GreyConv",
 )
+
+_CONSTANT = "_tensor_constant"  # torch.fx's name
 
 
 class UntraceableError(BackboneError):
@@ -47,6 +52,27 @@ class _Identity(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return (images,)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The network that a prefix was cut from, and which of the places in it the prefix gives: see `with_places`."""
+
+    network: nn.Module
+    blocks: tuple[Block, ...]
+    taps: tuple[int, ...]
+    pool: Pool
+    trace: str
+    """The network's traced graph as text, with the hashes of its constants."""
+    places: tuple[str, ...]
+    spec: str = ""
+    """What the network was built from, as text."""
+
+
+class CutPrefix(fx.GraphModule):
+    """A prefix that knows what it was cut from."""
+
+    origin: Origin | None = None
 
 
 def cut(
@@ -69,23 +95,99 @@ def cut(
     """
     modes = {training: _trace(module, training=training) for training in (False, True)}
     module.eval()
-    divided = {}
-    for training, (graph, names) in modes.items():
-        inside = _inside(graph, names, [*blocks[:-1], _without_pooling(module, blocks[-1])]) if taps else {}
-        own = repool(graph, module, pool, images, nhwc=is_nhwc(module)) if pool != "own" else None
-        of_node = _blocks_of_nodes(graph, _inside(graph, names, blocks))
-        if taps:
-            add_taps(graph, of_node, inside, taps, nhwc=is_nhwc(module))
-        if own is not None and not own.users:
-            graph.erase_node(own)
-        divided[training] = _Division(graph, of_node, index)
+    trace = _as_text(module, modes[False][0])
+    divided = {
+        training: _Division(*_prepared(module, traced, blocks, images, taps, pool), index)
+        for training, traced in modes.items()
+    }
     try:
         fixed = find_fixed(module, divided[False].prefix(), images) if index else {}
     except (AttributeError, TypeError) as error:  # the trace took a way for arguments that nobody gives, as a mask
         raise UntraceableError(f"the network's trace does not run, so it cannot be cut: {first_line(error)}") from error
-    prefix: nn.Module = fx.GraphModule(module, divided[False].prefix(fixed)).eval() if index else _Identity()
-    suffix = DualGraphModule(module, divided[True].suffix(fixed), divided[False].suffix(fixed))
-    return prefix, suffix.eval()
+    suffix = DualGraphModule(module, divided[True].suffix(fixed), divided[False].suffix(fixed)).eval()
+    if not index:
+        return _Identity(), suffix
+    prefix = CutPrefix(module, divided[False].prefix(fixed)).eval()
+    crossing = (position for position in range(len(divided[False].live)) if position not in fixed)
+    places = tuple(_place(index, position) for position in crossing)
+    prefix.origin = Origin(module, tuple(blocks), tuple(taps), pool, trace, places)
+    return prefix, suffix
+
+
+def with_places(origin: Origin, images: Tensor) -> tuple[fx.GraphModule, list[str]]:
+    """Return a whole network that gives what crosses each of its boundaries, and the name of each place it gives.
+
+    It also gives the pooled output of each block, as a tap does. What a prefix gives, cut at any depth, is some of
+    that. `images` [2, channels, height, width] are run through, to leave out what has no row per image.
+    """
+    module, blocks = origin.network, origin.blocks
+    traced = _trace(module, training=False)
+    module.eval()
+    graph, of_node = _prepared(module, traced, blocks, images, origin.taps, origin.pool)
+    divisions = [_Division(graph, of_node, index) for index in range(1, len(blocks) + 1)]
+    due: dict[fx.Node, list[_Given]] = {}
+    for index, division in enumerate(divisions, 1):
+        for position, node in enumerate(division.live):
+            due.setdefault(division.last, []).append((_place(index, position), node, kept, ()))
+    sources = {block: node for node, block in _inside(*traced, _up_to_pooling(module, blocks)).items()}
+    for block, node in sources.items():
+        due.setdefault(node, []).append((place_of_tap(block), node, tap_of, (is_nhwc(module),)))
+    whole, given = divisions[-1].whole(due)
+    with torch.inference_mode():
+        two, one = (fx.Interpreter(module, graph=whole).run(images[:count].clone()) for count in (2, 1))
+    rows = [have_rows(*pair) for pair in zip(two, one, strict=True)]
+    output = list(whole.nodes)[-1]
+    output.args = (tuple(node for node, has_rows in zip(given.values(), rows, strict=True) if has_rows),)
+    for node, has_rows in zip(given.values(), rows, strict=True):
+        if not has_rows:
+            whole.erase_node(node)
+    return fx.GraphModule(module, whole).eval(), [name for name, some in zip(given, rows, strict=True) if some]
+
+
+def kept(value: Any) -> Any:
+    """Return a copy of a tensor, since the next layer may work in place, and anything else as it is."""
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def place_of_tap(block: int) -> str:
+    """Return the name of a block's pooled output among the places of its network."""
+    return f"tap_of_{block}"
+
+
+def sha256_of_tensor(value: Tensor) -> str:
+    """Return the SHA-256 of a tensor's values."""
+    return artifacts.sha256_of_bytes(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+
+
+def _as_text(module: nn.Module, graph: fx.Graph) -> str:
+    """Return a traced graph as text. Constants, which each trace numbers anew, stand in it by their values."""
+    named = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
+    values = [sha256_of_tensor(getattr(module, name)) for name in named if name.startswith(_CONSTANT)]
+    return "\n".join([re.sub(rf"{_CONSTANT}\d+", _CONSTANT, str(graph)), *values])
+
+
+def _place(index: int, position: int) -> str:
+    return f"cut_at_{index}_{position}"
+
+
+def _prepared(
+    module: nn.Module,
+    traced: tuple[fx.Graph, dict[fx.Node, str]],
+    blocks: Sequence[Block],
+    images: Tensor,
+    taps: Sequence[int],
+    pool: Pool,
+) -> tuple[fx.Graph, dict[fx.Node, int]]:
+    """Return a traced graph with its taps and its pooling, and the block index of each node."""
+    graph, names = traced
+    inside = _inside(graph, names, _up_to_pooling(module, blocks)) if taps else {}
+    own = repool(graph, module, pool, images, nhwc=is_nhwc(module)) if pool != "own" else None
+    of_node = _blocks_of_nodes(graph, _inside(graph, names, blocks))
+    if taps:
+        add_taps(graph, of_node, inside, taps, nhwc=is_nhwc(module))
+    if own is not None and not own.users:
+        graph.erase_node(own)
+    return graph, of_node
 
 
 def _trace(module: nn.Module, *, training: bool) -> tuple[fx.Graph, dict[fx.Node, str]]:
@@ -117,10 +219,11 @@ def _inside(graph: fx.Graph, names: dict[fx.Node, str], blocks: Sequence[Block])
     return inside
 
 
-def _without_pooling(module: nn.Module, last: Block) -> Block:
-    """Return the last block up to its last layer with tensors: the pooling behind it makes the own features."""
+def _up_to_pooling(module: nn.Module, blocks: Sequence[Block]) -> list[Block]:
+    """Return the blocks, the last one up to its last layer with tensors: the pooling behind makes the own features."""
+    *others, last = blocks
     with_tensors = [path for path in last.paths if module.get_submodule(path).state_dict()]
-    return Block(last.name, last.paths[: last.paths.index(with_tensors[-1]) + 1])
+    return [*others, Block(last.name, last.paths[: last.paths.index(with_tensors[-1]) + 1])]
 
 
 def _blocks_of_nodes(graph: fx.Graph, inside: dict[fx.Node, int]) -> dict[fx.Node, int]:
@@ -133,6 +236,10 @@ def _blocks_of_nodes(graph: fx.Graph, inside: dict[fx.Node, int]) -> dict[fx.Nod
         if node.op == "get_attr" and node.users:
             of_node[node] = min(of_node[user] for user in node.users)
     return of_node
+
+
+_Given = tuple[str, fx.Node, Callable[..., Any], tuple[Any, ...]]
+"""A place by its name: a node, what is made of it there, and the further arguments of that."""
 
 
 class _Division:
@@ -149,6 +256,8 @@ class _Division:
         self._read_again = {node for node in crossing if node.op == "get_attr"}
         self.live = [node for node in crossing if node.op != "get_attr"]
         """What crosses the boundary, in order of execution; of the same length in each mode."""
+        self.last = [node for node in self._nodes if node in self._below and node.op != "get_attr"][-1]
+        """What runs last below the boundary."""
 
     def prefix(self, fixed: Collection[int] = ()) -> fx.Graph:
         """Return the graph below the boundary; it gives what crosses but for the positions in `fixed`."""
@@ -158,6 +267,18 @@ class _Division:
                 copies[node] = graph.node_copy(node, copies.__getitem__)
         graph.output(tuple(copies[node] for position, node in enumerate(self.live) if position not in fixed))
         return graph
+
+    def whole(self, due: Mapping[fx.Node, Sequence[_Given]]) -> tuple[fx.Graph, dict[str, fx.Node]]:
+        """Return the graph below the boundary, which gives what is `due` behind each node, and these by their names."""
+        graph, copies = fx.Graph(), dict[fx.Node, Any](self._defaults)
+        given: dict[str, fx.Node] = {}
+        for node in self._nodes:
+            if node in self._below:
+                copies[node] = graph.node_copy(node, copies.__getitem__)
+                for name, value, made, further in due.get(node, ()):
+                    given[name] = graph.call_function(made, (copies[value], *further))
+        graph.output(tuple(given.values()))
+        return graph, given
 
     def suffix(self, fixed: Mapping[int, Fixed]) -> fx.Graph:
         """Return the graph above the boundary, which computes what is `fixed` by itself."""

@@ -6,6 +6,7 @@ through any other: what a tap below the cut gives is a boundary tensor.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -35,14 +36,13 @@ def add_taps(
     output.args = (joined,)
 
 
-def separate(network: fx.GraphModule) -> fx.GraphModule:
+def separate(network: fx.GraphModule) -> None:
     """Let a whole traced network with taps give its own features and each tap's as tensors of their own."""
     output = list(network.graph.nodes)[-1]
     (joined,) = output.args[0]
     output.args = (tuple(joined.args),)
     network.graph.erase_node(joined)
     network.recompile()
-    return network
 
 
 def pool(value: Tensor, nhwc: bool) -> Tensor:
@@ -56,6 +56,11 @@ def pool(value: Tensor, nhwc: bool) -> Tensor:
     seen = value.clone() if value.requires_grad else value  # the next layer may work in place
     deviation = (seen.var(axes, correction=0) + _TOO_SMALL).sqrt()
     return torch.cat([seen.mean(axes), seen.amax(axes), deviation], dim=1)
+
+
+def tap_of(value: Any, nhwc: bool) -> Tensor | None:
+    """Return what a tap gives of a block's output, or None of an output that cannot be pooled."""
+    return pool(value, nhwc) if isinstance(value, Tensor) and 2 <= value.ndim <= 4 else None
 
 
 def join(*features: Tensor) -> Tensor:
