@@ -53,7 +53,7 @@ SETS = ("sample", *_sets.SETS)
 SIZE_PX = 112
 NUM_TEST = 600
 _PREPARED = Preprocessing(size_px=SIZE_PX, fit="crop", max_megapixels=100.0, background=255)
-_COMPUTE = ComputeParams(threads=1)
+COMPUTE = ComputeParams(threads=1)
 
 Logits = NDArray[np.float32]
 
@@ -166,20 +166,20 @@ def take(params: Params, name: str, size: int, draw: int) -> dict[str, NDArray[A
     images = drawn(name, size, draw)
     with _tools.empty_scratch() as folder:
         test = labelled(images, "test")
-        head, start, augment, on_test = _head(params, images, folder / "features", test)
+        head, start, augment, on_test = head_of(params, images, folder / "features", test)
         scored = [on_test]
         out_of_fold, first_part, starts = [head.val_logits], list[Logits](), {"head": start}
         for phase, settings in params.unfreeze.phases.items():
-            watch = _Watch(test)
+            watch = Watch(test)
             trained = run_phase(
                 phase,
                 settings,
                 images=images,
-                backbone=_backbone(),
+                backbone=network(),
                 start=starts[settings.start],
                 augment=augment,
                 seed=draw,
-                compute=_COMPUTE,
+                compute=COMPUTE,
                 on_epoch=watch,
             )
             starts[phase] = Start(trained.outcome.tensors, trained.model, trained.outcome.folds)
@@ -199,7 +199,7 @@ def take(params: Params, name: str, size: int, draw: int) -> dict[str, NDArray[A
     }
 
 
-class _Watch:
+class Watch:
     """Answers of a phase after each epoch: on test, of what trains on all images, and on the first fold's part."""
 
     def __init__(self, test: LabelledRows) -> None:
@@ -209,6 +209,7 @@ class _Watch:
         self._source: Cached | None = None
 
     def __call__(self, seen: Seen) -> None:
+        """Look at a phase after an epoch; the epoch 0 is its start."""
         if seen.row["epoch"] == 0:
             return
         if seen.part.val is None:
@@ -221,18 +222,19 @@ class _Watch:
             self.first.append(seen.phase.evaluate(seen.answers, seen.part.val, seen.phase.task.num_answers)[2])
 
 
-def _backbone() -> Backbone:
+def network() -> Backbone:
+    """Return the backbone of a draw, a new one on each call."""
     return open_backbone("package:efficientnet_lite0", in_channels=3, input_px=SIZE_PX)
 
 
-def _head(
+def head_of(
     params: Params, images: PackedImages, folder: Path, test: LabelledRows
 ) -> tuple[Fitted, Start, AugmentParams, Logits]:
     """Return the head, what phases start from, the augmentation with the flips found, and the head's test logits."""
-    backbone, known = _backbone(), extract.Development.of(images)
+    backbone, known = network(), extract.Development.of(images)
     whole = earlier_layers.tapped(backbone)
     views = Views(images, backbone.spec, params.seed, params.augment.model_copy(update={"flip": "none"}))
-    prefix = Prefix(views, whole.module, identity="small", compute=_COMPUTE)
+    prefix = Prefix(views, whole.module, identity="small", compute=COMPUTE)
     augment = params.augment
     with artifacts.new_folder(folder) as partial:
         plain, _ = whole.plain(prefix, images, known, params.seed, partial)

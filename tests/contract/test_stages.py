@@ -42,7 +42,9 @@ def test_a_stage_uses_the_sections_that_it_declares_and_no_others(name: str) -> 
     used = {chain for chain in _chains(_tree(name)) if chain.split(".")[0] != MACHINE_ONLY}
     undeclared = sorted(chain for chain in used if not any(_within(chain, section) for section in declared))
     unused = sorted(
-        section for section in declared if not any(_within(chain, READ_WITH.get(section, section)) for chain in used)
+        section
+        for section in declared
+        if not any(_within(chain, own) for chain in used for own in (section, READ_WITH.get(section, section)))
     )
     assert not undeclared, f"stages/{name}.py uses params.{undeclared[0]} without declaring it"
     assert not unused, f"stages/{name}.py declares {unused} and uses none of it"

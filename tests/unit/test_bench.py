@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("scratch")
 BENCHES = (
     "prefix", "head", "phase", "views", "scale", "noop", "remotes", "floor", "accuracy", "foreign", "memory", "chain",
     "decoding", "grow", "scratch", "predict", "install", "small", "null", "folds", "trials", "uploads",
-    "near_copies", "volume", "overhead",
+    "near_copies", "volume", "overhead", "advise",
 )  # fmt: skip
 
 
