@@ -15,7 +15,7 @@ def test_a_change_of_the_head_reruns_the_head_and_what_follows(finished: Run, va
     run = variants["other_head"]
     # `backbone` reads head.pool, takes two seconds, and leaves what it had left: `features` does not run.
     assert sorted(stages_run(run.output)[:2]) == ["backbone", "head"]
-    assert stages_run(run.output)[2:] == ["unfreeze@top", "unfreeze@mid", "select", "evaluate"]
+    assert stages_run(run.output)[2:] == ["advise", "unfreeze@top", "unfreeze@mid", "select", "evaluate"]
     model = artifacts.read_json(run.clone.root / "models" / "phases" / "mid" / "model.json")
     assert model["head"]["hidden"] == [8]
     assert run.clone.lock()["backbone"]["outs"] == finished.clone.lock()["backbone"]["outs"]
