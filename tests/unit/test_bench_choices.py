@@ -7,15 +7,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
-from bench import _cells, chain, grow
+from bench import _cells, _sets, advise, chain, grow, small
 from bench import scratch as from_scratch
 from tests import tiny
 from thaw.config.reader import read_tree
 from thaw.config.schema import Params
 from thaw.data import listing
+from thaw.data.packed import COLUMNS
 from thaw.pipeline import artifacts
 from thaw.training import model, phase_folder
+
+_GRID = [("1/3", 3e-4), ("1/3", 1e-3), ("2/3", 3e-4), ("2/3", 1e-3), ("all", 3e-4), ("all", 1e-3)]
 
 
 def table() -> pd.DataFrame:
@@ -173,3 +177,39 @@ def test_the_plot_shows_both_sides_and_what_guessing_gives(tmp_path: Path) -> No
     text = (tmp_path / "images" / "plot.svg").read_text(encoding="utf-8")
     for words in ("from scratch", "fine-tuned from ImageNet", "always the commonest class", "1700", "100 images"):
         assert f"<!-- {words}" in text or words in text
+
+
+def test_a_draw_of_the_small_bench_has_the_columns_of_samples_and_its_test_images_in_every_draw(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(_: str, folder: Path) -> None:
+        for number, pixels in enumerate(tiny.pixels(40, classes=2)):
+            (folder / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / "ab"[number % 2] / f"{number:02d}.png")
+
+    monkeypatch.setattr(_sets, "write", write)
+    monkeypatch.setattr(small, "NUM_TEST", 9)
+    small.whole_set.cache_clear()
+    first, second = (small.drawn("digits", 20, draw) for draw in range(2))
+    assert tuple(first.samples.columns) == COLUMNS
+    tested = [set(images.samples.query("split == 'test'")["path"]) for images in (first, second)]
+    assert tested[0] == tested[1]
+    assert len(tested[0]) == 9
+    assert (scratch / "bench" / "sets" / "digits").is_dir()
+    split = advise.one_split(first).samples
+    assert set(split.query("split == 'val'")["fold"]) == {0}
+    assert set(split.query("split != 'val'")["fold"]) == {-1}
+    small.whole_set.cache_clear()
+
+
+def test_the_advise_bench_counts_regret_against_the_best_of_the_grid_and_the_head() -> None:
+    draw = {
+        "set": "digits", "size": 60, "head": 0.7, "advised": 0.8, "seconds": {"trials": 5.0, "grid": 20.0},
+        "grid": {f"{depth} {lr:g}": 0.6 + 0.05 * place for place, (depth, lr) in enumerate(_GRID)},
+        "gains": {"3 0.0003": 0.1, "3 0.001": 0.2, "6 0.0003": 0.3},
+    }  # fmt: skip
+    found = advise.row(draw)
+    assert found["best"] == pytest.approx(0.85)
+    assert found["regret"] == pytest.approx(0.05)
+    assert (found["share of time"], found["rank"]) == (0.25, pytest.approx(1.0))
+    assert (found["a third"], found["everything"]) == (0.6, pytest.approx(0.8))
