@@ -20,7 +20,7 @@ def main() -> None:
     """Run the stages in order and print one JSON line: the peak of each in MiB, and the seconds it took."""
     params = load_params()
     stages = [["sample"]] if params.data.raw == "data/sample/images" else []
-    stages = [["code"], *stages, ["prepare"], ["backbone"], ["features"], ["head"]]
+    stages = [["code"], *stages, ["prepare"], ["backbone"], ["features"], ["head"], ["advise"]]
     stages += [["unfreeze", name] for name in in_order(params.unfreeze.phases)] + [["select"], ["evaluate"]]
     scratch.folder().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch.folder()) as folder:

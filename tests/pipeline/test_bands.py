@@ -12,7 +12,7 @@ import tifffile
 import yaml
 from numpy.typing import NDArray
 
-from stages import backbone, evaluate, features, head, prepare, select, unfreeze
+from stages import advise, backbone, evaluate, features, head, prepare, select, unfreeze
 from thaw.config.reader import read_tree
 from thaw.data.packed import PackedImages
 from thaw.errors import ArtifactError, BackboneError, DataError, ParamsError
@@ -70,7 +70,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         patch.setenv("THAW_SCRATCH", str(folder / ".thaw"))
         patch.setattr(sys, "argv", ["unfreeze", "top"])
-        for stage in (prepare, backbone, features, head, unfreeze, select, evaluate):
+        for stage in (prepare, backbone, features, head, advise, unfreeze, select, evaluate):
             stage.main()
     return folder
 

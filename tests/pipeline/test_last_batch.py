@@ -11,7 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from stages import backbone, evaluate, export, features, head, prepare, select, unfreeze
+from stages import advise, backbone, evaluate, export, features, head, prepare, select, unfreeze
 from tests.pipeline.test_numeric_names import photo
 from thaw.cli import app
 from thaw.config.reader import read_tree
@@ -52,7 +52,7 @@ def test_a_batch_with_one_image_left_over_trains_exports_and_answers(
     monkeypatch.setenv("THAW_SCRATCH", str(tmp_path / ".thaw"))
     monkeypatch.setattr(sys, "argv", ["unfreeze", "top"])
     with contextlib.chdir(tmp_path):
-        for stage in (prepare, backbone, features, head, unfreeze, select, evaluate, export):
+        for stage in (prepare, backbone, features, head, advise, unfreeze, select, evaluate, export):
             stage.main()
         samples = tables.read(Path("data/prepared/samples.csv"))
         assert samples["split"].value_counts().to_dict() == {"train": 33, "val": 16, "test": 16}

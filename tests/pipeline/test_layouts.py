@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from stages import backbone, evaluate, export, features, head, prepare, report, select, unfreeze
+from stages import advise, backbone, evaluate, export, features, head, prepare, report, select, unfreeze
 from thaw.cli import app
 from thaw.config.reader import read_tree
 from thaw.pipeline import code
@@ -69,7 +69,7 @@ def test_a_layout_is_trained_on_and_its_unlabelled_test_is_answered(
     with contextlib.chdir(tmp_path), pytest.MonkeyPatch.context() as patch:
         patch.setenv("THAW_SCRATCH", str(tmp_path / ".thaw"))
         patch.setattr(sys, "argv", ["unfreeze", "top"])
-        for stage in (prepare, backbone, features, head, unfreeze, select, evaluate, report, export):
+        for stage in (prepare, backbone, features, head, advise, unfreeze, select, evaluate, report, export):
             stage.main()
     output = tmp_path / "answers.csv"
     model = str(tmp_path / "models" / "export")

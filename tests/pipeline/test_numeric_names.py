@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from stages import backbone, evaluate, export, features, head, prepare, report, select, unfreeze
+from stages import advise, backbone, evaluate, export, features, head, prepare, report, select, unfreeze
 from thaw.cli import app
 from thaw.config.reader import read_tree
 from thaw.pipeline import artifacts, code, tables
@@ -67,7 +67,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         patch.setenv("THAW_SCRATCH", str(folder / ".thaw"))
         patch.setattr(sys, "argv", ["unfreeze", "top"])
-        for stage in (prepare, backbone, features, head, unfreeze, select, evaluate, report, export):
+        for stage in (prepare, backbone, features, head, advise, unfreeze, select, evaluate, report, export):
             stage.main()
     return folder
 
