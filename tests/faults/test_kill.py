@@ -52,7 +52,7 @@ def test_the_campaign_comes_to_every_stage_and_every_moment_and_is_the_same_agai
     planned = plans(60, 0, STAGES)
     assert planned == plans(60, 0, STAGES)
     assert {plan.moment for plan in planned} == {AT_RANDOM, *MOMENTS}
-    assert min(Counter(plan.stage for plan in planned)[stage] for stage in STAGES) >= 5
+    assert min(Counter(plan.stage for plan in planned)[stage] for stage in STAGES) >= 4
     for plan in planned:
         moment = MOMENTS.get(plan.moment)
         assert moment is None or (plan.target in moment.targets and ("@" in plan.stage or not moment.training))
