@@ -131,16 +131,9 @@ def summary(draws: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return mean test accuracies, the regret to the best of the grid, and the share of its time, with errors."""
     table = pd.DataFrame([row(draw) for draw in draws])
 
-    def figures(part: pd.DataFrame) -> dict[str, Any]:
-        numbers = part.drop(columns=["set", "size"])
-        error = numbers.std(ddof=1) / len(part) ** 0.5
-        return {"draws": len(part)} | {
-            name: [round(float(numbers[name].mean()), 4), round(float(error[name]), 4)] for name in numbers.columns
-        }
-
     return {
-        "all": figures(table),
-        "sets": {str(name): figures(part) for name, part in table.groupby("set")},
+        "all": small.figures(table),
+        "sets": {str(name): small.figures(part) for name, part in table.groupby("set")},
         "regimes": {f"{draw['set']}-{draw['size']}-{draw['draw']}": draw["regime"] for draw in draws},
     }
 

@@ -323,6 +323,15 @@ def before_folds(found: Mapping[str, NDArray[Any]], epochs: int, min_win_rate: f
     return best
 
 
+def figures(part: pd.DataFrame) -> dict[str, Any]:
+    """Return the mean of each column over draws, and its standard error; `set` and `size` are left out."""
+    numbers = part.drop(columns=["set", "size"])
+    error = numbers.std(ddof=1) / len(part) ** 0.5
+    return {"draws": len(part)} | {
+        name: [round(float(numbers[name].mean()), 4), round(float(error[name]), 4)] for name in numbers.columns
+    }
+
+
 def summary(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return mean accuracies and regrets with their standard errors over draws: overall, by size and by set."""
     table = pd.DataFrame([{**one["accuracy"], "set": one["set"], "size": one["size"]} for one in outcomes])
@@ -331,13 +340,6 @@ def summary(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         table[f"regret of {rule}"] = table["hindsight"] - table[rule]
     table["gain over head"] = table["chosen"] - table["head"]
     table["gain over before"] = table["chosen"] - table["one part, as before"]
-
-    def figures(part: pd.DataFrame) -> dict[str, Any]:
-        numbers = part.drop(columns=["set", "size"])
-        error = numbers.std(ddof=1) / len(part) ** 0.5
-        return {"draws": len(part)} | {
-            name: [round(float(numbers[name].mean()), 4), round(float(error[name]), 4)] for name in numbers.columns
-        }
 
     return {
         "all": figures(table),
