@@ -212,13 +212,13 @@ class Watch:
         """Look at a phase after an epoch; the epoch 0 is its start."""
         if seen.row["epoch"] == 0:
             return
-        if seen.part.val is None:
+        if seen.part.label in ("", "all images"):  # what is kept
             if self._source is None:
                 augment = seen.prefix.views.augment
                 prefix = seen.prefix.seen_as(still(augment))
                 self._source = Cached(prefix, self._rows.rows, num_answers(augment), label="test")
             self.test.append(seen.phase.evaluate(self._source, self._rows, seen.phase.task.num_answers)[2])
-        elif seen.part.label.startswith("fold 1 "):
+        elif seen.part.val is not None and seen.part.label.startswith("fold 1 "):
             self.first.append(seen.phase.evaluate(seen.answers, seen.part.val, seen.phase.task.num_answers)[2])
 
 
